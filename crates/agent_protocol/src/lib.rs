@@ -1,0 +1,1 @@
+//! agent_protocol: filled in by its first commit.

@@ -1,0 +1,1 @@
+//! api_types: filled in by its first commit.

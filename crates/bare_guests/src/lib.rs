@@ -1,0 +1,1 @@
+//! bare_guests: filled in by its first commit.

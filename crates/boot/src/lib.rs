@@ -1,0 +1,1 @@
+//! boot: filled in by its first commit.

@@ -1,0 +1,1 @@
+//! disk_layers: filled in by its first commit.

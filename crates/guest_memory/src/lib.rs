@@ -1,0 +1,1 @@
+//! guest_memory: filled in by its first commit.

@@ -1,0 +1,1 @@
+//! images: filled in by its first commit.

@@ -1,0 +1,1 @@
+//! jail: filled in by its first commit.

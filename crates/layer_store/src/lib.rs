@@ -1,0 +1,1 @@
+//! layer_store: filled in by its first commit.

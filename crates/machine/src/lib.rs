@@ -1,0 +1,1 @@
+//! machine: filled in by its first commit.

@@ -1,0 +1,1 @@
+//! saved_state: filled in by its first commit.

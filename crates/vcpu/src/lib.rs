@@ -1,0 +1,1 @@
+//! vcpu: filled in by its first commit.

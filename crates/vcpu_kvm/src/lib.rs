@@ -1,0 +1,1 @@
+//! vcpu_kvm: filled in by its first commit.

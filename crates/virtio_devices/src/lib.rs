@@ -1,0 +1,1 @@
+//! virtio_devices: filled in by its first commit.

@@ -1,0 +1,1 @@
+//! vm_spec: filled in by its first commit.

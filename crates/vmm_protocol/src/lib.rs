@@ -1,0 +1,1 @@
+//! vmm_protocol: filled in by its first commit.
