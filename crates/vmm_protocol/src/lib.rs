@@ -1,1 +1,349 @@
-//! vmm_protocol: filled in by its first commit.
+//! Messages between the daemon and the process of one VM.
+//!
+//! A message is a JSON document in one frame of a Unix stream socket; the descriptors that it
+//! names ([`Fd`]) travel with the frame, numbered from 0. The daemon connects to the socket the
+//! VM process listens on, sends [`Request`]s and gets one [`Reply`] for each, in any order;
+//! [`Event`]s come unasked. After a restart the daemon connects again and asks for
+//! [`Command::Status`].
+//!
+//! ```text
+//! shell ──Boot──▶ running ◀──Resume/Pause──▶ paused
+//!   │                │  └──Fork──▶ running (+ clones)
+//!   └──Restore──▶ running                    any ──PowerOff, guest power-off──▶ process ends
+//! newborn (fork()ed) ──Restore──▶ running
+//! ```
+
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+use vm_spec::VmSpec;
+
+/// Version of this protocol; a peer with another one is refused.
+pub const VERSION: u32 = 1;
+/// Largest frame, bytes.
+pub const MAX_FRAME_BYTES: usize = 1 << 20;
+/// Most descriptors of one frame (the kernel's `SCM_MAX_FD` is 253).
+pub const MAX_FRAME_FDS: usize = 250;
+/// Descriptor number on which a VM process finds its listening control socket when it starts.
+pub const CONTROL_FD: i32 = 3;
+
+/// Index of a descriptor among those of the same frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fd(pub u32);
+
+/// Format of one disk layer; always told, never guessed from guest-written content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerFormat {
+    /// Plain bytes.
+    Raw,
+    /// qcow2, version 2 or 3.
+    Qcow2,
+}
+
+/// One open disk layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerFd {
+    /// Its file.
+    pub fd: Fd,
+    /// Its format.
+    pub format: LayerFormat,
+}
+
+/// Back end of one disk: the writable top first, then what lies below it, nearest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskBackend {
+    /// Layers, top first; the top is writable unless the disk is read-only.
+    pub layers: Vec<LayerFd>,
+}
+
+/// Back end of one NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicBackend {
+    /// Open TAP (`IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`, header of 12 bytes), or none: link stays down.
+    pub tap: Option<Fd>,
+}
+
+/// What the host provides to one VM, in the order of its [`VmSpec`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backends {
+    /// `/dev/kvm` for the KVM engine, none for the software engine.
+    pub kvm: Option<Fd>,
+    /// One for each disk of the description.
+    pub disks: Vec<DiskBackend>,
+    /// One for each NIC of the description.
+    pub nics: Vec<NicBackend>,
+    /// Where COM1's output is appended.
+    pub serial: Fd,
+    /// Listening Unix socket that reaches the guest's vsock ports (`CONNECT <port>\n`).
+    pub vsock: Fd,
+    /// One byte-stream message for the agent: the JSON of its identity message, sent whenever the
+    /// agent says hello. Opaque to the VM process.
+    pub agent_identity: String,
+}
+
+/// Cold boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// The machine.
+    pub spec: VmSpec,
+    /// Guest RAM: a memfd of the description's size, sealable.
+    pub ram: Fd,
+    /// Kernel file.
+    pub kernel: Fd,
+    /// Initial RAM disk.
+    pub initrd: Option<Fd>,
+    /// What the host provides.
+    pub backends: Backends,
+}
+
+/// Where a clone finds the guest RAM of its fork point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloneRam {
+    /// A sealed memory layer, opened read-only, mapped privately.
+    Layer(Fd),
+    /// Already in this process: it was born by `fork()`.
+    Inherited,
+}
+
+/// Start as a clone of a fork point.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    /// The machine: as the source's, with the clone's own addresses.
+    pub spec: VmSpec,
+    /// Guest RAM.
+    pub ram: CloneRam,
+    /// File with the checkpoint, from offset 0 to its end; none where it was inherited.
+    pub checkpoint: Option<Fd>,
+    /// What the host provides.
+    pub backends: Backends,
+    /// New VM generation id (16 random bytes, hexadecimal).
+    pub generation_id: String,
+    /// Stay paused after loading.
+    pub paused: bool,
+}
+
+/// Fork the running VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    /// The source's next delta for each disk, made on top of its present top.
+    pub next_tops: Vec<LayerFd>,
+    /// Empty memfd that takes the checkpoint.
+    pub checkpoint: Fd,
+    /// For each clone the listening control socket it serves if it is born by `fork()`;
+    /// not used where the fork point is a memory layer.
+    pub newborn_listeners: Vec<Fd>,
+    /// One end of a socket pair: the holder process of a `fork()`ed fork point sends one byte on
+    /// it when all clones are born, and ends when the other side is closed.
+    pub holder: Option<Fd>,
+    /// Longest time that requests in flight may take to finish before the call fails, milliseconds.
+    pub drain_ms_max: u32,
+    /// Name of a step of the fork at which to fail, for tests of the failure paths.
+    #[serde(default)]
+    pub fail_at: Option<ForkStep>,
+}
+
+/// Steps of a fork inside the VM process, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForkStep {
+    /// Opening the next disk tops.
+    PrepareTops,
+    /// Waiting for requests in flight.
+    Drain,
+    /// Stopping vCPUs and device threads.
+    Stop,
+    /// Saving the checkpoint.
+    Save,
+    /// Swapping disk tops.
+    SwapDisks,
+    /// Switching or holding the guest RAM.
+    SwapMemory,
+    /// Writing the checkpoint out, after the source runs again.
+    Publish,
+}
+
+/// What the daemon asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Become a VM and boot.
+    Boot(Box<Boot>),
+    /// Become a clone and run.
+    Restore(Box<Restore>),
+    /// Fork the VM.
+    Fork(Box<Fork>),
+    /// Stop vCPUs, keep everything.
+    Pause,
+    /// Go on; also retries a request that found no space.
+    Resume,
+    /// Press the ACPI power button and ask the agent to shut down.
+    PowerButton,
+    /// End the VM and its process at once.
+    PowerOff,
+    /// Tell state and figures.
+    Status,
+    /// Bytes typed on COM1.
+    SerialInput(Vec<u8>),
+    /// Set a NIC's link.
+    SetLink {
+        /// Index of the NIC.
+        nic: usize,
+        /// Whether the link is up.
+        up: bool,
+    },
+    /// Replace the agent's identity message and send it now.
+    SetIdentity(String),
+}
+
+/// A command with the number its reply carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by the daemon.
+    pub id: u64,
+    /// Must equal [`VERSION`].
+    pub version: u32,
+    /// What to do.
+    pub command: Command,
+}
+
+/// State of the VM process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// Empty: waits for [`Command::Boot`] or [`Command::Restore`].
+    Shell,
+    /// vCPUs run.
+    Running,
+    /// vCPUs stand still because somebody asked.
+    Paused,
+    /// vCPUs stand still because a guest write found no space on the host.
+    PausedNoSpace,
+}
+
+/// Where the guest's RAM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RamView {
+    /// One shared memfd: the VM was never forked.
+    Shared,
+    /// A private view of a layer.
+    Private,
+}
+
+/// Answer to [`Command::Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// What it does.
+    pub state: VmState,
+    /// Where its RAM is; none for a shell.
+    pub ram: Option<RamView>,
+    /// Address range of the guest RAM in the process, for accounting through `/proc`.
+    pub ram_range: Option<(u64, u64)>,
+    /// The agent said that it is ready.
+    pub agent_ready: bool,
+    /// `CLOCK_MONOTONIC` of the first entry of the run loop, nanoseconds.
+    pub first_run_at_ns: Option<u64>,
+    /// `CLOCK_MONOTONIC` of the agent's word, nanoseconds.
+    pub ready_at_ns: Option<u64>,
+    /// Engine that runs the guest.
+    pub engine: Option<String>,
+}
+
+/// Result of a fork, from the source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forked {
+    /// First vCPU kicked to last vCPU re-entered, microseconds.
+    pub stun_us: u64,
+    /// Disk queues gated to ungated, microseconds.
+    pub io_held_us: u64,
+    /// Memory layer of the fork point, or none where clones were born by `fork()`.
+    pub layer: Option<Fd>,
+    /// Parts of the stun, microseconds, by step.
+    pub steps_us: Vec<(ForkStep, u64)>,
+}
+
+/// What a command gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Done.
+    Done,
+    /// The VM's vCPUs entered the run loop at this `CLOCK_MONOTONIC`, nanoseconds.
+    Running {
+        /// Time of entry.
+        first_run_at_ns: u64,
+    },
+    /// State and figures.
+    Status(Status),
+    /// The fork's figures.
+    Forked(Forked),
+    /// Nothing was changed.
+    Failed {
+        /// What failed and why, for a person.
+        message: String,
+        /// The step at which a fork failed.
+        #[serde(default)]
+        step: Option<ForkStep>,
+    },
+}
+
+/// Answer to one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// Number of the request.
+    pub id: u64,
+    /// What it gave.
+    pub outcome: Outcome,
+}
+
+/// Why a VM ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// The guest powered itself off.
+    GuestPowerOff,
+    /// The guest asked for a reset (also a triple fault).
+    GuestReset,
+    /// The daemon asked.
+    Requested,
+    /// The engine gave up: the guest did something it cannot run.
+    EngineFault(String),
+}
+
+/// What a VM process tells unasked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// A process born by `fork()` waits for its user id mapping and a [`Command::Restore`].
+    Newborn,
+    /// The guest agent said hello; the document is its own words and not to be trusted.
+    AgentHello(String),
+    /// The guest agent is ready; the document is its own words and not to be trusted.
+    AgentReady {
+        /// `CLOCK_MONOTONIC`, nanoseconds.
+        at_ns: u64,
+        /// What the agent said, JSON.
+        message: String,
+    },
+    /// Another message of the agent, JSON.
+    AgentMessage(String),
+    /// A guest write found no space; vCPUs stand still until [`Command::Resume`].
+    NoSpace {
+        /// Index of the disk.
+        disk: usize,
+    },
+    /// The VM ended; the process follows.
+    Ended(EndReason),
+}
+
+/// Any frame from the VM process to the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromVmm {
+    /// Answer to a request.
+    Reply(Reply),
+    /// Unasked.
+    Event(Event),
+}
