@@ -1,5 +1,8 @@
 //! Messages between the daemon and the process of one VM.
 //!
+//! A VM process is started by root as `mitose-vmm shell --uid U --uid-range FIRST-LAST`, with its
+//! listening control socket as descriptor 3; it jails itself, then accepts connections.
+//!
 //! A message is a JSON document in one frame of a Unix stream socket; the descriptors that it
 //! names ([`Fd`]) travel with the frame, numbered from 0. The daemon connects to the socket the
 //! VM process listens on, sends [`Request`]s and gets one [`Reply`] for each, in any order;
@@ -10,7 +13,7 @@
 //! shell ──Boot──▶ running ◀──Resume/Pause──▶ paused
 //!   │                │  └──Fork──▶ running (+ clones)
 //!   └──Restore──▶ running                    any ──PowerOff, guest power-off──▶ process ends
-//! newborn (fork()ed) ──Restore──▶ running
+//! newborn (born by fork()) ──Restore──▶ running
 //! ```
 
 #![forbid(unsafe_code)]
@@ -124,6 +127,18 @@ pub struct Restore {
     pub paused: bool,
 }
 
+/// Seat of a clone that is born by `fork()`. The newborn takes its user id itself (each VM process
+/// keeps `CAP_SETUID` and `CAP_SETGID`, limited by seccomp to the range given when it started): no
+/// user namespace or id map is involved. It serves the listener at once and waits for a
+/// [`Command::Restore`] with [`CloneRam::Inherited`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Newborn {
+    /// Listening control socket.
+    pub listener: Fd,
+    /// User and group id of its own.
+    pub uid: u32,
+}
+
 /// Fork the running VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fork {
@@ -131,9 +146,9 @@ pub struct Fork {
     pub next_tops: Vec<LayerFd>,
     /// Empty memfd that takes the checkpoint.
     pub checkpoint: Fd,
-    /// For each clone the listening control socket it serves if it is born by `fork()`;
-    /// not used where the fork point is a memory layer.
-    pub newborn_listeners: Vec<Fd>,
+    /// For each clone what it needs if it is born by `fork()`; not used where the fork point is a
+    /// memory layer.
+    pub newborns: Vec<Newborn>,
     /// One end of a socket pair: the holder process of a `fork()`ed fork point sends one byte on
     /// it when all clones are born, and ends when the other side is closed.
     pub holder: Option<Fd>,
@@ -316,8 +331,12 @@ pub enum EndReason {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// A process born by `fork()` waits for its user id mapping and a [`Command::Restore`].
-    Newborn,
+    /// First message on a connection to a process born by `fork()`: it has its own user id and
+    /// waits for a [`Command::Restore`].
+    Newborn {
+        /// Its process id.
+        pid: i32,
+    },
     /// The guest agent said hello; the document is its own words and not to be trusted.
     AgentHello(String),
     /// The guest agent is ready; the document is its own words and not to be trusted.
