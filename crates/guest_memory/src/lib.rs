@@ -1,1 +1,25 @@
-//! guest_memory: filled in by its first commit.
+//! Guest RAM as layers: one shared memfd while a VM was never forked, a private copy-on-write view
+//! of a sealed layer afterwards.
+//!
+//! **Guest RAM keeps its host address for life.** A fork moves the shared mapping away with
+//! `mremap` and puts a private mapping of the same file in its place, so that no stale host pointer
+//! (KVM memory slot, device thread) can write the sealed layer, and nothing in proportion to the
+//! amount of RAM happens page by page.
+//!
+//! Guest-physical memory is one range below 3 GiB and, for larger machines, one from 4 GiB on
+//! ([`ram_ranges`]); both lie back to back in the file and in the host mapping.
+
+#![expect(
+    unsafe_code,
+    reason = "maps, moves and unmaps guest RAM; vm-memory wraps raw mappings"
+)]
+
+mod mapping;
+mod ram;
+
+pub use mapping::MapError;
+pub use ram::{CreateRamError, GuestRam, RamRange, SealError, SealedView, View, ram_ranges};
+pub use vm_memory::GuestMemoryMmap;
+
+#[cfg(test)]
+mod tests;

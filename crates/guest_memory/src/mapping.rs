@@ -1,0 +1,146 @@
+//! One host mapping that owns its address range.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Alignment of guest RAM in the host: whole page-table pages move at once in `mremap`.
+const ALIGN: usize = 1 << 30;
+
+/// A host call on a mapping failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {len} bytes of guest memory")]
+pub struct MapError {
+    /// What was tried.
+    pub action: &'static str,
+    /// Length, bytes.
+    pub len: usize,
+    /// The host call's error.
+    #[source]
+    pub source: io::Error,
+}
+
+/// How a file is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    Shared,
+    Private,
+}
+
+/// An owned range of host addresses; unmapped when dropped.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    address: usize,
+    len: usize,
+}
+
+fn last_error(action: &'static str, len: usize) -> MapError {
+    MapError {
+        action,
+        len,
+        source: io::Error::last_os_error(),
+    }
+}
+
+impl Mapping {
+    /// Reserves `len` bytes of addresses, aligned to 1 GiB, without memory behind them.
+    pub(crate) fn reserve(len: usize) -> Result<Self, MapError> {
+        let total = len.checked_add(ALIGN).ok_or_else(|| MapError {
+            action: "reserve",
+            len,
+            source: io::ErrorKind::InvalidInput.into(),
+        })?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing.
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), total, libc::PROT_NONE, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(last_error("reserve addresses for", len));
+        }
+        let start = start as usize;
+        let address = start.next_multiple_of(ALIGN);
+        let head = Self {
+            address: start,
+            len: address - start,
+        };
+        let tail = Self {
+            address: address + len,
+            len: start + total - (address + len),
+        };
+        drop((head, tail));
+        Ok(Self { address, len })
+    }
+
+    /// Maps `file` over this range, from offset 0.
+    pub(crate) fn map(&self, file: impl AsFd, sharing: Sharing) -> Result<(), MapError> {
+        let flags = libc::MAP_FIXED
+            | libc::MAP_NORESERVE
+            | match sharing {
+                Sharing::Shared => libc::MAP_SHARED,
+                Sharing::Private => libc::MAP_PRIVATE,
+            };
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let fd = file.as_fd().as_raw_fd();
+        // SAFETY: the range is owned by `self`, so MAP_FIXED replaces only our own mapping; the
+        // descriptor is open. Pointers into the range stay valid, their content becomes the file's.
+        let at = unsafe { libc::mmap(self.address as *mut _, self.len, prot, flags, fd, 0) };
+        if at == libc::MAP_FAILED {
+            Err(last_error("map", self.len))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Moves what is mapped here into `target` (of equal length); this range is then empty and
+    /// must be mapped again before anything uses it.
+    pub(crate) fn move_to(&self, target: &Self) -> Result<(), MapError> {
+        debug_assert_eq!(self.len, target.len);
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let to = target.address as *mut libc::c_void;
+        // SAFETY: both ranges are owned by the caller and equal in length; what was at the target
+        // is replaced on purpose.
+        let at = unsafe { libc::mremap(self.address as *mut _, self.len, self.len, flags, to) };
+        if at == libc::MAP_FAILED {
+            Err(last_error("move", self.len))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Gives advice on part of the range.
+    pub(crate) fn advise(&self, offset: usize, len: usize, advice: i32) -> Result<(), MapError> {
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.len),
+            "advice in range"
+        );
+        // SAFETY: the range lies inside the mapping that `self` owns; the advice used by this crate
+        // (DONTNEED on private views, HUGEPAGE) changes content only as its callers document.
+        let result = unsafe { libc::madvise((self.address + offset) as *mut _, len, advice) };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(last_error("advise on", len))
+        }
+    }
+
+    pub(crate) fn address(&self) -> usize {
+        self.address
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Gives the range up without unmapping it.
+    pub(crate) fn forget(mut self) {
+        self.len = 0;
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: the range is owned by `self` and nothing refers to it any longer.
+            unsafe { libc::munmap(self.address as *mut _, self.len) };
+        }
+    }
+}
