@@ -66,7 +66,10 @@ impl Bus {
         len: u64,
         device: Arc<dyn BusDevice>,
     ) -> Result<(), RangeTaken> {
-        let end = base.checked_add(len).filter(|_| len > 0).ok_or(RangeTaken { base, len })?;
+        let end = base
+            .checked_add(len)
+            .filter(|_| len > 0)
+            .ok_or(RangeTaken { base, len })?;
         if self.ranges.iter().any(|(b, l, _)| base < b + l && *b < end) {
             return Err(RangeTaken { base, len });
         }
@@ -76,7 +79,10 @@ impl Bus {
     }
 
     fn find(&self, address: u64) -> Option<(u64, &dyn BusDevice)> {
-        let at = self.ranges.partition_point(|(base, _, _)| *base <= address).checked_sub(1)?;
+        let at = self
+            .ranges
+            .partition_point(|(base, _, _)| *base <= address)
+            .checked_sub(1)?;
         let (base, len, device) = &self.ranges[at];
         (address - base < *len).then(|| (address - base, device.as_ref()))
     }
