@@ -26,6 +26,7 @@ const EVENTS: u32 = EVENT_POWER_BUTTON | EVENT_GENERATION;
 
 const SLEEP_ENABLE: u8 = 1 << 5;
 const SLEEP_TYPE_S5: u8 = 5;
+const SLEEP_BITS: u8 = SLEEP_ENABLE | 7 << 2;
 const RESET_VALUE: u8 = 0x42;
 
 /// Whoever turns the machine off or resets it. Called on a vCPU's thread, which goes on: the
@@ -120,10 +121,8 @@ impl BusDevice for Ged {
     fn write(&self, offset: u64, data: &[u8]) {
         let Some(&value) = data.first() else { return };
         match offset {
-            SLEEP_CONTROL_OFFSET => {
-                if value & SLEEP_ENABLE != 0 && value >> 2 & 7 == SLEEP_TYPE_S5 {
-                    self.power.power_off();
-                }
+            SLEEP_CONTROL_OFFSET if value & SLEEP_BITS == SLEEP_ENABLE | SLEEP_TYPE_S5 << 2 => {
+                self.power.power_off();
             }
             RESET_OFFSET if value == RESET_VALUE => self.power.reset(),
             _ => {}

@@ -25,36 +25,45 @@ fn write(serial: &Serial, offset: u64, value: u8) {
 
 /// A sink whose room and failure the test decides.
 #[derive(Clone, Default)]
-struct Sink(Arc<Mutex<(Vec<u8>, usize, Option<io::ErrorKind>)>>);
+struct Sink(Arc<Mutex<SinkState>>);
+
+#[derive(Default)]
+struct SinkState {
+    bytes: Vec<u8>,
+    room: usize,
+    error: Option<io::ErrorKind>,
+}
 
 impl Sink {
     fn with_room(room: usize) -> Self {
-        Self(Arc::new(Mutex::new((Vec::new(), room, None))))
+        let sink = Self::default();
+        sink.set(room, None);
+        sink
     }
 
     fn set(&self, room: usize, error: Option<io::ErrorKind>) {
-        let mut inner = self.0.lock().unwrap();
-        inner.1 = room;
-        inner.2 = error;
+        let mut state = self.0.lock().unwrap();
+        state.room = room;
+        state.error = error;
     }
 
     fn bytes(&self) -> Vec<u8> {
-        self.0.lock().unwrap().0.clone()
+        self.0.lock().unwrap().bytes.clone()
     }
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut inner = self.0.lock().unwrap();
-        if let Some(kind) = inner.2 {
+        let mut state = self.0.lock().unwrap();
+        if let Some(kind) = state.error {
             return Err(kind.into());
         }
-        let taken = bytes.len().min(inner.1);
+        let taken = bytes.len().min(state.room);
         if taken == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        inner.1 -= taken;
-        inner.0.extend(&bytes[..taken]);
+        state.room -= taken;
+        state.bytes.extend(&bytes[..taken]);
         Ok(taken)
     }
 
