@@ -1,0 +1,158 @@
+//! One vCPU: the run loop and its exits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vcpu::{EngineError, Exit, GuestIo, Kick, Registers, SystemRegisters, Vcpu, VcpuState};
+
+use crate::cpuid::{self, Topology};
+use crate::engine::Shared;
+use crate::kick::KvmKick;
+use crate::{convert, failed, state};
+
+#[derive(Debug)]
+pub(crate) struct KvmVcpu {
+    // Dropped before the VM's descriptor, and after the kick is detached.
+    fd: VcpuFd,
+    vm: Arc<Shared>,
+    topology: Topology,
+    kick: Option<Arc<KvmKick>>,
+}
+
+impl KvmVcpu {
+    pub(crate) fn new(vm: Arc<Shared>, fd: VcpuFd, topology: Topology) -> Self {
+        Self {
+            fd,
+            vm,
+            topology,
+            kick: None,
+        }
+    }
+
+    fn immediate_exit(&mut self) -> *const AtomicU8 {
+        let byte: *mut u8 = &raw mut self.fd.get_kvm_run().immediate_exit;
+        byte.cast_const().cast()
+    }
+
+    fn describe_fault(&mut self, what: &str) -> Exit {
+        let run = self.fd.get_kvm_run();
+        let reason = run.exit_reason;
+        // SAFETY: `internal` is the member that KVM fills for this exit; any bytes are valid.
+        let detail = unsafe { run.__bindgen_anon_1.internal };
+        let shown = detail.ndata.min(8) as usize;
+        let data: Vec<_> = detail.data[..shown]
+            .iter()
+            .map(|w| format!("{w:#x}"))
+            .collect();
+        let at = self.fd.get_regs().map(|r| r.rip).unwrap_or_default();
+        Exit::Fault(format!(
+            "{what} (exit {reason}, suberror {}, rip {at:#x}, data [{}])",
+            detail.suberror,
+            data.join(" ")
+        ))
+    }
+}
+
+impl Vcpu for KvmVcpu {
+    fn attach(&mut self) -> Result<Arc<dyn Kick>, EngineError> {
+        let byte = self.immediate_exit();
+        let kick = Arc::new(KvmKick::for_this_thread(byte));
+        self.kick = Some(Arc::clone(&kick));
+        Ok(kick)
+    }
+
+    fn run(&mut self, io: &dyn GuestIo) -> Exit {
+        let immediate_exit = self.immediate_exit();
+        loop {
+            match self.fd.run() {
+                Ok(VcpuExit::IoIn(port, data)) => io.port_read(port, data),
+                Ok(VcpuExit::IoOut(port, data)) => io.port_write(port, data),
+                Ok(VcpuExit::MmioRead(address, data)) => io.mmio_read(address, data),
+                Ok(VcpuExit::MmioWrite(address, data)) => io.mmio_write(address, data),
+                Ok(VcpuExit::IoapicEoi(vector)) => io.end_of_interrupt(vector),
+                Ok(VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => {}
+                Ok(VcpuExit::Shutdown | VcpuExit::SystemEvent(..)) => return Exit::TripleFault,
+                Ok(VcpuExit::Intr) => {}
+                Ok(VcpuExit::InternalError) => {
+                    return self.describe_fault("KVM cannot execute the guest's instruction");
+                }
+                Ok(VcpuExit::FailEntry(reason, _)) => {
+                    return Exit::Fault(format!("the processor refused guest state ({reason:#x})"));
+                }
+                Ok(other) => {
+                    let text = format!("unexpected exit {other:?}");
+                    return self.describe_fault(&text);
+                }
+                Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => {
+                    // SAFETY: the byte lies in the kvm_run mapping that `self.fd` owns.
+                    unsafe { &*immediate_exit }.store(0, Ordering::SeqCst);
+                    if io.stop_wanted() {
+                        return Exit::Kicked;
+                    }
+                }
+                Err(error) => return Exit::Fault(format!("KVM_RUN failed: {error}")),
+            }
+        }
+    }
+
+    fn set_boot_state(
+        &mut self,
+        registers: &Registers,
+        system: &SystemRegisters,
+    ) -> Result<(), EngineError> {
+        self.fd
+            .set_sregs(&convert::kvm_system(system))
+            .map_err(failed("KVM_SET_SREGS"))?;
+        self.fd
+            .set_regs(&convert::kvm_registers(registers))
+            .map_err(failed("KVM_SET_REGS"))
+    }
+
+    fn system_registers(&self) -> Result<SystemRegisters, EngineError> {
+        Ok(convert::system(
+            &self.fd.get_sregs().map_err(failed("KVM_GET_SREGS"))?,
+        ))
+    }
+
+    fn set_cpu_model(&mut self) -> Result<(), EngineError> {
+        let model = cpuid::for_vcpu(self.vm.cpu_model()?, self.topology);
+        self.fd.set_cpuid2(&model).map_err(failed("KVM_SET_CPUID2"))
+    }
+
+    fn save(&mut self) -> Result<VcpuState, EngineError> {
+        state::save(&self.vm, &self.fd)
+    }
+
+    fn restore(&mut self, state: &VcpuState) -> Result<(), EngineError> {
+        state::restore(&self.vm, &self.fd, state)
+    }
+
+    fn note_stun(&mut self) {
+        // Refused where the guest has no paravirtual clock: then there is nothing to tell.
+        let _ = self.fd.kvmclock_ctrl();
+    }
+
+    fn hide_from_fork(&mut self) -> Result<(), EngineError> {
+        let len = self.vm.run_area_bytes()?;
+        let address: *mut kvm_bindings::kvm_run = self.fd.get_kvm_run();
+        // SAFETY: the range is the kvm_run mapping that `self.fd` owns; the advice only keeps a
+        // child process from getting it.
+        let result = unsafe { libc::madvise(address.cast(), len, libc::MADV_DONTFORK) };
+        if result == 0 {
+            return Ok(());
+        }
+        Err(EngineError::Call {
+            call: "madvise",
+            source: std::io::Error::last_os_error(),
+        })
+    }
+}
+
+impl Drop for KvmVcpu {
+    fn drop(&mut self) {
+        if let Some(kick) = &self.kick {
+            kick.detach();
+        }
+    }
+}
