@@ -1,0 +1,74 @@
+//! Clones born by `fork()`: the split itself, descriptors, the new user id.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use crate::{JailError, credentials, last_error};
+
+/// Which side of a fork the caller is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forked {
+    /// The process that called.
+    Parent {
+        /// Process id of the child.
+        child: i32,
+    },
+    /// The new process, with this thread only.
+    Child,
+}
+
+/// Splits the process.
+///
+/// # Safety
+/// Every other thread of the process must stand still outside any lock that the child takes
+/// later, and stay so until the call returns in the parent. The child must never use or drop what
+/// belongs to other threads or to descriptors it closes.
+pub unsafe fn fork_process() -> Result<Forked, JailError> {
+    // SAFETY: the caller's promise; libc brings its own allocator locks into order.
+    match unsafe { libc::fork() } {
+        -1 => Err(last_error("fork the VM process")),
+        0 => Ok(Forked::Child),
+        child => Ok(Forked::Parent { child }),
+    }
+}
+
+/// Closes every descriptor but standard error and those in `kept`. Call it first in a child born
+/// by `fork()`; what it closes must not be used or dropped afterwards.
+pub fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
+    let mut kept: Vec<u32> = kept
+        .iter()
+        .filter_map(|fd| u32::try_from(*fd).ok())
+        .collect();
+    kept.push(2);
+    kept.sort_unstable();
+    let mut from = 0;
+    for fd in kept {
+        if fd > from {
+            close_range(from, fd - 1)?;
+        }
+        from = from.max(fd + 1);
+    }
+    close_range(from, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: plain numbers; the caller gives up what is behind the descriptors.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes the user id of a clone: what tells its process from its parent's.
+pub fn take_own_uid(uid: u32) -> Result<(), JailError> {
+    credentials::move_to(uid)
+}
+
+/// Lets the kernel reap children: nobody waits for clones here, the daemon watches them.
+pub fn ignore_children() -> io::Result<()> {
+    // SAFETY: SIG_IGN is a valid disposition for SIGCHLD.
+    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
