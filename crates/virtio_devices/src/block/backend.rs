@@ -1,0 +1,110 @@
+//! What stores a block device's content.
+
+use std::fmt::Debug;
+use std::io;
+
+/// The host side of a block device. Offsets and lengths are bytes; callers keep them inside
+/// [`BlockBackend::size`]. Calls block.
+pub trait BlockBackend: Send + Debug {
+    /// Returns the size of the disk, bytes. It does not change while the device exists.
+    fn size(&self) -> u64;
+
+    /// Says whether writes are refused.
+    fn read_only(&self) -> bool;
+
+    /// Fills `buf` from `offset` on.
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Writes `buf` at `offset`.
+    fn write_at(&mut self, offset: u64, buf: &[u8]) -> io::Result<()>;
+
+    /// Says that the content of a range no longer matters.
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Makes a range read as zeroes, giving its space back where `may_unmap`.
+    fn write_zeroes(&mut self, offset: u64, len: u64, may_unmap: bool) -> io::Result<()>;
+
+    /// Writes what the back end caches to its files, without waiting for the medium.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// Makes everything written so far durable.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// A disk in host memory: for tests, and for guests that need a scratch disk only.
+#[derive(Debug)]
+pub struct MemoryBackend {
+    bytes: Vec<u8>,
+    read_only: bool,
+    syncs: u64,
+}
+
+impl MemoryBackend {
+    /// Returns a disk with this content.
+    pub fn new(bytes: Vec<u8>, read_only: bool) -> Self {
+        Self {
+            bytes,
+            read_only,
+            syncs: 0,
+        }
+    }
+
+    /// The content.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// How often [`BlockBackend::sync`] was called.
+    pub fn syncs(&self) -> u64 {
+        self.syncs
+    }
+
+    fn range(&mut self, offset: u64, len: u64) -> io::Result<&mut [u8]> {
+        let end = offset
+            .checked_add(len)
+            .and_then(|end| usize::try_from(end).ok());
+        let start = usize::try_from(offset).ok();
+        start
+            .zip(end)
+            .and_then(|(start, end)| self.bytes.get_mut(start..end))
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+    }
+}
+
+impl BlockBackend for MemoryBackend {
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        buf.copy_from_slice(self.range(offset, buf.len() as u64)?);
+        Ok(())
+    }
+
+    fn write_at(&mut self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.range(offset, buf.len() as u64)?.copy_from_slice(buf);
+        Ok(())
+    }
+
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        self.range(offset, len).map(|_| ())
+    }
+
+    fn write_zeroes(&mut self, offset: u64, len: u64, _may_unmap: bool) -> io::Result<()> {
+        self.range(offset, len)?.fill(0);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.syncs += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,374 @@
+//! The thread that runs a group of devices, and the rules by which others share them with it.
+//!
+//! The worker parks in `epoll_wait`, holding nothing; when woken it locks its devices, lets each
+//! that has news work for a bounded time, and unlocks. vCPUs announce news by setting a bit and
+//! writing an eventfd, which never blocks.
+//!
+//! To fork a VM: [`Worker::gate`] (no new descriptor is taken; the guest runs on and may notify),
+//! [`Worker::drain`] (waits for the request in work), stop the vCPUs, then [`Worker::lock`] and
+//! save. While the guard lives the worker touches neither devices nor guest memory. Take the
+//! guard only when the vCPUs have stopped: a vCPU that resets a device waits for the same mutex.
+//! [`Worker::ungate`] looks at every queue again, so that no notification is lost.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use chipset::InterruptLine;
+use rustix::event::epoll::{self, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+
+use crate::device::{DeviceKind, Poller, Readiness, VirtioDevice};
+use crate::interrupt::Interrupt;
+use crate::queue::GuestRam;
+use crate::saved::{RestoreError, SavedTransport};
+use crate::slot::{PENDING_ALL, PENDING_HOST, Slot, SlotShared};
+use crate::transport::MmioTransport;
+
+/// Epoll data of the wake-up eventfd; slots use the index in the upper half.
+const WAKE: u64 = u64::MAX;
+/// Most events taken from epoll at once.
+const EVENTS_PER_WAIT: usize = 32;
+const STACK_BYTES: usize = 256 << 10;
+
+/// What the thread, the transports and the handle share.
+pub(crate) struct WorkerShared {
+    slots: Mutex<Vec<Slot>>,
+    mem: Arc<GuestRam>,
+    gate: AtomicBool,
+    stop: AtomicBool,
+    /// Watched edge-triggered, so it is written and never read.
+    wake: OwnedFd,
+    epoll: Arc<OwnedFd>,
+}
+
+impl fmt::Debug for WorkerShared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gated = self.gate.load(Ordering::SeqCst);
+        f.debug_struct("WorkerShared")
+            .field("gated", &gated)
+            .finish_non_exhaustive()
+    }
+}
+
+impl WorkerShared {
+    fn new(mem: Arc<GuestRam>) -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let data = epoll::EventData::new_u64(WAKE);
+        epoll::add(&epoll, &wake, data, EventFlags::IN | EventFlags::ET)?;
+        Ok(Self {
+            slots: Mutex::new(Vec::new()),
+            mem,
+            gate: AtomicBool::new(true),
+            stop: AtomicBool::new(false),
+            wake,
+            epoll: Arc::new(epoll),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
+        // A panic of the worker aborts the process; one of a test's thread leaves whole slots.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn with_slot<R>(&self, index: usize, f: impl FnOnce(&mut Slot) -> R) -> R {
+        f(&mut self.lock()[index])
+    }
+
+    /// Sets pending bits of a slot and wakes the worker if they were the first.
+    pub(crate) fn kick(&self, slot: &SlotShared, bits: u64) {
+        if slot.pending.fetch_or(bits, Ordering::SeqCst) == 0 {
+            self.wake();
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        // Fails only when the counter is full, and then the worker has been woken already.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    fn gated(&self) -> bool {
+        self.gate.load(Ordering::SeqCst)
+    }
+
+    /// One turn over all devices; returns whether one of them wants another at once.
+    fn turn(&self, events: &[epoll::Event]) -> bool {
+        let host_news = events.iter().any(|event| event.data.u64() != WAKE);
+        if self.gated() && !host_news {
+            return false;
+        }
+        let mut slots = self.lock();
+        for event in events {
+            note_event(&mut slots, event);
+        }
+        if self.gated() {
+            return false;
+        }
+        slots
+            .iter_mut()
+            .fold(false, |more, slot| slot.run(&self.gate) || more)
+    }
+
+    fn run(&self) {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut events = Vec::with_capacity(EVENTS_PER_WAIT);
+        let mut more = false;
+        loop {
+            events.clear();
+            let timeout = more.then_some(&now);
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                timeout,
+            ) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => panic!("epoll_wait of a device worker failed: {errno}"),
+            }
+            if self.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            more = self.turn(&events);
+        }
+    }
+}
+
+fn note_event(slots: &mut [Slot], event: &epoll::Event) {
+    let data = event.data.u64();
+    if data == WAKE {
+        return;
+    }
+    let Some(slot) = usize::try_from(data >> 32)
+        .ok()
+        .and_then(|at| slots.get_mut(at))
+    else {
+        return;
+    };
+    let flags = event.flags;
+    let ends = EventFlags::HUP | EventFlags::ERR;
+    let readiness = Readiness {
+        readable: flags.intersects(EventFlags::IN | EventFlags::RDHUP | ends),
+        writable: flags.intersects(EventFlags::OUT | ends),
+        hangup: flags.intersects(ends),
+    };
+    let token = u32::try_from(data & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+    slot.device.note_ready(token, readiness);
+    slot.shared.pending.fetch_or(PENDING_HOST, Ordering::SeqCst);
+}
+
+/// Collects devices for a [`Worker`].
+#[derive(Debug)]
+pub struct WorkerBuilder {
+    name: String,
+    shared: Arc<WorkerShared>,
+}
+
+impl WorkerBuilder {
+    /// Adds a device as after power-on, with its interrupt line.
+    pub fn add(
+        &mut self,
+        device: Box<dyn VirtioDevice>,
+        line: Arc<dyn InterruptLine>,
+    ) -> io::Result<Arc<MmioTransport>> {
+        let slot = Slot::new(device, Interrupt::new(line), self.shared.mem.clone());
+        self.insert(slot)
+    }
+
+    /// Adds a device in a saved state, which is checked as untrusted input.
+    pub fn add_restored(
+        &mut self,
+        device: Box<dyn VirtioDevice>,
+        line: Arc<dyn InterruptLine>,
+        saved: &SavedTransport,
+    ) -> Result<Arc<MmioTransport>, RestoreError> {
+        let mut slot = Slot::new(device, Interrupt::new(line), self.shared.mem.clone());
+        slot.restore(saved)?;
+        let device_id = saved.device_id;
+        self.insert(slot)
+            .map_err(|source| RestoreError::Host { device_id, source })
+    }
+
+    fn insert(&mut self, mut slot: Slot) -> io::Result<Arc<MmioTransport>> {
+        let mut slots = self.shared.lock();
+        let index = slots.len();
+        let number = u32::try_from(index).map_err(io::Error::other)?;
+        slot.device
+            .attach(Poller::new(self.shared.epoll.clone(), number))?;
+        let transport = MmioTransport::new(self.shared.clone(), &slot, index);
+        slots.push(slot);
+        Ok(Arc::new(transport))
+    }
+
+    /// Starts the thread with the gate shut: [`Worker::ungate`] when the vCPUs have their state.
+    pub fn spawn(self) -> io::Result<Worker> {
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new()
+            .name(self.name)
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                let _abort = AbortOnPanic;
+                shared.run();
+            })?;
+        Ok(Worker {
+            shared: self.shared,
+            thread: Some(thread),
+            process: rustix::process::getpid(),
+        })
+    }
+}
+
+/// A VM whose device thread died cannot go on, and nobody would notice: end the process instead.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+/// Handle of a running worker. Dropping it stops and joins the thread, except in a child made by
+/// `fork()`: there the thread does not exist and descriptors may mean something else, so the
+/// handle leaks what it holds and touches nothing.
+#[derive(Debug)]
+pub struct Worker {
+    shared: Arc<WorkerShared>,
+    thread: Option<JoinHandle<()>>,
+    process: rustix::process::Pid,
+}
+
+impl Worker {
+    /// Starts collecting devices of a worker named `name` (a thread name: 15 bytes count).
+    pub fn builder(name: &str, mem: Arc<GuestRam>) -> io::Result<WorkerBuilder> {
+        Ok(WorkerBuilder {
+            name: name.to_owned(),
+            shared: Arc::new(WorkerShared::new(mem)?),
+        })
+    }
+
+    /// Shuts the gate: no device takes a new descriptor. Never blocks. The request in work goes
+    /// on; [`Worker::drain`] waits for it.
+    pub fn gate(&self) {
+        self.shared.gate.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until the request in work is complete. With the gate shut none follows.
+    pub fn drain(&self) {
+        drop(self.shared.lock());
+    }
+
+    /// Opens the gate and has every queue looked at again.
+    pub fn ungate(&self) {
+        for slot in self.shared.lock().iter() {
+            slot.shared.pending.store(PENDING_ALL, Ordering::SeqCst);
+        }
+        self.shared.gate.store(false, Ordering::SeqCst);
+        self.shared.wake();
+    }
+
+    /// Locks the devices: until the guard is dropped the worker touches nothing.
+    pub fn lock(&self) -> WorkerGuard<'_> {
+        WorkerGuard {
+            slots: self.shared.lock(),
+            shared: &self.shared,
+            touched: false,
+        }
+    }
+
+    /// Stops and joins the thread. Descriptors stay in the queues, complete or untouched.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        if rustix::process::getpid() != self.process {
+            std::mem::forget(thread);
+            std::mem::forget(self.shared.clone());
+            return;
+        }
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.wake();
+        // The thread cannot end by panic: that aborts the process.
+        let _ = thread.join();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Exclusive access to a worker's devices.
+#[derive(Debug)]
+pub struct WorkerGuard<'a> {
+    slots: MutexGuard<'a, Vec<Slot>>,
+    shared: &'a WorkerShared,
+    touched: bool,
+}
+
+impl WorkerGuard<'_> {
+    /// Number of devices.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Says whether the worker has no device.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Returns the kind of device `index`.
+    pub fn kind(&self, index: usize) -> Option<DeviceKind> {
+        self.slots.get(index).map(|slot| slot.device.kind())
+    }
+
+    /// Says whether the driver of device `index` runs.
+    pub fn is_active(&self, index: usize) -> bool {
+        self.slots.get(index).is_some_and(Slot::is_active)
+    }
+
+    /// Returns device `index` if it is a `T`. The worker looks at the device again once the guard
+    /// is dropped, so that changes made through the reference take effect.
+    pub fn device_mut<T: VirtioDevice + 'static>(&mut self, index: usize) -> Option<&mut T> {
+        let slot = self.slots.get_mut(index)?;
+        let device = slot.device.as_any_mut().downcast_mut::<T>()?;
+        slot.shared.pending.fetch_or(PENDING_HOST, Ordering::SeqCst);
+        self.touched = true;
+        Some(device)
+    }
+
+    /// Brings everything that devices hold of the guest's data into their back ends' files.
+    pub fn quiesce(&mut self) -> io::Result<()> {
+        self.slots
+            .iter_mut()
+            .try_for_each(|slot| slot.device.quiesce())
+    }
+
+    /// Saves device `index`: registers, queues, own state. Legal while the vCPUs are stopped.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such device.
+    pub fn save(&self, index: usize) -> SavedTransport {
+        self.slots[index].save()
+    }
+}
+
+impl Drop for WorkerGuard<'_> {
+    fn drop(&mut self) {
+        if self.touched {
+            self.shared.wake();
+        }
+    }
+}
