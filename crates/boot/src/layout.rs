@@ -95,10 +95,22 @@ pub const VCPUS_MAX: u8 = 64;
 
 /// Port and interrupt of COM1 to COM4.
 pub const SERIAL_PORTS: [SerialPort; 4] = [
-    SerialPort { port: 0x3f8, gsi: 4 },
-    SerialPort { port: 0x2f8, gsi: 3 },
-    SerialPort { port: 0x3e8, gsi: 4 },
-    SerialPort { port: 0x2e8, gsi: 3 },
+    SerialPort {
+        port: 0x3f8,
+        gsi: 4,
+    },
+    SerialPort {
+        port: 0x2f8,
+        gsi: 3,
+    },
+    SerialPort {
+        port: 0x3e8,
+        gsi: 4,
+    },
+    SerialPort {
+        port: 0x2e8,
+        gsi: 3,
+    },
 ];
 /// Number of ports of one UART.
 pub const SERIAL_BYTES: u64 = 8;
@@ -132,8 +144,15 @@ pub const fn virtio_slot(index: u8) -> Option<VirtioSlot> {
     if index >= VIRTIO_SLOTS {
         return None;
     }
-    let gsi = if index < 8 { 16 + index } else { 10 + index - 8 };
-    Some(VirtioSlot { base: VIRTIO_START + VIRTIO_BYTES * index as u64, gsi })
+    let gsi = if index < 8 {
+        16 + index
+    } else {
+        10 + index - 8
+    };
+    Some(VirtioSlot {
+        base: VIRTIO_START + VIRTIO_BYTES * index as u64,
+        gsi,
+    })
 }
 
 /// A range of guest RAM.
@@ -154,9 +173,7 @@ impl RamRegion {
 
 /// A RAM size that no machine can have.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error(
-    "memory size {ram_bytes} is not possible: give a multiple of 4 KiB from 4 MiB to 512 GiB"
-)]
+#[error("memory size {ram_bytes} is not possible: give a multiple of 4 KiB from 4 MiB to 512 GiB")]
 pub struct BadRamSize {
     /// The refused size, bytes.
     pub ram_bytes: u64,
@@ -169,10 +186,16 @@ pub fn ram_regions(ram_bytes: u64) -> Result<Vec<RamRegion>, BadRamSize> {
     {
         return Err(BadRamSize { ram_bytes });
     }
-    let low = RamRegion { start: 0, bytes: ram_bytes.min(HOLE_START) };
+    let low = RamRegion {
+        start: 0,
+        bytes: ram_bytes.min(HOLE_START),
+    };
     let mut regions = vec![low];
     if ram_bytes > low.bytes {
-        regions.push(RamRegion { start: HIGH_RAM_START, bytes: ram_bytes - low.bytes });
+        regions.push(RamRegion {
+            start: HIGH_RAM_START,
+            bytes: ram_bytes - low.bytes,
+        });
     }
     Ok(regions)
 }
@@ -197,7 +220,14 @@ mod tests {
 
     #[test]
     fn impossible_ram_sizes_are_refused() {
-        for bytes in [0, 4095, 4 * MIB - 1, 4 * MIB + 1, 512 * GIB + 4096, u64::MAX] {
+        for bytes in [
+            0,
+            4095,
+            4 * MIB - 1,
+            4 * MIB + 1,
+            512 * GIB + 4096,
+            u64::MAX,
+        ] {
             assert_eq!(ram_regions(bytes), Err(BadRamSize { ram_bytes: bytes }));
         }
     }
@@ -212,7 +242,13 @@ mod tests {
         gsis.dedup();
         assert_eq!(gsis.len(), count);
         assert!(gsis.iter().all(|gsi| *gsi < IOAPIC_PINS));
-        assert_eq!(slots[13], VirtioSlot { base: 0xFEB0_D000, gsi: 15 });
+        assert_eq!(
+            slots[13],
+            VirtioSlot {
+                base: 0xFEB0_D000,
+                gsi: 15
+            }
+        );
         assert_eq!(virtio_slot(VIRTIO_SLOTS), None);
     }
 }

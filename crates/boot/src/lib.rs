@@ -7,7 +7,32 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod acpi;
+mod bzimage;
+mod cpu;
+mod elf;
+mod kernel;
 pub mod layout;
+mod linux;
+mod load;
+mod memory_map;
+mod payload;
+mod pvh;
 mod state;
 
+pub use kernel::{KERNEL_BYTES_MAX, Kernel, KernelError, KernelKind};
+pub use load::{BootError, BootRequest, Initrd, Platform, load};
+pub use payload::PayloadError;
 pub use state::{BootState, DescriptorTable, EntryMode, InitialRegisters, Segment};
+
+/// Returns the vmlinux (an ELF file) that a bzImage carries compressed; an ELF file is returned
+/// as it is.
+pub fn extract_vmlinux(file: &[u8]) -> Result<Vec<u8>, KernelError> {
+    if elf::is_elf(file) {
+        return Ok(file.to_vec());
+    }
+    if !bzimage::is_bzimage(file) {
+        return Err(KernelError::UnknownFormat);
+    }
+    bzimage::BzImage::parse(file)?.extract(file)
+}

@@ -21,7 +21,7 @@ pub struct Segment {
     pub limit: u32,
     /// Access rights as in the VMCS (SDM 3C 24.4.1): type in bits 3:0, S 4, DPL 6:5, P 7,
     /// AVL 12, L 13, D/B 14, G 15, unusable 16 (never set for a usable segment).
-    pub attributes: u32,
+    pub access: u32,
 }
 
 /// A descriptor table register.
