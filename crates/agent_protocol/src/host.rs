@@ -86,49 +86,49 @@ pub fn connect(stream: &mut (impl Read + Write), port: u32) -> Result<(), HostEr
 
 /// Runs a command; `on_output` gets each piece of output with `true` for standard error.
 ///
-/// `stdin` is sent while output is read; an error in sending it (the command ended first) does not
+/// `stdin` is sent by a thread of its own while output is read. The thread is left behind when the
+/// command ends first (a terminal may never deliver another byte); an error in sending does not
 /// hide the command's exit status.
 pub fn run(
     mut reader: impl Read,
-    mut writer: impl Write + Send,
+    mut writer: impl Write + Send + 'static,
     start: &Start,
-    stdin: impl Read + Send,
+    mut stdin: impl Read + Send + 'static,
     mut on_output: impl FnMut(bool, &[u8]) -> io::Result<()>,
 ) -> Result<Exit, HostError> {
     Request::Start(start.clone())
         .write(&mut writer)
         .map_err(HostError::Frame)?;
-    thread::scope(|scope| {
-        // The writer must outlive the reading: dropping a socket half early is harmless, but a
-        // stream that closes on drop would kill the command.
-        let feeder = scope.spawn(move || {
-            let mut stdin = stdin;
+    thread::Builder::new()
+        .name("guest-stdin".into())
+        .spawn(move || {
             let _ = feed(&mut stdin, &mut writer, Request::Stdin, Request::StdinEof);
-            writer
-        });
-        let exit = loop {
-            match next_reply(&mut reader)? {
-                Reply::Started => {}
-                Reply::Stdout(bytes) => on_output(false, &bytes).map_err(output_failed)?,
-                Reply::Stderr(bytes) => on_output(true, &bytes).map_err(output_failed)?,
-                Reply::Exit(exit) => break exit,
-                other => return Err(unexpected(&other, "output or exit")),
-            }
-        };
-        drop(feeder.join());
-        Ok(exit)
-    })
+        })
+        .map_err(|source| HostError::Local {
+            action: "start a thread",
+            source,
+        })?;
+    loop {
+        match next_reply(&mut reader)? {
+            Reply::Started => {}
+            Reply::Stdout(bytes) => on_output(false, &bytes).map_err(output_failed)?,
+            Reply::Stderr(bytes) => on_output(true, &bytes).map_err(output_failed)?,
+            Reply::Exit(exit) => return Ok(exit),
+            other => return Err(unexpected(&other, "output or exit")),
+        }
+    }
 }
 
 /// Runs a command with the given input and collects its output, at most `max` bytes of each.
 pub fn run_collect(
     reader: impl Read,
-    writer: impl Write + Send,
+    writer: impl Write + Send + 'static,
     start: &Start,
     stdin: &[u8],
     max: usize,
 ) -> Result<Output, HostError> {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let stdin = io::Cursor::new(stdin.to_vec());
     let exit = run(reader, writer, start, stdin, |is_stderr, bytes| {
         let sink = if is_stderr { &mut stderr } else { &mut stdout };
         let room = max.saturating_sub(sink.len()).min(bytes.len());

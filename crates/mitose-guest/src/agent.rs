@@ -1,0 +1,172 @@
+//! The agent: keeps the control connection to the host, applies identities, serves requests.
+//!
+//! ```text
+//! connect ─► Hello ─► Identity ─► apply ─► Ready ─► serve messages ─┐
+//!    ▲                                                              │ connection broken
+//!    └────────────── short, growing pause ◄─────────────────────────┘ (as in every new clone)
+//! ```
+
+mod entropy;
+mod guestinfo;
+mod hooks;
+mod identity;
+pub(crate) mod links;
+pub(crate) mod local;
+pub(crate) mod netlink;
+mod nics;
+pub(crate) mod power;
+mod ssh;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use agent_protocol::{
+    CONTROL_PORT, HOST_CID, Hello, HelloReason, Identity, PROTOCOL_VERSION, REQUEST_PORT, ToGuest,
+    ToHost,
+};
+use anyhow::{Context, Result};
+
+use crate::requests::Server;
+use crate::{Root, linux, log};
+use guestinfo::GuestInfo;
+use links::HostLink;
+
+/// First and longest pause between two attempts to connect. The first is short because a clone
+/// waits for it.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Runs the agent until the system ends.
+pub(crate) fn run() -> Result<()> {
+    let root = Root::system();
+    std::fs::create_dir_all(root.path("/run/mitose")).context("cannot make /run/mitose")?;
+    let link = Arc::new(HostLink::default());
+    let info = Arc::new(GuestInfo::open(root.path("/run/mitose/guestinfo.json")));
+    start_request_server(&root, &link);
+    local::start(&root, info.clone(), link.clone()).context("cannot serve the local socket")?;
+    power::watch_button();
+    Agent {
+        root,
+        link,
+        info,
+        applied: None,
+    }
+    .keep_connected()
+}
+
+fn start_request_server(root: &Root, link: &Arc<HostLink>) {
+    let server = Server::new(root.clone(), link.clone());
+    let serve = move || {
+        // The transport's driver may come after the agent; a guest without one has no host.
+        let mut pause = Duration::from_millis(10);
+        let listener = loop {
+            match linux::vsock_listen(REQUEST_PORT) {
+                Ok(listener) => break listener,
+                Err(_) => thread::sleep(pause),
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        };
+        server.accept_all(&listener);
+    };
+    if let Err(error) = thread::Builder::new().name("accept".into()).spawn(serve) {
+        log(&format!("cannot start a thread: {error}"));
+    }
+}
+
+struct Agent {
+    root: Root,
+    link: Arc<HostLink>,
+    info: Arc<GuestInfo>,
+    /// `instance_uuid` of the identity in force.
+    applied: Option<String>,
+}
+
+impl Agent {
+    fn keep_connected(mut self) -> ! {
+        let mut reason = HelloReason::Boot;
+        let mut pause = PAUSE_MIN;
+        loop {
+            if let Ok(stream) = linux::vsock_connect(HOST_CID, CONTROL_PORT) {
+                let mut stream = File::from(stream);
+                let mut lived = false;
+                match self.converse(&mut stream, reason, &mut lived) {
+                    Ok(()) => {}
+                    Err(error) => log(&format!("control connection: {error:#}")),
+                }
+                self.link.note_broken();
+                if lived {
+                    reason = HelloReason::Reconnect;
+                    pause = PAUSE_MIN;
+                    continue;
+                }
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Holds one conversation; `lived` is set once the host has said anything.
+    fn converse(&mut self, stream: &mut File, reason: HelloReason, lived: &mut bool) -> Result<()> {
+        ToHost::Hello(self.hello(reason)).write(stream)?;
+        self.link.set(Some(
+            stream.try_clone().context("cannot share the connection")?,
+        ));
+        loop {
+            let message = match read_message(stream)? {
+                Some(message) => message,
+                None => return Ok(()),
+            };
+            *lived = true;
+            match message {
+                ToGuest::Identity(identity) => self.take_identity(&identity)?,
+                ToGuest::GuestInfoSet { key, value } => self.info.set(key, value),
+                ToGuest::Ping => self.link.send(&ToHost::Pong)?,
+                ToGuest::Shutdown { reboot } => {
+                    if let Err(error) = power::shut_down(reboot) {
+                        log(&format!("cannot shut down: {error:#}"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn hello(&self, reason: HelloReason) -> Hello {
+        Hello {
+            protocol: PROTOCOL_VERSION,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            reason,
+            ssh_host_key_kinds: ssh::host_key_kinds(&self.root),
+            hostname: identity::hostname(&self.root),
+        }
+    }
+
+    fn take_identity(&mut self, identity: &Identity) -> Result<()> {
+        self.info.replace(identity.guestinfo.clone());
+        let known = self.applied.as_deref() == Some(identity.instance_uuid.as_str());
+        let ready = if known {
+            identity::describe(&self.root)
+        } else {
+            identity::apply(&self.root, identity)
+        };
+        self.applied = Some(identity.instance_uuid.clone());
+        for error in &ready.errors {
+            log(error);
+        }
+        self.link.send(&ToHost::Ready(ready))?;
+        Ok(())
+    }
+}
+
+/// Reads one message. A connection that breaks is the normal end of one: in a clone it is how the
+/// agent learns of the fork.
+fn read_message(stream: &mut (impl Read + Write)) -> Result<Option<ToGuest>> {
+    use agent_protocol::FrameError::{Io, Truncated};
+    match ToGuest::read(stream) {
+        Ok(message) => Ok(message),
+        Err(Io { .. } | Truncated) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
