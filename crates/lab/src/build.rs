@@ -63,7 +63,7 @@ impl Lab {
     fn at(directory: &Path, home: &Path) -> Self {
         Self {
             disk: home.join("disk.ext4"),
-            kernel: home.join("vmlinuz"),
+            kernel: home.join("kernel"),
             initramfs: home.join("initramfs"),
             runs: directory.join("runs"),
         }
@@ -162,10 +162,16 @@ fn build_files(work: &Path, files: &Path, recipe: &Recipe) -> Result<(), BuildEr
 
     let version = kernel::version(&root, recipe)?;
     let image = root.join("boot").join(format!("vmlinuz-{version}"));
-    fs::copy(&image, files.join("vmlinuz")).map_err(|e| file_error("copy", &image, e))?;
+    let bz_image = fs::read(&image).map_err(|e| file_error("read", &image, e))?;
     let initramfs = kernel::initramfs(&root, &version, recipe)?;
-    let path = files.join("initramfs");
-    fs::write(&path, initramfs).map_err(|e| file_error("write", &path, e))
+    for (name, content) in [
+        ("kernel", kernel::image(&bz_image)?),
+        ("initramfs", initramfs),
+    ] {
+        let path = files.join(name);
+        fs::write(&path, content).map_err(|e| file_error("write", &path, e))?;
+    }
+    Ok(())
 }
 
 /// Makes an error of a failed file operation.

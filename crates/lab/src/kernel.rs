@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use crate::build::file_error;
@@ -29,6 +30,52 @@ pub(crate) fn version(root: &Path, recipe: &Recipe) -> Result<String, BuildError
         .ok_or_else(|| incomplete("a kernel with modules", recipe))
 }
 
+/// Returns the kernel as QEMU starts it fastest: the ELF image that a bzImage carries compressed.
+///
+/// Unpacking it here saves the lab from doing so on every boot. An image with a compression that
+/// is not known is returned as it is.
+pub(crate) fn image(bz_image: &[u8]) -> Result<Vec<u8>, BuildError> {
+    let Some((program, payload)) = payload(bz_image) else {
+        return Ok(bz_image.to_vec());
+    };
+    let mut packed = tempfile::NamedTempFile::new()
+        .map_err(|e| file_error("create a file in", &std::env::temp_dir(), e))?;
+    packed
+        .write_all(payload)
+        .map_err(|e| file_error("write", packed.path(), e))?;
+    tools::capture(program, &["-dcq".as_ref(), packed.path().as_os_str()])
+}
+
+/// Returns the program that unpacks a bzImage's payload, and the payload.
+///
+/// Layout: kernel documentation, `arch/x86/boot`, fields `setup_sects`, `payload_offset`,
+/// `payload_length`.
+fn payload(bz_image: &[u8]) -> Option<(&'static str, &[u8])> {
+    const SECTOR_BYTES: usize = 512;
+    const SIZE_BYTES: usize = 4;
+    let word = |at: usize| {
+        let bytes = bz_image.get(at..at + 4)?.try_into().ok()?;
+        usize::try_from(u32::from_le_bytes(bytes)).ok()
+    };
+    if bz_image.get(0x202..0x206)? != b"HdrS" {
+        return None;
+    }
+    // Zero means 4, as in the oldest images.
+    let setup_sectors = match *bz_image.get(0x1f1)? {
+        0 => 4,
+        sectors => usize::from(sectors),
+    };
+    let start = (setup_sectors + 1) * SECTOR_BYTES + word(0x248)?;
+    // The unpacked size follows the packed data.
+    let end = start.checked_add(word(0x24c)?)?.checked_sub(SIZE_BYTES)?;
+    let payload = bz_image.get(start..end)?;
+    match payload.get(..4)? {
+        [0x28, 0xb5, 0x2f, 0xfd] => Some(("zstd", payload)),
+        [0xfd, b'7', b'z', b'X'] => Some(("xz", payload)),
+        _ => None,
+    }
+}
+
 /// Builds the initramfs: busybox, the modules in loading order, and the first init.
 pub(crate) fn initramfs(
     root: &Path,
@@ -41,11 +88,8 @@ pub(crate) fn initramfs(
     let builtin_path = modules.join("modules.builtin");
     let builtin =
         fs::read_to_string(&builtin_path).map_err(|e| file_error("read", &builtin_path, e))?;
-    let files = load_order(&dep, &builtin, recipe.modules())
-        .map_err(|module| incomplete(&format!("kernel module {module}"), recipe))?;
-
     let mut archive = Archive::default();
-    for directory in ["bin", "dev", "modules", "root"] {
+    for directory in ["bin", "dev", "modules", "proc", "root"] {
         archive.directory(directory);
     }
     let busybox = root.join("usr/bin/busybox");
@@ -54,17 +98,27 @@ pub(crate) fn initramfs(
         &fs::read(&busybox).map_err(|e| file_error("read", &busybox, e))?,
     );
     archive.program("init", INITRAMFS_INIT.as_bytes());
-    let mut order = String::new();
-    for file in files {
-        let name = format!("{}.ko", module_name(file));
-        archive.program(
-            &format!("modules/{name}"),
-            &read_module(&modules.join(file))?,
-        );
-        order.push_str(&name);
-        order.push('\n');
+    let mut loaded = Vec::new();
+    for (list, wanted) in recipe.modules() {
+        let files = load_order(&dep, &builtin, wanted)
+            .map_err(|module| incomplete(&format!("kernel module {module}"), recipe))?;
+        let mut order = String::new();
+        for file in files
+            .into_iter()
+            .filter(|file| !loaded.contains(file))
+            .collect::<Vec<_>>()
+        {
+            let name = format!("{}.ko", module_name(file));
+            archive.program(
+                &format!("modules/{name}"),
+                &read_module(&modules.join(file))?,
+            );
+            order.push_str(&name);
+            order.push('\n');
+            loaded.push(file);
+        }
+        archive.program(&format!("modules/{list}"), order.as_bytes());
     }
-    archive.program("modules/order", order.as_bytes());
     Ok(archive.finish())
 }
 
@@ -147,6 +201,32 @@ mod tests {
             &["virtio_pci"],
         );
         assert_eq!(order, Ok(Vec::new()));
+    }
+
+    fn bz_image(magic: &[u8; 4]) -> Vec<u8> {
+        let mut image = vec![0; 0x1000];
+        image[0x1f1] = 1;
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x248..0x24c].copy_from_slice(&0x10u32.to_le_bytes());
+        image[0x24c..0x250].copy_from_slice(&0x20u32.to_le_bytes());
+        image[0x410..0x414].copy_from_slice(magic);
+        image
+    }
+
+    #[test]
+    fn payload_is_found_by_the_header() {
+        let image = bz_image(b"\x28\xb5\x2f\xfd");
+        assert_eq!(payload(&image), Some(("zstd", &image[0x410..0x42c])));
+        assert_eq!(payload(&bz_image(b"\xfd7zX")).unwrap().0, "xz");
+        assert_eq!(payload(&bz_image(b"none")), None);
+    }
+
+    #[test]
+    fn cut_image_has_no_payload() {
+        let image = bz_image(b"\x28\xb5\x2f\xfd");
+        for length in 0..0x42c {
+            assert_eq!(payload(&image[..length]), None, "{length}");
+        }
     }
 
     #[test]

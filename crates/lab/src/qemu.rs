@@ -1,12 +1,13 @@
 //! Starts QEMU for a run and ends it with its owner.
 
-use std::fs::File;
-use std::io;
+use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::build::{Lab, file_error};
 use crate::error::BuildError;
@@ -16,6 +17,9 @@ use crate::{tools, transfer};
 
 /// The virtio-serial ports in the order of their numbers in the lab, from 1.
 pub(crate) const PORTS: [&str; 3] = ["stdout", "stderr", "control"];
+
+/// Longest time between QEMU closing its sockets and ending.
+const PORTS_TO_EXIT: Duration = Duration::from_secs(2);
 
 const CONSOLE: &str = "console.log";
 const MESSAGES: &str = "qemu.log";
@@ -56,6 +60,15 @@ impl Machine {
         self.child.try_wait().ok().flatten()
     }
 
+    /// Waits a moment for a machine that has closed its ports, then ends it; returns how it ended.
+    pub(crate) fn end_after_ports(&mut self) -> String {
+        let deadline = Instant::now() + PORTS_TO_EXIT;
+        while self.ended().is_none() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
+        self.end()
+    }
+
     /// Ends the machine and returns how it ended.
     pub(crate) fn end(&mut self) -> String {
         // Both fail only where the process is gone already.
@@ -83,13 +96,14 @@ pub(crate) fn listen(port: &str, run: &RunDir) -> Result<UnixListener, BuildErro
 
 /// Returns the end of the console's and QEMU's own output.
 pub(crate) fn last_words(run: &RunDir) -> String {
-    let read = |name: &str| -> io::Result<String> {
-        Ok(String::from_utf8_lossy(&std::fs::read(run.file(name))?).replace('\r', ""))
-    };
-    let text = [CONSOLE, MESSAGES]
-        .map(|name| read(name).unwrap_or_default())
-        .concat();
-    tools::last_chars(&text)
+    let read = |name: &str| fs::read(run.file(name)).unwrap_or_default();
+    let text = [CONSOLE, MESSAGES].map(read).concat();
+    let text = String::from_utf8_lossy(&text).replace('\r', "");
+    // QEMU lists what the model of CPU has and its software CPU lacks, on every start.
+    let lines = text
+        .lines()
+        .filter(|line| !line.contains("TCG doesn't support requested feature"));
+    tools::last_chars(&lines.collect::<Vec<_>>().join("\n"))
 }
 
 fn socket(port: &str) -> String {

@@ -19,7 +19,7 @@ pub(crate) const LAB_INIT: &str = include_str!("../guest/lab-init");
 /// Room of the root disk, most of it free; the file is sparse.
 const DISK_BYTES: u64 = 24 << 30;
 /// Changes whenever the code around the recipe produces different files from the same recipe.
-const BUILDER_VERSION: u32 = 1;
+const BUILDER_VERSION: u32 = 2;
 
 const PACKAGES: &[&str] = &[
     "linux-image-cloud-amd64",
@@ -43,14 +43,10 @@ const PACKAGES: &[&str] = &[
     "zstd",
 ];
 
-/// Modules that the initramfs loads, by name; what they need is found in `modules.dep`.
-const MODULES: &[&str] = &[
-    "virtio_pci",
-    "virtio_blk",
-    "virtio_console",
-    "kvm-amd",
-    "tun",
-];
+/// Modules that the root disk and the ports need, by name; what they need is in `modules.dep`.
+const DISK_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_console"];
+/// Modules that are loaded while the rest of the boot goes on.
+const KVM_MODULES: &[&str] = &["kvm-amd", "tun"];
 
 /// Everything that decides the content of the lab's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,9 +83,9 @@ impl Recipe {
         PACKAGES
     }
 
-    /// Returns the modules that the initramfs loads.
-    pub(crate) fn modules(&self) -> &'static [&'static str] {
-        MODULES
+    /// Returns the modules that the initramfs loads, in groups named by their list's file.
+    pub(crate) fn modules(&self) -> [(&'static str, &'static [&'static str]); 2] {
+        [("disk-order", DISK_MODULES), ("kvm-order", KVM_MODULES)]
     }
 
     /// Returns the size of the root disk.
@@ -100,10 +96,10 @@ impl Recipe {
     /// Returns the name of the directory that holds the built files: suite and recipe's hash.
     pub fn key(&self) -> String {
         let text = format!(
-            "{BUILDER_VERSION}\0{}\0{}\0{}\0{DISK_BYTES}\0{INITRAMFS_INIT}\0{LAB_INIT}",
+            "{BUILDER_VERSION}\0{}\0{}\0{:?}\0{DISK_BYTES}\0{INITRAMFS_INIT}\0{LAB_INIT}",
             self.suite,
             PACKAGES.join(" "),
-            MODULES.join(" ")
+            self.modules(),
         );
         format!("{}-{:016x}", self.suite, fnv1a(text.as_bytes()))
     }

@@ -222,7 +222,7 @@ impl Session<'_> {
     }
 
     fn died(&mut self, stage: &'static str) -> RunError {
-        let status = self.machine.end();
+        let status = self.machine.end_after_ports();
         RunError::Died {
             status,
             stage,
