@@ -1,12 +1,13 @@
 //! Clones born by `fork()`: the split itself, descriptors, the new user id.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::marker::PhantomData;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use crate::{JailError, credentials, last_error};
 
 /// Which side of a fork the caller is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Forked {
     /// The process that called.
     Parent {
@@ -14,7 +15,20 @@ pub enum Forked {
         child: i32,
     },
     /// The new process, with this thread only.
-    Child,
+    Child(SoleThread),
+}
+
+/// Proof that the process was born by `fork()` with one thread. Its holder starts no thread before
+/// it is used up.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SoleThread(PhantomData<*mut ()>);
+
+impl SoleThread {
+    /// Splits the process again; with one thread there is nobody to disturb.
+    pub fn fork(&self) -> Result<Forked, JailError> {
+        // SAFETY: the type is the proof that no other thread exists.
+        unsafe { fork_process() }
+    }
 }
 
 /// Splits the process.
@@ -27,7 +41,7 @@ pub unsafe fn fork_process() -> Result<Forked, JailError> {
     // SAFETY: the caller's promise; libc brings its own allocator locks into order.
     match unsafe { libc::fork() } {
         -1 => Err(last_error("fork the VM process")),
-        0 => Ok(Forked::Child),
+        0 => Ok(Forked::Child(SoleThread(PhantomData))),
         child => Ok(Forked::Parent { child }),
     }
 }
@@ -57,6 +71,24 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Takes ownership of descriptor `number`, which whoever started the process left open.
+pub fn take_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: only asks whether the descriptor is open.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and by the contract of starting this program it belongs to the caller,
+    // who calls this once, before anything else opens descriptors.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Keeps the allocator from giving each thread a heap of its own: a VM process has many threads
+/// that allocate little, and hundreds of such processes share a host.
+pub fn spare_memory() {
+    // SAFETY: plain numbers; a refusal only costs memory.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// Takes the user id of a clone: what tells its process from its parent's.

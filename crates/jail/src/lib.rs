@@ -19,7 +19,10 @@ mod syscalls;
 use std::io;
 
 pub use credentials::UidRange;
-pub use fork::{Forked, close_all_but, fork_process, ignore_children, take_own_uid};
+pub use fork::{
+    Forked, SoleThread, close_all_but, fork_process, ignore_children, spare_memory,
+    take_descriptor, take_own_uid,
+};
 
 /// What the jail leaves to a VM process.
 #[derive(Clone, Copy, Debug)]

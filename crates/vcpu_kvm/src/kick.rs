@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use vcpu::{EngineError, Kick};
 
-/// The signal that ends `KVM_RUN`.
-pub(crate) fn signal_number() -> i32 {
+/// Returns the signal that ends `KVM_RUN`: the only one that threads of a VM send each other.
+pub fn signal_number() -> i32 {
     libc::SIGRTMIN()
 }
 

@@ -14,11 +14,12 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use chipset::InterruptLine;
-use rustix::event::epoll::{self, EventFlags};
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 use crate::device::{DeviceKind, Poller, Readiness, VirtioDevice};
@@ -32,6 +33,10 @@ use crate::transport::MmioTransport;
 const WAKE: u64 = u64::MAX;
 /// Most events taken from epoll at once.
 const EVENTS_PER_WAIT: usize = 32;
+const NO_EVENT: Event = Event {
+    flags: EventFlags::empty(),
+    data: EventData::new_u64(WAKE),
+};
 const STACK_BYTES: usize = 256 << 10;
 
 /// What the thread, the transports and the handle share.
@@ -58,7 +63,7 @@ impl WorkerShared {
     fn new(mem: Arc<GuestRam>) -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let data = epoll::EventData::new_u64(WAKE);
+        let data = EventData::new_u64(WAKE);
         epoll::add(&epoll, &wake, data, EventFlags::IN | EventFlags::ET)?;
         Ok(Self {
             slots: Mutex::new(Vec::new()),
@@ -73,6 +78,14 @@ impl WorkerShared {
     fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
         // A panic of the worker aborts the process; one of a test's thread leaves whole slots.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, Vec<Slot>>> {
+        match self.slots.try_lock() {
+            Ok(slots) => Some(slots),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     pub(crate) fn with_slot<R>(&self, index: usize, f: impl FnOnce(&mut Slot) -> R) -> R {
@@ -96,7 +109,7 @@ impl WorkerShared {
     }
 
     /// One turn over all devices; returns whether one of them wants another at once.
-    fn turn(&self, events: &[epoll::Event]) -> bool {
+    fn turn(&self, events: &[Event]) -> bool {
         let host_news = events.iter().any(|event| event.data.u64() != WAKE);
         if self.gated() && !host_news {
             return false;
@@ -113,33 +126,64 @@ impl WorkerShared {
             .fold(false, |more, slot| slot.run(&self.gate) || more)
     }
 
+    /// Waits for events and makes a turn; returns the number of events and whether a device wants
+    /// another turn at once.
+    pub(crate) fn step(&self, timeout: Option<&Timespec>) -> (usize, bool) {
+        let mut events = [NO_EVENT; EVENTS_PER_WAIT];
+        let count = match epoll::wait(&self.epoll, &mut events, timeout) {
+            Ok(count) => count,
+            Err(rustix::io::Errno::INTR) => 0,
+            Err(errno) => panic!("epoll_wait of a device worker failed: {errno}"),
+        };
+        let more = !self.stop.load(Ordering::SeqCst) && self.turn(&events[..count]);
+        (count, more)
+    }
+
     fn run(&self) {
         let now = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        let mut events = Vec::with_capacity(EVENTS_PER_WAIT);
         let mut more = false;
-        loop {
-            events.clear();
-            let timeout = more.then_some(&now);
-            match epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                timeout,
-            ) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => panic!("epoll_wait of a device worker failed: {errno}"),
-            }
-            if self.stop.load(Ordering::SeqCst) {
-                return;
-            }
-            more = self.turn(&events);
+        while !self.stop.load(Ordering::SeqCst) {
+            (_, more) = self.step(more.then_some(&now));
         }
+    }
+
+    pub(crate) fn guard(&self) -> WorkerGuard<'_> {
+        WorkerGuard {
+            slots: self.lock(),
+            shared: self,
+            touched: false,
+        }
+    }
+
+    /// Opens or shuts the gate; opening has every queue looked at again.
+    pub(crate) fn set_gate(&self, shut: bool) {
+        if shut {
+            self.gate.store(true, Ordering::SeqCst);
+            return;
+        }
+        for slot in self.lock().iter() {
+            slot.shared.pending.store(PENDING_ALL, Ordering::SeqCst);
+        }
+        self.gate.store(false, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Returns another window to device `index`.
+    pub(crate) fn transport(self: &Arc<Self>, index: usize) -> MmioTransport {
+        MmioTransport::new(self.clone(), &self.lock()[index], index)
+    }
+
+    /// Says whether a device has news that the next turn will bring.
+    pub(crate) fn has_pending(&self) -> bool {
+        let pending = |slot: &Slot| slot.shared.pending.load(Ordering::SeqCst) != 0;
+        !self.gated() && self.lock().iter().any(pending)
     }
 }
 
-fn note_event(slots: &mut [Slot], event: &epoll::Event) {
+fn note_event(slots: &mut [Slot], event: &Event) {
     let data = event.data.u64();
     if data == WAKE {
         return;
@@ -170,6 +214,10 @@ pub struct WorkerBuilder {
 }
 
 impl WorkerBuilder {
+    pub(crate) fn shared(&self) -> Arc<WorkerShared> {
+        self.shared.clone()
+    }
+
     /// Adds a device as after power-on, with its interrupt line.
     pub fn add(
         &mut self,
@@ -256,7 +304,7 @@ impl Worker {
     /// Shuts the gate: no device takes a new descriptor. Never blocks. The request in work goes
     /// on; [`Worker::drain`] waits for it.
     pub fn gate(&self) {
-        self.shared.gate.store(true, Ordering::SeqCst);
+        self.shared.set_gate(true);
     }
 
     /// Waits until the request in work is complete. With the gate shut none follows.
@@ -266,11 +314,7 @@ impl Worker {
 
     /// Opens the gate and has every queue looked at again.
     pub fn ungate(&self) {
-        for slot in self.shared.lock().iter() {
-            slot.shared.pending.store(PENDING_ALL, Ordering::SeqCst);
-        }
-        self.shared.gate.store(false, Ordering::SeqCst);
-        self.shared.wake();
+        self.shared.set_gate(false);
     }
 
     /// Locks the devices: until the guard is dropped the worker touches nothing.
@@ -279,6 +323,23 @@ impl Worker {
             slots: self.shared.lock(),
             shared: &self.shared,
             touched: false,
+        }
+    }
+
+    /// Locks the devices, or gives up at `deadline`: a request in work may take long.
+    pub fn lock_until(&self, deadline: Instant) -> Option<WorkerGuard<'_>> {
+        loop {
+            if let Some(slots) = self.shared.try_lock() {
+                return Some(WorkerGuard {
+                    slots,
+                    shared: &self.shared,
+                    touched: false,
+                });
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            std::thread::sleep(Duration::from_micros(50));
         }
     }
 

@@ -1,0 +1,31 @@
+//! What the host provides to one VM, as open files.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+
+use disk_layers::LayerFile;
+
+/// Back end of one disk.
+#[derive(Debug)]
+pub struct DiskFiles {
+    /// The writable top; opened read-only for a read-only disk.
+    pub top: LayerFile,
+    /// What lies below it, nearest first.
+    pub below: Vec<LayerFile>,
+}
+
+/// Everything that devices need of the host.
+#[derive(Debug)]
+pub struct Backends {
+    /// `/dev/kvm`, for the KVM engine.
+    pub kvm: Option<OwnedFd>,
+    /// One for each disk of the description.
+    pub disks: Vec<DiskFiles>,
+    /// One for each NIC of the description; none where nothing is plugged in.
+    pub taps: Vec<Option<OwnedFd>>,
+    /// Takes COM1's output.
+    pub serial: File,
+    /// Host side of the guest's vsock ports.
+    pub vsock: UnixListener,
+}

@@ -1,0 +1,101 @@
+//! State of one instant: vCPUs, clock, platform. No memory and no disk content.
+
+use saved_state::{DecodeError, EncodeError, Kind};
+use serde::{Deserialize, Serialize};
+use vcpu::{VcpuState, VmClock};
+use vm_spec::VmSpec;
+
+use crate::platform::SavedPlatform;
+
+/// Container tag and schema version.
+const KIND: Kind = Kind {
+    tag: *b"CKPT",
+    version: 1,
+};
+
+/// State of one instant of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Engine that ran the guest.
+    pub engine: String,
+    /// Number of vCPUs.
+    pub cpus: u8,
+    /// Guest RAM, bytes.
+    pub memory_bytes: u64,
+    /// One for each vCPU.
+    pub vcpus: Vec<VcpuState>,
+    /// Paravirtual clock.
+    pub clock: VmClock,
+    /// Interrupt controller, ports and devices.
+    pub platform: SavedPlatform,
+}
+
+/// A checkpoint cannot be loaded into this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The bytes are no checkpoint.
+    #[error("cannot read the checkpoint")]
+    Decode(#[from] DecodeError),
+    /// The bytes could not be made.
+    #[error("cannot write the checkpoint")]
+    Encode(#[from] EncodeError),
+    /// It was taken of another machine.
+    #[error("checkpoint has {field} {found}, the machine has {wanted}")]
+    Differs {
+        /// What differs.
+        field: &'static str,
+        /// In the checkpoint.
+        found: String,
+        /// In the machine.
+        wanted: String,
+    },
+}
+
+impl Checkpoint {
+    /// Returns it in its container.
+    pub fn encode(&self) -> Result<Vec<u8>, CheckpointError> {
+        Ok(saved_state::encode(KIND, self)?)
+    }
+
+    /// Reads a container; the values are checked when devices load them.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        Ok(saved_state::decode(KIND, bytes)?)
+    }
+
+    /// Checks that it was taken of a machine like `spec` on engine `engine`.
+    pub fn fits(&self, spec: &VmSpec, engine: &str) -> Result<(), CheckpointError> {
+        let devices = spec.disks.len() + spec.nics.len() + vm_spec::FIXED_VIRTIO_DEVICES;
+        let pairs = [
+            ("engine", self.engine.clone(), engine.to_owned()),
+            ("cpus", self.cpus.to_string(), spec.cpus.to_string()),
+            (
+                "memory",
+                self.memory_bytes.to_string(),
+                spec.memory_bytes.to_string(),
+            ),
+            (
+                "vCPU states",
+                self.vcpus.len().to_string(),
+                spec.cpus.to_string(),
+            ),
+            (
+                "devices",
+                self.platform.slots.len().to_string(),
+                devices.to_string(),
+            ),
+        ];
+        for (field, found, wanted) in pairs {
+            if found != wanted {
+                return Err(CheckpointError::Differs {
+                    field,
+                    found,
+                    wanted,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Longest checkpoint file, bytes.
+pub const CHECKPOINT_BYTES_MAX: u64 = saved_state::MAX_BODY_BYTES as u64 + 4096;

@@ -1,0 +1,380 @@
+//! The fork: one stun in which the source's state becomes a fork point.
+//!
+//! Order: open the next tops → gate disk queues → wait for requests in flight and write caches →
+//! stop vCPUs and hold every worker → save → swap disk tops → switch or hold RAM → resume → ungate
+//! → write the checkpoint. Each failure undoes what came before it, and the source runs on.
+//!
+//! RAM: a VM that was never forked turns its memfd into the layer. One that runs on a private view
+//! splits its process: the child (the *holder*) keeps the instant, and clones are born of it.
+
+mod split;
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use disk_layers::{LayerFile, PreparedTop};
+use guest_memory::{GuestRam, SealedView, View};
+use jail::SoleThread;
+use virtio_devices::{Block, Worker, WorkerGuard};
+use vmm_protocol::ForkStep;
+
+use crate::checkpoint::Checkpoint;
+use crate::clock::{monotonic_ns, us_between};
+use crate::disk::Disk;
+use crate::error::{ForkCause, ForkError};
+use crate::machine::{Machine, lock_ram};
+
+/// What a fork needs, made ahead of it.
+#[derive(Debug)]
+pub struct ForkPlan {
+    /// The next top of each disk.
+    pub next_tops: Vec<LayerFile>,
+    /// Takes the checkpoint.
+    pub checkpoint: File,
+    /// Longest wait for requests in flight, milliseconds.
+    pub drain_ms_max: u32,
+    /// Step at which to fail, for tests.
+    pub fail_at: Option<ForkStep>,
+}
+
+/// A fork's result in the source.
+#[derive(Debug)]
+pub struct ForkReport {
+    /// First vCPU kicked to last one re-entered, microseconds.
+    pub stun_us: u64,
+    /// Disk queues gated to ungated, microseconds.
+    pub io_held_us: u64,
+    /// The memory layer; none where RAM is held by a child process.
+    pub layer: Option<OwnedFd>,
+    /// Process id of the holder.
+    pub holder: Option<i32>,
+    /// Duration of each step, microseconds.
+    pub steps_us: Vec<(ForkStep, u64)>,
+}
+
+/// The instant of a source that ran on a private view, in the holder process.
+#[derive(Debug)]
+pub struct Held {
+    /// Guest RAM of the instant.
+    pub ram: Arc<Mutex<GuestRam>>,
+    /// State of the instant.
+    pub checkpoint: Checkpoint,
+    /// This process has one thread.
+    pub thread: SoleThread,
+}
+
+/// On which side of the fork the caller is.
+#[derive(Debug)]
+pub enum ForkOutcome {
+    /// The source, which runs on.
+    Source(ForkReport),
+    /// The holder: a new process in which only RAM is usable. The caller forgets its [`Machine`]
+    /// and closes all descriptors before anything else.
+    Holder(Box<Held>),
+}
+
+/// Times the steps.
+struct Steps {
+    fail_at: Option<ForkStep>,
+    last_ns: u64,
+    us: Vec<(ForkStep, u64)>,
+}
+
+impl Steps {
+    /// Notes the end of `step`, and fails there if a test asked for it.
+    fn done(&mut self, step: ForkStep) -> Result<(), ForkError> {
+        let now = monotonic_ns();
+        self.us.push((step, us_between(self.last_ns, now)));
+        self.last_ns = now;
+        if self.fail_at == Some(step) {
+            return Err(ForkError {
+                step,
+                cause: ForkCause::Injected,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn at<E: Into<ForkCause>>(step: ForkStep) -> impl FnOnce(E) -> ForkError {
+    move |cause| ForkError {
+        step,
+        cause: cause.into(),
+    }
+}
+
+/// What the stopped part made.
+enum Instant_ {
+    Sealed(Box<Checkpoint>, SealedView),
+    Holding(Box<Checkpoint>, i32),
+    Holder(Box<Held>),
+}
+
+impl Machine {
+    /// Makes a fork point of this instant. In the holder process the call returns
+    /// [`ForkOutcome::Holder`].
+    pub fn fork(&mut self, plan: ForkPlan) -> Result<ForkOutcome, ForkError> {
+        let ForkPlan {
+            next_tops,
+            checkpoint: file,
+            drain_ms_max,
+            fail_at,
+        } = plan;
+        let mut steps = Steps {
+            fail_at,
+            last_ns: monotonic_ns(),
+            us: vec![],
+        };
+        let tops = self.prepare_tops(next_tops)?;
+        if let Some(finishing) = self.finishing.take() {
+            // It only unmaps; its failure was logged.
+            let _ = finishing.join();
+        }
+        {
+            let mut ram = lock_ram(&self.ram);
+            if ram.view() == View::Shared {
+                ram.prepare_seal().map_err(at(ForkStep::PrepareTops))?;
+            }
+        }
+        steps.done(ForkStep::PrepareTops)?;
+        let held_from = monotonic_ns();
+        self.platform.disks.iter().for_each(|disk| disk.gate());
+        let result = self.fork_gated(tops, drain_ms_max, &mut steps);
+        if let Ok((Instant_::Holder(held), _)) = result {
+            return Ok(ForkOutcome::Holder(held));
+        }
+        self.platform.disks.iter().for_each(|disk| disk.ungate());
+        let io_held_us = if self.platform.disks.is_empty() {
+            0
+        } else {
+            us_between(held_from, monotonic_ns())
+        };
+        let (instant, stun_us) = result?;
+        let (checkpoint, layer, holder) = match instant {
+            Instant_::Sealed(checkpoint, view) => (checkpoint, Some(self.finish_seal(view)?), None),
+            Instant_::Holding(checkpoint, child) => (checkpoint, None, Some(child)),
+            Instant_::Holder(_) => unreachable!("returned above"),
+        };
+        write_checkpoint(&checkpoint, file)?;
+        steps.done(ForkStep::Publish)?;
+        let steps_us = steps.us;
+        Ok(ForkOutcome::Source(ForkReport {
+            stun_us,
+            io_held_us,
+            layer,
+            holder,
+            steps_us,
+        }))
+    }
+
+    fn prepare_tops(&self, files: Vec<LayerFile>) -> Result<Vec<PreparedTop>, ForkError> {
+        let step = ForkStep::PrepareTops;
+        let (found, wanted) = (files.len(), self.platform.disks.len());
+        if found != wanted {
+            return Err(ForkError {
+                step,
+                cause: ForkCause::Tops { found, wanted },
+            });
+        }
+        let open = |(index, file)| {
+            PreparedTop::open(file).map_err(|source| ForkError {
+                step,
+                cause: ForkCause::OpenTop { index, source },
+            })
+        };
+        files.into_iter().enumerate().map(open).collect()
+    }
+
+    /// With disk queues gated: drains, stops, and makes the instant. On failure everything is as
+    /// before; on success the vCPUs run again (but in the holder).
+    fn fork_gated(
+        &mut self,
+        tops: Vec<PreparedTop>,
+        drain_ms_max: u32,
+        steps: &mut Steps,
+    ) -> Result<(Instant_, u64), ForkError> {
+        let Self {
+            spec,
+            engine,
+            vm,
+            ram,
+            platform,
+            vcpus,
+            ..
+        } = self;
+        let deadline = Instant::now() + Duration::from_millis(drain_ms_max.into());
+        let mut disks = vec![];
+        for (index, disk) in platform.disks.iter().enumerate() {
+            let step = ForkStep::Drain;
+            let busy = || ForkError {
+                step,
+                cause: ForkCause::Busy {
+                    index,
+                    ms: drain_ms_max,
+                },
+            };
+            let mut guard = disk.lock_until(deadline).ok_or_else(busy)?;
+            guard.quiesce().map_err(|source| ForkError {
+                step,
+                cause: ForkCause::Flush { index, source },
+            })?;
+            disks.push(guard);
+        }
+        steps.done(ForkStep::Drain)?;
+        let was_running = vcpus.is_running();
+        let stun_from = monotonic_ns();
+        let states = vcpus.park_and_save();
+        // Only now: a vCPU that resets a device wants the same locks before it can stand still.
+        let mut disks: Vec<_> = platform.disks.iter().map(Worker::lock).collect();
+        let shared = platform.shared.lock();
+        let result = states.map_err(at(ForkStep::Stop)).and_then(|vcpus| {
+            steps.done(ForkStep::Stop)?;
+            let mut slots: Vec<_> = disks.iter().map(|guard| guard.save(0)).collect();
+            slots.extend((0..shared.len()).map(|index| shared.save(index)));
+            let checkpoint = Box::new(Checkpoint {
+                engine: (*engine).to_owned(),
+                cpus: spec.cpus,
+                memory_bytes: spec.memory_bytes,
+                vcpus,
+                clock: vm.save_clock().map_err(at(ForkStep::Save))?,
+                platform: platform.save(slots),
+            });
+            steps.done(ForkStep::Save)?;
+            swap_all(&mut disks, tops, ram, checkpoint, steps)
+        });
+        if matches!(result, Ok(Instant_::Holder(_))) {
+            // The guards belong to threads that this process does not have.
+            std::mem::forget((disks, shared));
+            return result.map(|instant| (instant, 0));
+        }
+        if was_running {
+            vcpus.run();
+        }
+        drop((disks, shared));
+        let stun_us = if was_running {
+            us_between(stun_from, vcpus.wait_entered().1)
+        } else {
+            0
+        };
+        result.map(|instant| (instant, stun_us))
+    }
+
+    /// Closes the layer for writers; unmapping the old view takes time, so a thread does it.
+    fn finish_seal(&mut self, view: SealedView) -> Result<OwnedFd, ForkError> {
+        let step = ForkStep::Publish;
+        let failed = |error| ForkError {
+            step,
+            cause: ForkCause::Write(error),
+        };
+        let layer = lock_ram(&self.ram).file().try_clone().map_err(failed)?;
+        let finish = move || {
+            if let Err(error) = view.finish() {
+                tracing::warn!(%error, "a memory layer could not be sealed against writes");
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("seal".into())
+            .stack_size(128 << 10);
+        self.finishing = Some(thread.spawn(finish).map_err(failed)?);
+        Ok(layer.into())
+    }
+}
+
+/// Swaps disk tops, then RAM; undoes the tops if RAM fails.
+fn swap_all(
+    disks: &mut [WorkerGuard<'_>],
+    tops: Vec<PreparedTop>,
+    ram: &Arc<Mutex<GuestRam>>,
+    checkpoint: Box<Checkpoint>,
+    steps: &mut Steps,
+) -> Result<Instant_, ForkError> {
+    let mut swapped = 0;
+    let mut result = Ok(());
+    for (index, top) in tops.into_iter().enumerate() {
+        let Some(block) = disks[index].device_mut::<Block<Disk>>(0) else {
+            continue;
+        };
+        if let Err(source) = block.backend_mut().0.push_top(top) {
+            result = Err(ForkError {
+                step: ForkStep::SwapDisks,
+                cause: ForkCause::Swap { index, source },
+            });
+            break;
+        }
+        swapped = index + 1;
+    }
+    let result = result
+        .and_then(|()| steps.done(ForkStep::SwapDisks))
+        .and_then(|()| switch_ram(ram, checkpoint, steps));
+    if result.is_err() {
+        for guard in &mut disks[..swapped] {
+            if let Some(block) = guard.device_mut::<Block<Disk>>(0) {
+                block
+                    .backend_mut()
+                    .0
+                    .pop_top()
+                    .expect("a top that nothing wrote to comes off");
+            }
+        }
+    }
+    result
+}
+
+fn switch_ram(
+    shared: &Arc<Mutex<GuestRam>>,
+    checkpoint: Box<Checkpoint>,
+    steps: &mut Steps,
+) -> Result<Instant_, ForkError> {
+    let step = ForkStep::SwapMemory;
+    let mut ram = lock_ram(shared);
+    match ram.view() {
+        View::Shared => {
+            let view = ram.seal().map_err(at(step))?;
+            let sealed = view
+                .forbid_new_writers()
+                .map_err(|error| ForkError {
+                    step,
+                    cause: ForkCause::Write(error),
+                })
+                .and_then(|()| steps.done(step));
+            if let Err(error) = sealed {
+                ram.unseal(view)
+                    .expect("the old view goes back to its own addresses");
+                return Err(error);
+            }
+            Ok(Instant_::Sealed(checkpoint, view))
+        }
+        View::Private => {
+            drop(ram);
+            // A failure asked for by a test comes before the split: there is nothing to undo after.
+            if steps.fail_at == Some(step) {
+                steps.done(step)?;
+            }
+            match split::split().map_err(at(step))? {
+                split::Side::Source { holder } => {
+                    steps.done(step)?;
+                    Ok(Instant_::Holding(checkpoint, holder))
+                }
+                split::Side::Holder(thread) => {
+                    let ram = Arc::clone(shared);
+                    Ok(Instant_::Holder(Box::new(Held {
+                        ram,
+                        checkpoint: *checkpoint,
+                        thread,
+                    })))
+                }
+            }
+        }
+    }
+}
+
+fn write_checkpoint(checkpoint: &Checkpoint, mut file: File) -> Result<(), ForkError> {
+    let bytes = checkpoint.encode().map_err(at(ForkStep::Publish))?;
+    file.write_all(&bytes).map_err(|error| ForkError {
+        step: ForkStep::Publish,
+        cause: ForkCause::Write(error),
+    })
+}

@@ -1,0 +1,30 @@
+//! The one place that splits a VM's process.
+
+#![expect(
+    unsafe_code,
+    reason = "fork() of a process with threads is for its caller to make safe"
+)]
+
+use jail::{Forked, JailError, SoleThread};
+
+/// Which side of the split the caller is on.
+pub(super) enum Side {
+    /// The VM's process.
+    Source {
+        /// Process id of the holder.
+        holder: i32,
+    },
+    /// The holder.
+    Holder(SoleThread),
+}
+
+/// Splits the process while the caller holds the VM still.
+pub(super) fn split() -> Result<Side, JailError> {
+    // SAFETY: called by the fork with every vCPU thread parked in a condition variable and every
+    // device worker held by its guard: they hold no lock. The holder forgets the machine with all
+    // that belongs to those threads, and builds clones from RAM and the checkpoint alone.
+    match unsafe { jail::fork_process() }? {
+        Forked::Parent { child } => Ok(Side::Source { holder: child }),
+        Forked::Child(thread) => Ok(Side::Holder(thread)),
+    }
+}

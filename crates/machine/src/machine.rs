@@ -1,0 +1,405 @@
+//! [`Machine`]: one VM in this process, from cold boot or checkpoint to its end.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+use boot::layout;
+use guest_memory::{GuestRam, ram_ranges};
+use vcpu::{
+    DescriptorTable, Engine, EngineError, Exit, RamSlot, Registers, Segment, SystemRegisters, Vcpu,
+    VcpuState, Vm, VmClock,
+};
+use vcpu_kvm::KvmEngine;
+use vm_memory::{Bytes, GuestAddress};
+use vm_spec::VmSpec;
+
+use crate::backends::Backends;
+use crate::checkpoint::Checkpoint;
+use crate::error::BuildError;
+use crate::platform::{EventSink, Parts, Platform, PlatformEvent, SavedPlatform};
+use crate::vcpus::{MakeVcpu, OnEnd, VcpuGroup};
+
+/// What a VM tells its owner, on any of its threads.
+#[derive(Debug)]
+pub enum MachineEvent {
+    /// From the platform.
+    Platform(PlatformEvent),
+    /// A vCPU hit a triple fault: the machine resets.
+    TripleFault,
+    /// The engine cannot go on.
+    EngineFault(String),
+}
+
+/// Hears of events.
+pub type OnEvent = Arc<dyn Fn(MachineEvent) + Send + Sync>;
+
+/// Kernel and initial RAM disk of a cold boot.
+#[derive(Debug)]
+pub struct BootFiles {
+    /// bzImage, vmlinux or another 64-bit ELF file.
+    pub kernel: File,
+    /// Initial RAM disk.
+    pub initrd: Option<File>,
+}
+
+/// One VM in this process.
+#[derive(Debug)]
+pub struct Machine {
+    pub(crate) spec: VmSpec,
+    pub(crate) engine: &'static str,
+    pub(crate) vm: Arc<dyn Vm>,
+    pub(crate) ram: Arc<Mutex<GuestRam>>,
+    pub(crate) platform: Platform,
+    pub(crate) vcpus: VcpuGroup,
+    /// Unmaps what the last fork moved away.
+    pub(crate) finishing: Option<JoinHandle<()>>,
+}
+
+pub(crate) fn lock_ram(ram: &Mutex<GuestRam>) -> MutexGuard<'_, GuestRam> {
+    ram.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Opens the engine that the back ends allow.
+fn open_engine(kvm: Option<OwnedFd>) -> Result<Box<dyn Engine>, BuildError> {
+    Ok(Box::new(KvmEngine::new(kvm.ok_or(BuildError::NoEngine)?)?))
+}
+
+fn ram_slots(ram: &GuestRam) -> Vec<RamSlot> {
+    let base = ram.host_address();
+    ram_ranges(ram.len())
+        .into_iter()
+        .map(|r| RamSlot {
+            gpa: r.gpa,
+            host_address: base + r.offset,
+            len: r.len,
+        })
+        .collect()
+}
+
+/// What each vCPU does with itself before it first runs.
+#[derive(Clone, Debug)]
+enum Start {
+    /// The boot CPU with its registers, others wait for INIT.
+    Boot(Box<boot::BootState>),
+    /// A saved state each.
+    Restore(Arc<Mutex<Vec<Option<VcpuState>>>>),
+}
+
+fn makers(vm: &Arc<dyn Vm>, count: u8, start: &Start) -> Vec<MakeVcpu> {
+    let maker = |index: u8| -> MakeVcpu {
+        let (vm, start) = (Arc::clone(vm), start.clone());
+        Box::new(move || {
+            let mut vcpu = vm.create_vcpu(index, count)?;
+            match start {
+                Start::Boot(state) => {
+                    vcpu.set_cpu_model()?;
+                    if index == 0 {
+                        set_boot_registers(vcpu.as_mut(), &state)?;
+                    }
+                }
+                Start::Restore(states) => {
+                    let state = states
+                        .lock()
+                        .unwrap_or_else(|poisoned| poisoned.into_inner())
+                        .get_mut(usize::from(index))
+                        .and_then(Option::take)
+                        .ok_or(EngineError::Missing("the saved state of a vCPU"))?;
+                    vcpu.restore(&state)?;
+                }
+            }
+            Ok(vcpu)
+        })
+    };
+    (0..count).map(maker).collect()
+}
+
+fn set_boot_registers(vcpu: &mut dyn Vcpu, state: &boot::BootState) -> Result<(), EngineError> {
+    let from = &state.registers;
+    let segment = |s: &boot::Segment| Segment {
+        base: s.base,
+        limit: s.limit,
+        selector: s.selector,
+        access: s.access,
+    };
+    let table = |t: &boot::DescriptorTable| DescriptorTable {
+        base: t.base,
+        limit: t.limit,
+    };
+    let data = segment(&from.data);
+    let (cs, tr, ldt) = (segment(&from.cs), segment(&from.tr), segment(&from.ldtr));
+    let system = SystemRegisters {
+        segments: [cs, data, data, data, data, data, tr, ldt],
+        gdt: table(&from.gdt),
+        idt: table(&from.idt),
+        cr0: from.cr0,
+        cr3: from.cr3,
+        cr4: from.cr4,
+        efer: from.efer,
+        ..vcpu.system_registers()?
+    };
+    let mut registers = Registers {
+        rip: from.rip,
+        rflags: from.rflags,
+        ..Registers::default()
+    };
+    // Encoding order: RBX is 3, RSP 4, RSI 6.
+    registers.general[3] = from.rbx;
+    registers.general[4] = from.rsp;
+    registers.general[6] = from.rsi;
+    vcpu.set_boot_state(&registers, &system)
+}
+
+fn load_guest(
+    spec: &VmSpec,
+    ram: &GuestRam,
+    files: BootFiles,
+) -> Result<boot::BootState, BuildError> {
+    fn failed<E: std::error::Error + Send + Sync + 'static>(error: E) -> BuildError {
+        BuildError::Boot(Box::new(error))
+    }
+    let BootFiles { mut kernel, initrd } = files;
+    let kernel = boot::Kernel::read(&mut kernel).map_err(failed)?;
+    let initrd = initrd
+        .map(|file| file.metadata().map(|meta| (file, meta.len())))
+        .transpose()
+        .map_err(failed)?;
+    let mut initrd = initrd;
+    let devices = spec.disks.len() + spec.nics.len() + vm_spec::FIXED_VIRTIO_DEVICES;
+    let platform = boot::Platform {
+        ram_bytes: spec.memory_bytes,
+        vcpus: spec.cpus,
+        serial_ports: [true, false, false, false],
+        virtio_slots: (0..devices)
+            .filter_map(|slot| u8::try_from(slot).ok())
+            .collect(),
+        generation_id: random_generation_id()?,
+    };
+    let request = boot::BootRequest {
+        platform: &platform,
+        kernel: &kernel,
+        command_line: &spec.cmdline,
+        initrd: initrd.as_mut().map(|(file, bytes)| boot::Initrd {
+            source: file,
+            bytes: *bytes,
+        }),
+        entry: spec.entry,
+    };
+    boot::load(ram.memory(), request).map_err(failed)
+}
+
+fn random_generation_id() -> Result<[u8; 16], BuildError> {
+    let mut id = [0; 16];
+    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| BuildError::Worker(errno.into()))?;
+    Ok(id)
+}
+
+/// Where a machine starts from.
+struct Origin<'a> {
+    spec: VmSpec,
+    ram: Arc<Mutex<GuestRam>>,
+    start: Start,
+    clock: Option<VmClock>,
+    platform: Option<&'a SavedPlatform>,
+}
+
+impl Machine {
+    /// Loads a kernel into fresh RAM (reading as zero) and builds the machine, standing still.
+    pub fn boot(
+        spec: VmSpec,
+        ram: File,
+        files: BootFiles,
+        backends: Backends,
+        on_event: OnEvent,
+    ) -> Result<Self, BuildError> {
+        spec.validate()?;
+        let ram = GuestRam::shared(ram, spec.memory_bytes)?;
+        let start = Start::Boot(Box::new(load_guest(&spec, &ram, files)?));
+        let ram = Arc::new(Mutex::new(ram));
+        Self::build(
+            Origin {
+                spec,
+                ram,
+                start,
+                clock: None,
+                platform: None,
+            },
+            backends,
+            on_event,
+        )
+    }
+
+    /// Builds a clone from a fork point, standing still. `generation_id` tells the guest that it
+    /// is another machine than before.
+    pub fn restore(
+        spec: VmSpec,
+        ram: Arc<Mutex<GuestRam>>,
+        mut checkpoint: Checkpoint,
+        generation_id: [u8; 16],
+        backends: Backends,
+        on_event: OnEvent,
+    ) -> Result<Self, BuildError> {
+        spec.validate()?;
+        checkpoint.fits(&spec, "kvm")?;
+        let vcpus = std::mem::take(&mut checkpoint.vcpus)
+            .into_iter()
+            .map(Some)
+            .collect();
+        let start = Start::Restore(Arc::new(Mutex::new(vcpus)));
+        let origin = Origin {
+            spec,
+            ram,
+            start,
+            clock: Some(checkpoint.clock),
+            platform: Some(&checkpoint.platform),
+        };
+        let machine = Self::build(origin, backends, on_event)?;
+        machine.adopt(generation_id)?;
+        Ok(machine)
+    }
+
+    fn build(
+        origin: Origin<'_>,
+        backends: Backends,
+        on_event: OnEvent,
+    ) -> Result<Self, BuildError> {
+        let Origin {
+            spec,
+            ram,
+            start,
+            clock,
+            platform,
+        } = origin;
+        let mut backends = backends;
+        if backends.disks.len() != spec.disks.len() || backends.taps.len() != spec.nics.len() {
+            return Err(BuildError::Slots(spec.disks.len()));
+        }
+        let engine = open_engine(backends.kvm.take())?;
+        let vm = engine.create_vm(&ram_slots(&lock_ram(&ram)))?;
+        let stop = Arc::new(AtomicBool::new(true));
+        let sink: EventSink = {
+            let on_event = Arc::clone(&on_event);
+            Arc::new(move |event| on_event(MachineEvent::Platform(event)))
+        };
+        let parts = Parts {
+            spec: &spec,
+            vm: &vm,
+            ram: &ram,
+            backends,
+            events: &sink,
+            saved: platform,
+            stop: Arc::clone(&stop),
+        };
+        let platform = Platform::build(parts)?;
+        let on_end: OnEnd = Arc::new(move |exit| match exit {
+            Exit::Kicked => {}
+            Exit::TripleFault => on_event(MachineEvent::TripleFault),
+            Exit::Fault(text) => on_event(MachineEvent::EngineFault(text)),
+        });
+        let makers = makers(&vm, spec.cpus, &start);
+        let io = Arc::clone(&platform.io) as _;
+        let vcpus = VcpuGroup::spawn(makers, io, stop, on_end)?;
+        let mut machine = Self {
+            spec,
+            engine: engine.name(),
+            vm,
+            ram,
+            platform,
+            vcpus,
+            finishing: None,
+        };
+        let made = machine.vcpus.wait_made();
+        if let Err(error) = made {
+            machine.vcpus.end();
+            return Err(error.into());
+        }
+        if let Some(clock) = clock {
+            // After the vCPUs have their clock MSRs: setting it rewrites their time pages.
+            machine.vm.restore_clock(&clock)?;
+        }
+        Ok(machine)
+    }
+
+    fn adopt(&self, generation_id: [u8; 16]) -> Result<(), BuildError> {
+        self.platform.adopt(&self.spec);
+        let at = GuestAddress(layout::GENERATION_ID);
+        let ram = lock_ram(&self.ram);
+        ram.memory()
+            .write_slice(&generation_id, at)
+            .map_err(|error| BuildError::Boot(Box::new(error)))?;
+        drop(ram);
+        self.platform.ged.generation_changed();
+        Ok(())
+    }
+
+    /// Lets the guest run and returns when its last vCPU entered, `CLOCK_MONOTONIC` ns.
+    pub fn run(&mut self) -> u64 {
+        self.platform.ungate();
+        self.vcpus.run();
+        self.vcpus.wait_entered().1
+    }
+
+    /// Stops the vCPUs; devices finish what they hold.
+    pub fn pause(&mut self) {
+        if self.vcpus.is_running() {
+            self.vcpus.park();
+        }
+    }
+
+    /// Lets the vCPUs go on and disks retry what found no space.
+    pub fn resume(&mut self) {
+        self.platform.retry_disks();
+        if !self.vcpus.is_running() {
+            self.run();
+        }
+    }
+
+    /// Returns whether the vCPUs run.
+    pub fn is_running(&self) -> bool {
+        self.vcpus.is_running()
+    }
+
+    /// Presses the ACPI power button.
+    pub fn press_power_button(&self) {
+        self.platform.ged.press_power_button();
+    }
+
+    /// Types `bytes` on COM1; returns how many the guest's port took.
+    pub fn serial_input(&self, bytes: &[u8]) -> usize {
+        self.platform.serial.push_input(bytes)
+    }
+
+    /// Sets the link of NIC `index`; returns whether there is such a NIC.
+    pub fn set_link(&self, index: usize, up: bool) -> bool {
+        self.platform.set_link(index, up)
+    }
+
+    /// Returns the machine's description.
+    pub fn spec(&self) -> &VmSpec {
+        &self.spec
+    }
+
+    /// Returns the engine's name.
+    pub fn engine(&self) -> &'static str {
+        self.engine
+    }
+
+    /// Returns guest RAM.
+    pub fn ram(&self) -> &Arc<Mutex<GuestRam>> {
+        &self.ram
+    }
+
+    /// Ends vCPUs and devices: what guests flushed is in the files.
+    pub fn end(mut self) {
+        self.vcpus.end();
+        for disk in &self.platform.disks {
+            let mut guard = disk.lock();
+            if let Err(error) = guard.quiesce() {
+                tracing::warn!(%error, "a disk could not write its caches at the end");
+            }
+        }
+    }
+}

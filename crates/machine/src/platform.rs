@@ -1,0 +1,447 @@
+//! The platform of one VM: buses, chipset, virtio slots and the workers behind them.
+//!
+//! Slots are numbered disks first, then NICs, then vsock, entropy, balloon. Each disk has a worker
+//! of its own, since its requests block; all other devices share the worker `io`, which never does.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use boot::layout;
+use chipset::{
+    Bus, BusDevice, Ged, InterruptLine, IoApic, KeyboardController, MsiMessage, MsiSink,
+    PowerControl, Rtc, SavedGed, SavedIoApic, SavedRtc, SavedSerial, Serial,
+};
+use disk_layers::{DiskStack, StackOptions};
+use guest_memory::{GuestMemoryMmap, GuestRam};
+use serde::{Deserialize, Serialize};
+use vcpu::{GuestIo, Vm};
+use virtio_devices::{
+    Balloon, Block, BlockConfig, BlockEvent, BlockEventSink, GuestConnectSink, MmioTransport, Net,
+    NetConfig, ReclaimRam, Rng, SavedTransport, VirtioDevice, Vsock, VsockConfig, Worker,
+    WorkerBuilder,
+};
+use vm_spec::VmSpec;
+
+use crate::backends::{Backends, DiskFiles};
+use crate::disk::Disk;
+use crate::error::BuildError;
+
+/// vsock port on which the VM process itself answers the guest's agent.
+pub const AGENT_PORT: u32 = 1024;
+
+/// What happens in a VM without anybody asking.
+#[derive(Debug)]
+pub enum PlatformEvent {
+    /// The guest powers itself off.
+    PowerOff,
+    /// The guest resets itself.
+    Reset,
+    /// A write found no space on the host: the disk waits.
+    NoSpace {
+        /// Index of the disk.
+        disk: usize,
+    },
+    /// A request failed on the host and the guest was told so.
+    DiskError {
+        /// Index of the disk.
+        disk: usize,
+        /// What failed.
+        message: String,
+    },
+    /// The guest's agent connected.
+    Agent(UnixStream),
+}
+
+/// Hears of events, on any thread of the VM.
+pub type EventSink = Arc<dyn Fn(PlatformEvent) + Send + Sync>;
+
+/// Saved state of the platform.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedPlatform {
+    /// IOAPIC.
+    pub ioapic: SavedIoApic,
+    /// COM1.
+    pub serial: SavedSerial,
+    /// Real-time clock.
+    pub rtc: SavedRtc,
+    /// ACPI event device.
+    pub ged: SavedGed,
+    /// Virtio slots in order.
+    pub slots: Vec<SavedTransport>,
+}
+
+/// The platform of one VM.
+#[derive(Debug)]
+pub(crate) struct Platform {
+    pub(crate) io: Arc<PlatformIo>,
+    pub(crate) serial: Arc<Serial>,
+    pub(crate) ged: Arc<Ged>,
+    rtc: Arc<Rtc>,
+    /// One for each disk.
+    pub(crate) disks: Vec<Worker>,
+    /// NICs from index 0, then vsock, entropy, balloon.
+    pub(crate) shared: Worker,
+    nics: usize,
+}
+
+/// Where accesses of vCPUs go.
+#[derive(Debug)]
+pub(crate) struct PlatformIo {
+    ports: Bus,
+    memory: Bus,
+    ioapic: Arc<IoApic>,
+    stop: Arc<AtomicBool>,
+}
+
+impl GuestIo for PlatformIo {
+    fn port_read(&self, port: u16, data: &mut [u8]) {
+        self.ports.read(port.into(), data);
+    }
+
+    fn port_write(&self, port: u16, data: &[u8]) {
+        self.ports.write(port.into(), data);
+    }
+
+    fn mmio_read(&self, address: u64, data: &mut [u8]) {
+        self.memory.read(address, data);
+    }
+
+    fn mmio_write(&self, address: u64, data: &[u8]) {
+        self.memory.write(address, data);
+    }
+
+    fn end_of_interrupt(&self, vector: u8) {
+        self.ioapic.eoi(vector);
+    }
+
+    fn stop_wanted(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+#[derive(Debug)]
+struct VmSink(Arc<dyn Vm>);
+
+impl MsiSink for VmSink {
+    fn signal_msi(&self, message: MsiMessage) {
+        self.0.signal_msi(message.address, message.data);
+    }
+}
+
+struct PowerEvents(EventSink);
+
+impl std::fmt::Debug for PowerEvents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PowerEvents")
+    }
+}
+
+impl PowerControl for PowerEvents {
+    fn power_off(&self) {
+        (self.0)(PlatformEvent::PowerOff);
+    }
+
+    fn reset(&self) {
+        (self.0)(PlatformEvent::Reset);
+    }
+}
+
+#[derive(Debug)]
+struct Reclaim(Arc<Mutex<GuestRam>>);
+
+impl ReclaimRam for Reclaim {
+    fn discard(&self, gpa: u64, len: u64) -> io::Result<()> {
+        let ram = self
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        ram.discard(gpa, len).map_err(io::Error::other)
+    }
+}
+
+/// What a platform is built from.
+pub(crate) struct Parts<'a> {
+    pub(crate) spec: &'a VmSpec,
+    pub(crate) vm: &'a Arc<dyn Vm>,
+    pub(crate) ram: &'a Arc<Mutex<GuestRam>>,
+    pub(crate) backends: Backends,
+    pub(crate) events: &'a EventSink,
+    /// State to go on from; none for a cold boot.
+    pub(crate) saved: Option<&'a SavedPlatform>,
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+/// Puts devices into slots, one after the other.
+struct Slots<'a> {
+    bus: Bus,
+    next: usize,
+    ioapic: Arc<IoApic>,
+    saved: Option<&'a [SavedTransport]>,
+}
+
+impl Slots<'_> {
+    fn add(
+        &mut self,
+        worker: &mut WorkerBuilder,
+        device: Box<dyn VirtioDevice>,
+    ) -> Result<(), BuildError> {
+        let index = self.next;
+        self.next += 1;
+        let slot = u8::try_from(index)
+            .ok()
+            .and_then(layout::virtio_slot)
+            .ok_or(BuildError::Slots(index))?;
+        let line = self.ioapic.line(slot.gsi);
+        let transport: Arc<MmioTransport> = match self.saved {
+            None => worker
+                .add(device, line)
+                .map_err(|source| BuildError::Device { index, source }),
+            Some(saved) => {
+                let state = saved.get(index).ok_or(BuildError::Slots(index))?;
+                worker
+                    .add_restored(device, line, state)
+                    .map_err(BuildError::RestoreDevice)
+            }
+        }?;
+        self.bus
+            .insert(slot.base, layout::VIRTIO_BYTES, transport)?;
+        Ok(())
+    }
+}
+
+/// The chipset, new or restored.
+struct Chipset {
+    ioapic: Arc<IoApic>,
+    serial: Arc<Serial>,
+    rtc: Arc<Rtc>,
+    ged: Arc<Ged>,
+    power: Arc<dyn PowerControl>,
+}
+
+impl Chipset {
+    fn build(parts: &Parts<'_>) -> Result<Self, BuildError> {
+        let sink: Arc<dyn MsiSink> = Arc::new(VmSink(Arc::clone(parts.vm)));
+        let power: Arc<dyn PowerControl> = Arc::new(PowerEvents(Arc::clone(parts.events)));
+        let com1 = layout::SERIAL_PORTS[0].gsi;
+        let lines = |ioapic: &Arc<IoApic>| -> (Arc<dyn InterruptLine>, Arc<dyn InterruptLine>) {
+            (ioapic.line(com1), ioapic.line(layout::GED_GSI))
+        };
+        let (ioapic, serial, rtc, ged) = match parts.saved {
+            None => {
+                let ioapic = IoApic::new(sink);
+                let (com1, events) = lines(&ioapic);
+                let ged = Ged::new(events, Arc::clone(&power));
+                (ioapic, Serial::new(com1), Rtc::new(), ged)
+            }
+            Some(saved) => {
+                let ioapic = IoApic::restore(sink, &saved.ioapic)?;
+                let (com1, events) = lines(&ioapic);
+                let ged = Ged::restore(events, Arc::clone(&power), &saved.ged)?;
+                let serial = Serial::restore(com1, &saved.serial)?;
+                (ioapic, serial, Rtc::restore(&saved.rtc)?, ged)
+            }
+        };
+        let (serial, rtc, ged) = (Arc::new(serial), Arc::new(rtc), Arc::new(ged));
+        Ok(Self {
+            ioapic,
+            serial,
+            rtc,
+            ged,
+            power,
+        })
+    }
+
+    fn buses(&self) -> Result<(Bus, Bus), BuildError> {
+        let mut ports = Bus::new();
+        let com1 = u64::from(layout::SERIAL_PORTS[0].port);
+        let serial: Arc<dyn BusDevice> = Arc::clone(&self.serial) as _;
+        ports.insert(com1, layout::SERIAL_BYTES, serial)?;
+        ports.insert(
+            layout::RTC_PORT.into(),
+            layout::RTC_BYTES,
+            Arc::clone(&self.rtc) as _,
+        )?;
+        let keyboard = Arc::new(KeyboardController::new(Arc::clone(&self.power)));
+        ports.insert(layout::KEYBOARD_PORT.into(), 1, keyboard)?;
+        let mut memory = Bus::new();
+        memory.insert(
+            layout::GED_START,
+            layout::GED_BYTES,
+            Arc::clone(&self.ged) as _,
+        )?;
+        memory.insert(
+            layout::IOAPIC_START,
+            layout::IOAPIC_BYTES,
+            Arc::clone(&self.ioapic) as _,
+        )?;
+        Ok((ports, memory))
+    }
+}
+
+impl Platform {
+    /// Builds the platform with its workers gated: [`ungate`](Self::ungate) lets devices run.
+    pub(crate) fn build(parts: Parts<'_>) -> Result<Self, BuildError> {
+        let chipset = Chipset::build(&parts)?;
+        let (ports, memory_bus) = chipset.buses()?;
+        let Parts {
+            spec,
+            ram,
+            backends,
+            events,
+            saved,
+            stop,
+            ..
+        } = parts;
+        let memory = {
+            let ram = ram.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            Arc::new(ram.memory().clone())
+        };
+        chipset.serial.set_output(Box::new(backends.serial));
+        let mut slots = Slots {
+            bus: memory_bus,
+            next: 0,
+            ioapic: Arc::clone(&chipset.ioapic),
+            saved: saved.map(|saved| saved.slots.as_slice()),
+        };
+        let mut disks = vec![];
+        for (index, files) in backends.disks.into_iter().enumerate() {
+            disks.push(add_disk(&mut slots, spec, &memory, events, index, files)?);
+        }
+        let mut io = Worker::builder("io", memory).map_err(BuildError::Worker)?;
+        for (nic, tap) in spec.nics.iter().zip(backends.taps) {
+            let plugged = tap.is_some();
+            let tap = tap.map_or_else(unplugged, Ok).map_err(BuildError::Worker)?;
+            let config = NetConfig {
+                mac: nic.mac,
+                link_up: plugged,
+                own_mac_only: false,
+                tx_offload: false,
+            };
+            let net = Net::new(tap, config).map_err(BuildError::Worker)?;
+            slots.add(&mut io, Box::new(net))?;
+        }
+        slots.add(&mut io, Box::new(vsock(backends.vsock, events)?))?;
+        slots.add(&mut io, Box::new(Rng::new()))?;
+        slots.add(
+            &mut io,
+            Box::new(Balloon::new(Box::new(Reclaim(Arc::clone(ram))))),
+        )?;
+        let io_bus = PlatformIo {
+            ports,
+            memory: slots.bus,
+            ioapic: chipset.ioapic,
+            stop,
+        };
+        Ok(Self {
+            io: Arc::new(io_bus),
+            serial: chipset.serial,
+            ged: chipset.ged,
+            rtc: chipset.rtc,
+            disks,
+            shared: io.spawn().map_err(BuildError::Worker)?,
+            nics: spec.nics.len(),
+        })
+    }
+
+    /// Lets all devices take descriptors.
+    pub(crate) fn ungate(&self) {
+        self.disks
+            .iter()
+            .chain([&self.shared])
+            .for_each(Worker::ungate);
+    }
+
+    /// Saves everything; vCPUs stand still and the caller holds all workers.
+    pub(crate) fn save(&self, slots: Vec<SavedTransport>) -> SavedPlatform {
+        SavedPlatform {
+            ioapic: self.io.ioapic.save(),
+            serial: self.serial.save(),
+            rtc: self.rtc.save(),
+            ged: self.ged.save(),
+            slots,
+        }
+    }
+
+    /// Gives each NIC of a clone its own address, with the link down until somebody raises it.
+    pub(crate) fn adopt(&self, spec: &VmSpec) {
+        let mut guard = self.shared.lock();
+        for (index, nic) in spec.nics.iter().enumerate() {
+            if let Some(net) = guard.device_mut::<Net>(index).filter(|_| !nic.keep_mac) {
+                net.adopt(nic.mac);
+            }
+        }
+    }
+
+    /// Sets the link of NIC `index`; returns whether there is such a NIC.
+    pub(crate) fn set_link(&self, index: usize, up: bool) -> bool {
+        if index >= self.nics {
+            return false;
+        }
+        let mut guard = self.shared.lock();
+        let nic = guard.device_mut::<Net>(index);
+        nic.map(|net| net.set_link(up)).is_some()
+    }
+
+    /// Lets disks that found no space try again.
+    pub(crate) fn retry_disks(&self) {
+        for disk in &self.disks {
+            let mut guard = disk.lock();
+            if let Some(block) = guard.device_mut::<Block<Disk>>(0) {
+                block.resume();
+            }
+        }
+    }
+}
+
+fn add_disk(
+    slots: &mut Slots<'_>,
+    spec: &VmSpec,
+    memory: &Arc<GuestMemoryMmap>,
+    events: &EventSink,
+    index: usize,
+    files: DiskFiles,
+) -> Result<Worker, BuildError> {
+    let disk = spec.disks.get(index).ok_or(BuildError::Slots(index))?;
+    let options = StackOptions {
+        read_only: disk.read_only,
+        ..StackOptions::default()
+    };
+    let stack = DiskStack::open(files.top, files.below, options)
+        .map_err(|source| BuildError::OpenDisk { index, source })?;
+    let sink = Arc::clone(events);
+    let on_event = BlockEventSink::new(move |event| match event {
+        BlockEvent::NoSpace => sink(PlatformEvent::NoSpace { disk: index }),
+        other => sink(PlatformEvent::DiskError {
+            disk: index,
+            message: format!("{other:?}"),
+        }),
+    });
+    let config = BlockConfig {
+        serial: disk.serial.clone(),
+        events: on_event,
+    };
+    let mut worker =
+        Worker::builder(&format!("disk{index}"), Arc::clone(memory)).map_err(BuildError::Worker)?;
+    slots.add(&mut worker, Box::new(Block::new(Disk(stack), config)))?;
+    worker.spawn().map_err(BuildError::Worker)
+}
+
+fn vsock(listener: std::os::unix::net::UnixListener, events: &EventSink) -> io::Result<Vsock> {
+    let sink = Arc::clone(events);
+    Vsock::new(VsockConfig {
+        listener: Some(listener.into()),
+        service_ports: vec![AGENT_PORT],
+        on_guest_connect: GuestConnectSink::new(move |_, stream| {
+            sink(PlatformEvent::Agent(stream));
+        }),
+    })
+}
+
+/// What stands in for a TAP where none is plugged in: frames go nowhere.
+fn unplugged() -> io::Result<OwnedFd> {
+    let (near, _) = UnixDatagram::pair()?;
+    Ok(near.into())
+}

@@ -1,0 +1,143 @@
+//! From messages with numbered descriptors to what a machine takes.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, bail};
+use disk_layers::{DiskFormat, LayerFile};
+use guest_memory::GuestRam;
+use machine::{Backends, BootFiles, Checkpoint, DiskFiles, Machine, OnEvent};
+use vmm_protocol::{Boot, CloneRam, Fd, LayerFd, LayerFormat, Restore};
+
+use crate::server::Inherited;
+
+/// Descriptors of one frame, each taken once.
+pub(crate) struct Descriptors(Vec<Option<OwnedFd>>);
+
+impl Descriptors {
+    pub(crate) fn new(fds: Vec<OwnedFd>) -> Self {
+        Self(fds.into_iter().map(Some).collect())
+    }
+
+    pub(crate) fn take(&mut self, fd: Fd) -> anyhow::Result<OwnedFd> {
+        let slot = self.0.get_mut(fd.0 as usize);
+        slot.and_then(Option::take)
+            .with_context(|| format!("descriptor {} is missing or named twice", fd.0))
+    }
+
+    pub(crate) fn file(&mut self, fd: Fd) -> anyhow::Result<File> {
+        Ok(self.take(fd)?.into())
+    }
+
+    pub(crate) fn layer(&mut self, layer: LayerFd) -> anyhow::Result<LayerFile> {
+        let format = match layer.format {
+            LayerFormat::Raw => DiskFormat::Raw,
+            LayerFormat::Qcow2 => DiskFormat::Qcow2,
+        };
+        Ok(LayerFile {
+            file: self.file(layer.fd)?,
+            format,
+        })
+    }
+
+    fn backends(&mut self, named: &vmm_protocol::Backends) -> anyhow::Result<Backends> {
+        let mut disks = vec![];
+        for disk in &named.disks {
+            let mut layers = disk.layers.iter().map(|layer| self.layer(*layer));
+            let top = layers.next().context("a disk has no layer")??;
+            disks.push(DiskFiles {
+                top,
+                below: layers.collect::<anyhow::Result<_>>()?,
+            });
+        }
+        let mut taps = vec![];
+        for nic in &named.nics {
+            taps.push(nic.tap.map(|fd| self.take(fd)).transpose()?);
+        }
+        Ok(Backends {
+            kvm: named.kvm.map(|fd| self.take(fd)).transpose()?,
+            disks,
+            taps,
+            serial: self.file(named.serial)?,
+            vsock: UnixListener::from(self.take(named.vsock)?),
+        })
+    }
+}
+
+/// Builds a machine for a cold boot.
+pub(crate) fn boot(boot: &Boot, fds: Vec<OwnedFd>, on_event: OnEvent) -> anyhow::Result<Machine> {
+    let mut fds = Descriptors::new(fds);
+    let ram = fds.file(boot.ram)?;
+    let files = BootFiles {
+        kernel: fds.file(boot.kernel)?,
+        initrd: boot.initrd.map(|fd| fds.file(fd)).transpose()?,
+    };
+    let backends = fds.backends(&boot.backends)?;
+    Ok(Machine::boot(
+        boot.spec.clone(),
+        ram,
+        files,
+        backends,
+        on_event,
+    )?)
+}
+
+/// Builds a clone.
+pub(crate) fn restore(
+    restore: &Restore,
+    fds: Vec<OwnedFd>,
+    inherited: Option<Inherited>,
+    on_event: OnEvent,
+) -> anyhow::Result<Machine> {
+    let mut fds = Descriptors::new(fds);
+    let (ram, checkpoint) = match (restore.ram, inherited) {
+        (CloneRam::Layer(fd), None) => {
+            let ram = GuestRam::private(fds.file(fd)?, restore.spec.memory_bytes)?;
+            let file = restore.checkpoint.context("no checkpoint was given")?;
+            (Arc::new(Mutex::new(ram)), read_checkpoint(fds.file(file)?)?)
+        }
+        (CloneRam::Inherited, Some(Inherited { ram, checkpoint })) => (ram, checkpoint),
+        (CloneRam::Layer(_), Some(_)) => bail!("this process has inherited its RAM already"),
+        (CloneRam::Inherited, None) => bail!("this process was not born by fork()"),
+    };
+    let id = generation_id(&restore.generation_id)?;
+    let backends = fds.backends(&restore.backends)?;
+    Ok(Machine::restore(
+        restore.spec.clone(),
+        ram,
+        checkpoint,
+        id,
+        backends,
+        on_event,
+    )?)
+}
+
+fn read_checkpoint(mut file: File) -> anyhow::Result<Checkpoint> {
+    let mut bytes = vec![];
+    file.rewind().context("cannot rewind the checkpoint")?;
+    let limit = saved_state_limit();
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .context("cannot read the checkpoint")?;
+    if bytes.len() as u64 > limit {
+        bail!("the checkpoint is longer than {limit} bytes");
+    }
+    Ok(Checkpoint::decode(&bytes)?)
+}
+
+/// Longest checkpoint file that is read, bytes.
+fn saved_state_limit() -> u64 {
+    machine::CHECKPOINT_BYTES_MAX
+}
+
+fn generation_id(text: &str) -> anyhow::Result<[u8; 16]> {
+    let number = u128::from_str_radix(text, 16)
+        .ok()
+        .filter(|_| text.len() == 32);
+    Ok(number
+        .context("generation_id is not 32 hexadecimal digits")?
+        .to_be_bytes())
+}

@@ -1,0 +1,442 @@
+//! The main thread: does what the daemon asks, one request after the other, and tells it what
+//! happens in the VM.
+
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use agent_protocol::ToGuest;
+use anyhow::Context;
+use guest_memory::{GuestRam, View};
+use machine::{Checkpoint, ForkOutcome, ForkPlan, Machine, MachineEvent, OnEvent, PlatformEvent};
+use vmm_protocol::{
+    Command, EndReason, Event, Fd, Fork, Forked, FromVmm, Outcome, RamView, Reply, Request,
+    Restore, Status, VERSION, VmState,
+};
+
+use crate::become_vm::{self, Descriptors};
+use crate::control::Control;
+use crate::holder::{self, Seat};
+
+/// Longest wait for a daemon that does not read, before its connection is given up.
+const SEND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What reaches the main thread.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Connected(Arc<UnixStream>),
+    Disconnected(Arc<UnixStream>),
+    Request {
+        request: Request,
+        fds: Vec<OwnedFd>,
+        connection: Arc<UnixStream>,
+    },
+    AgentSaid(Event),
+    Machine(MachineEvent),
+}
+
+/// What a clone born by `fork()` brings along.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    pub(crate) ram: Arc<Mutex<GuestRam>>,
+    pub(crate) checkpoint: Checkpoint,
+}
+
+/// A clone's process right after its birth.
+#[derive(Debug)]
+pub(crate) struct Newborn {
+    pub(crate) listener: UnixListener,
+    pub(crate) inherited: Inherited,
+}
+
+/// What a process starts as.
+#[derive(Debug)]
+pub(crate) enum Start {
+    Shell,
+    Newborn(Inherited),
+}
+
+/// How serving one VM ended.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// The VM ended; so does the process.
+    End,
+    /// This is another process now.
+    Newborn(Newborn),
+}
+
+/// The state of this process.
+pub(crate) struct Server {
+    inbox: Receiver<Message>,
+    sender: Sender<Message>,
+    control: Control,
+    connections: Vec<Arc<UnixStream>>,
+    inherited: Option<Inherited>,
+    machine: Option<Machine>,
+    state: VmState,
+    first_run_at_ns: Option<u64>,
+    ready_at_ns: Option<u64>,
+}
+
+/// What follows a request.
+enum After {
+    Reply(Outcome, Option<OwnedFd>),
+    End(EndReason),
+    Newborn(Newborn),
+}
+
+impl Server {
+    pub(crate) fn start(listener: UnixListener, start: Start) -> anyhow::Result<Self> {
+        let (sender, inbox) = channel();
+        let control = Control::spawn(listener, sender.clone()).context("no control thread")?;
+        let inherited = match start {
+            Start::Shell => None,
+            Start::Newborn(inherited) => Some(inherited),
+        };
+        Ok(Self {
+            inbox,
+            sender,
+            control,
+            connections: vec![],
+            inherited,
+            machine: None,
+            state: VmState::Shell,
+            first_run_at_ns: None,
+            ready_at_ns: None,
+        })
+    }
+
+    pub(crate) fn run(mut self) -> Next {
+        loop {
+            // The server holds a sender itself: the channel does not close.
+            let Ok(message) = self.inbox.recv() else {
+                return Next::End;
+            };
+            match message {
+                Message::Connected(stream) => self.connected(stream),
+                Message::Disconnected(stream) => {
+                    self.connections
+                        .retain(|other| !Arc::ptr_eq(other, &stream));
+                    if self.machine.is_none() && self.connections.is_empty() {
+                        // A shell that its daemon left is of no use to anybody.
+                        return Next::End;
+                    }
+                }
+                Message::AgentSaid(event) => self.agent_said(event),
+                Message::Machine(event) => {
+                    if let Some(reason) = self.machine_event(event) {
+                        return self.end(reason);
+                    }
+                }
+                Message::Request {
+                    request,
+                    fds,
+                    connection,
+                } => {
+                    let id = request.id;
+                    match self.carry_out(request, fds) {
+                        After::Reply(outcome, fd) => {
+                            let reply = FromVmm::Reply(Reply { id, outcome });
+                            let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+                            self.send_to(&connection, &reply, &fds);
+                        }
+                        After::End(reason) => {
+                            let reply = FromVmm::Reply(Reply {
+                                id,
+                                outcome: Outcome::Done,
+                            });
+                            self.send_to(&connection, &reply, &[]);
+                            return self.end(reason);
+                        }
+                        After::Newborn(newborn) => {
+                            // All of it belongs to the source's process.
+                            mem::forget((self, connection));
+                            return Next::Newborn(newborn);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn connected(&mut self, stream: Arc<UnixStream>) {
+        if let Err(error) = stream.set_write_timeout(Some(SEND_TIMEOUT)) {
+            tracing::warn!(%error, "a daemon connection has no time limit");
+        }
+        if self.inherited.is_some() {
+            let event = Event::Newborn {
+                pid: std::process::id().cast_signed(),
+            };
+            self.send_to(&stream, &FromVmm::Event(event), &[]);
+        }
+        self.connections.push(stream);
+    }
+
+    fn send_to(&mut self, stream: &Arc<UnixStream>, message: &FromVmm, fds: &[BorrowedFd<'_>]) {
+        if let Err(error) = fd_channel::send(stream, message, fds) {
+            tracing::warn!(%error, "the daemon did not take a message");
+            self.connections.retain(|other| !Arc::ptr_eq(other, stream));
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        let message = FromVmm::Event(event);
+        for stream in self.connections.clone() {
+            self.send_to(&stream, &message, &[]);
+        }
+    }
+
+    fn agent_said(&mut self, event: Event) {
+        if let Event::AgentReady { at_ns, .. } = event {
+            self.ready_at_ns.get_or_insert(at_ns);
+        }
+        self.tell(event);
+    }
+
+    /// Reacts to the VM; returns why it ended, where it did.
+    fn machine_event(&mut self, event: MachineEvent) -> Option<EndReason> {
+        match event {
+            MachineEvent::Platform(PlatformEvent::PowerOff) => Some(EndReason::GuestPowerOff),
+            MachineEvent::Platform(PlatformEvent::Reset) | MachineEvent::TripleFault => {
+                Some(EndReason::GuestReset)
+            }
+            MachineEvent::EngineFault(text) => Some(EndReason::EngineFault(text)),
+            MachineEvent::Platform(PlatformEvent::Agent(stream)) => {
+                self.control.add_agent(stream);
+                None
+            }
+            MachineEvent::Platform(PlatformEvent::NoSpace { disk }) => {
+                if let Some(machine) = self.machine.as_mut() {
+                    machine.pause();
+                    self.state = VmState::PausedNoSpace;
+                    self.tell(Event::NoSpace { disk });
+                }
+                None
+            }
+            MachineEvent::Platform(PlatformEvent::DiskError { disk, message }) => {
+                tracing::error!(disk, message, "a disk request failed on the host");
+                None
+            }
+        }
+    }
+
+    fn end(mut self, reason: EndReason) -> Next {
+        if let Some(machine) = self.machine.take() {
+            machine.end();
+        }
+        tracing::info!(?reason, "the VM ended");
+        self.tell(Event::Ended(reason));
+        Next::End
+    }
+
+    fn carry_out(&mut self, request: Request, fds: Vec<OwnedFd>) -> After {
+        if request.version != VERSION {
+            let message = format!("protocol version {}, this is {VERSION}", request.version);
+            return failed(message);
+        }
+        let result = match request.command {
+            Command::Fork(fork) => return self.fork(*fork, fds),
+            Command::PowerOff => return After::End(EndReason::Requested),
+            Command::Boot(boot) => self.boot(&boot, fds),
+            Command::Restore(restore) => self.restore(&restore, fds),
+            Command::Status => Ok(Outcome::Status(self.status())),
+            Command::SetIdentity(identity) => {
+                self.control.set_identity(identity, true);
+                Ok(Outcome::Done)
+            }
+            other => self.drive(&other),
+        };
+        match result {
+            Ok(outcome) => After::Reply(outcome, None),
+            Err(error) => failed(format!("{error:#}")),
+        }
+    }
+
+    fn sink(&self) -> OnEvent {
+        let sender = Mutex::new(self.sender.clone());
+        Arc::new(move |event| {
+            let sender = sender
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            // The main thread ends only with the process.
+            let _ = sender.send(Message::Machine(event));
+        })
+    }
+
+    fn need_shell(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.machine.is_none(), "this process runs a VM already");
+        Ok(())
+    }
+
+    fn boot(&mut self, boot: &vmm_protocol::Boot, fds: Vec<OwnedFd>) -> anyhow::Result<Outcome> {
+        self.need_shell()?;
+        self.control
+            .set_identity(boot.backends.agent_identity.clone(), false);
+        let machine = become_vm::boot(boot, fds, self.sink())?;
+        Ok(self.first_run(machine, false))
+    }
+
+    fn restore(&mut self, restore: &Restore, fds: Vec<OwnedFd>) -> anyhow::Result<Outcome> {
+        self.need_shell()?;
+        self.control
+            .set_identity(restore.backends.agent_identity.clone(), false);
+        let inherited = self.inherited.take();
+        let machine = become_vm::restore(restore, fds, inherited, self.sink())?;
+        Ok(self.first_run(machine, restore.paused))
+    }
+
+    fn first_run(&mut self, mut machine: Machine, paused: bool) -> Outcome {
+        if paused {
+            self.machine = Some(machine);
+            self.state = VmState::Paused;
+            return Outcome::Done;
+        }
+        let first_run_at_ns = machine.run();
+        self.machine = Some(machine);
+        self.state = VmState::Running;
+        self.first_run_at_ns = Some(first_run_at_ns);
+        Outcome::Running { first_run_at_ns }
+    }
+
+    fn drive(&mut self, command: &Command) -> anyhow::Result<Outcome> {
+        let machine = self
+            .machine
+            .as_mut()
+            .context("this process runs no VM yet")?;
+        match command {
+            Command::Pause => {
+                machine.pause();
+                if self.state == VmState::Running {
+                    self.state = VmState::Paused;
+                }
+            }
+            Command::Resume => {
+                machine.resume();
+                self.state = VmState::Running;
+            }
+            Command::PowerButton => {
+                machine.press_power_button();
+                let word = serde_json::to_string(&ToGuest::Shutdown { reboot: false })?;
+                self.control.tell_agent(word);
+            }
+            Command::SerialInput(bytes) => {
+                let taken = machine.serial_input(bytes);
+                anyhow::ensure!(
+                    taken == bytes.len(),
+                    "the guest's port took {taken} bytes only"
+                );
+            }
+            Command::SetLink { nic, up } => {
+                anyhow::ensure!(machine.set_link(*nic, *up), "there is no NIC {nic}");
+            }
+            other => anyhow::bail!("{other:?} is handled elsewhere"),
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn status(&self) -> Status {
+        let ram = self.machine.as_ref().map(|machine| {
+            let ram = machine
+                .ram()
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            let view = match ram.view() {
+                View::Shared => RamView::Shared,
+                View::Private => RamView::Private,
+            };
+            (view, (ram.host_address(), ram.host_address() + ram.len()))
+        });
+        Status {
+            state: self.state,
+            ram: ram.map(|(view, _)| view),
+            ram_range: ram.map(|(_, range)| range),
+            agent_ready: self.ready_at_ns.is_some(),
+            first_run_at_ns: self.first_run_at_ns,
+            ready_at_ns: self.ready_at_ns,
+            engine: self
+                .machine
+                .as_ref()
+                .map(|machine| machine.engine().to_owned()),
+        }
+    }
+
+    fn fork(&mut self, fork: Fork, fds: Vec<OwnedFd>) -> After {
+        let plan = match plan_of(&fork, fds) {
+            Ok(plan) => plan,
+            Err(error) => return failed(format!("{error:#}")),
+        };
+        let (plan, seats, done) = plan;
+        let Some(machine) = self.machine.as_mut() else {
+            return failed("this process runs no VM yet".into());
+        };
+        match machine.fork(plan) {
+            Ok(ForkOutcome::Source(report)) => {
+                let forked = Forked {
+                    stun_us: report.stun_us,
+                    io_held_us: report.io_held_us,
+                    layer: report.layer.as_ref().map(|_| Fd(0)),
+                    steps_us: report.steps_us,
+                };
+                After::Reply(Outcome::Forked(forked), report.layer)
+            }
+            Ok(ForkOutcome::Holder(held)) => match holder::hold(*held, seats, done) {
+                Ok(newborn) => After::Newborn(newborn),
+                Err(error) => {
+                    tracing::error!("a clone ended at birth: {error:#}");
+                    std::process::exit(1);
+                }
+            },
+            Err(error) => {
+                let (step, error) = (error.step, anyhow::Error::from(error));
+                let message = format!("{error:#}");
+                After::Reply(
+                    Outcome::Failed {
+                        message,
+                        step: Some(step),
+                    },
+                    None,
+                )
+            }
+        }
+    }
+}
+
+fn failed(message: String) -> After {
+    After::Reply(
+        Outcome::Failed {
+            message,
+            step: None,
+        },
+        None,
+    )
+}
+
+fn plan_of(
+    fork: &Fork,
+    fds: Vec<OwnedFd>,
+) -> anyhow::Result<(ForkPlan, Vec<Seat>, Option<OwnedFd>)> {
+    let mut fds = Descriptors::new(fds);
+    let tops = fork.next_tops.iter().map(|top| fds.layer(*top));
+    let next_tops = tops.collect::<anyhow::Result<_>>()?;
+    let seat = |newborn: &vmm_protocol::Newborn| {
+        Ok(Seat {
+            listener: fds.take(newborn.listener)?,
+            uid: newborn.uid,
+        })
+    };
+    let seats = fork
+        .newborns
+        .iter()
+        .map(seat)
+        .collect::<anyhow::Result<_>>()?;
+    let plan = ForkPlan {
+        next_tops,
+        checkpoint: fds.file(fork.checkpoint)?,
+        drain_ms_max: fork.drain_ms_max,
+        fail_at: fork.fail_at,
+    };
+    Ok((plan, seats, fork.holder.map(|fd| fds.take(fd)).transpose()?))
+}
