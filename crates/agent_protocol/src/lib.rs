@@ -15,6 +15,7 @@
 
 pub mod control;
 pub mod frame;
+pub mod guest_paths;
 pub mod host;
 pub mod request;
 

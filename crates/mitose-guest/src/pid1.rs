@@ -17,14 +17,13 @@ pub(crate) mod services;
 mod shutdown;
 mod supervise;
 
+use agent_protocol::guest_paths;
+
 use crate::log;
 use cmdline::Cmdline;
 
 /// Present when process 1 is this program: how others know which signals it takes.
 pub(crate) const MARKER: &str = "/run/mitose/pid1";
-
-/// Present in an initramfs whose job is to mount `root=` and leave.
-const INITRAMFS_MARKER: &str = "/etc/mitose/initramfs";
 
 /// Brings the system up; never returns.
 pub(crate) fn main() -> ! {
@@ -32,7 +31,7 @@ pub(crate) fn main() -> ! {
     mounts::open_console();
     let cmdline = Cmdline::read();
     modules::load_listed();
-    if cmdline.value("root").is_some() && std::path::Path::new(INITRAMFS_MARKER).exists() {
+    if cmdline.value("root").is_some() && std::path::Path::new(guest_paths::INITRAMFS).exists() {
         let error = initramfs::enter_root(&cmdline);
         log(&format!(
             "cannot start from root={}: {error:#}",

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use agent_protocol::Identity;
+use agent_protocol::guest_paths::CLONE_SCRIPTS;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};
 
@@ -13,14 +14,12 @@ use crate::linux::{self, Attachment};
 use crate::pid1::services::executables;
 use crate::requests::command::BASE_PATH;
 
-const DIR: &str = "/etc/mitose/clone.d";
-
 /// Longest time that one script may take.
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs all scripts and returns what went wrong, one line for each that failed.
 pub(super) fn run_all(root: &Root, identity: &Identity, limit: Duration) -> Vec<String> {
-    executables(root, DIR)
+    executables(root, CLONE_SCRIPTS)
         .iter()
         .filter_map(|script| {
             let problem = run(script, identity, limit).err()?;

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_protocol::control::parse_mac;
+use agent_protocol::guest_paths::DHCP;
 use agent_protocol::{Identity, NicIdentity};
 use anyhow::{Context, Result, bail, ensure};
 
@@ -15,9 +16,7 @@ use super::netlink;
 
 const CLASS: &str = "/sys/class/net";
 
-/// Present (as a file or as a word of the kernel's command line) when interfaces without a static
-/// address are to ask a DHCP server.
-const DHCP_FILE: &str = "/etc/mitose/dhcp";
+/// Word of the kernel's command line with the meaning of the [`DHCP`] file.
 const DHCP_WORD: &str = "mitose.dhcp";
 const DHCP_LIMIT: Duration = Duration::from_secs(15);
 
@@ -87,7 +86,7 @@ fn parse_cidr(text: &str) -> Result<(IpAddr, u8)> {
 
 fn wants_dhcp() -> bool {
     let words = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    Path::new(DHCP_FILE).exists() || words.split_whitespace().any(|word| word == DHCP_WORD)
+    Path::new(DHCP).exists() || words.split_whitespace().any(|word| word == DHCP_WORD)
 }
 
 /// Runs the image's own DHCP client once.

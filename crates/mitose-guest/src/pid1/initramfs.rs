@@ -11,6 +11,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use agent_protocol::guest_paths::{AGENT, SYSTEMD_UNIT};
 use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, mount, mount_move};
 
@@ -18,7 +19,6 @@ use super::cmdline::Cmdline;
 use crate::log;
 
 const NEW_ROOT: &str = "/newroot";
-const INSTALLED_AGENT: &str = "/usr/local/sbin/mitose-guest";
 
 /// Where the agent is put for a root file system that has none.
 const CARRIED_AGENT: &str = "/run/mitose/mitose-guest";
@@ -152,7 +152,7 @@ fn block_filesystems(text: &str) -> Vec<String> {
 
 /// Gives the agent to a root file system without one: a copy in /run, and a unit for systemd.
 fn carry_agent() -> Result<bool> {
-    if Path::new(&format!("{NEW_ROOT}{INSTALLED_AGENT}")).exists() {
+    if Path::new(&format!("{NEW_ROOT}{AGENT}")).exists() {
         return Ok(false);
     }
     fs::create_dir_all("/run/mitose").context("cannot make /run/mitose")?;
@@ -162,7 +162,7 @@ fn carry_agent() -> Result<bool> {
         let units = Path::new("/run/systemd/system");
         let wants = units.join("sysinit.target.wants");
         fs::create_dir_all(&wants).context("cannot make the unit directory")?;
-        let unit = include_str!("../mitose-guest.service").replace(INSTALLED_AGENT, CARRIED_AGENT);
+        let unit = SYSTEMD_UNIT.replace(AGENT, CARRIED_AGENT);
         fs::write(units.join("mitose-guest.service"), unit).context("cannot write the unit")?;
         let link = wants.join("mitose-guest.service");
         if !link.exists() {
@@ -209,11 +209,7 @@ fn remove_below(dir: &Path, device: u64) {
 fn choose_init(cmdline: &Cmdline, carried: bool) -> Result<String> {
     let mut candidates: Vec<&str> = cmdline.value("init").into_iter().collect();
     candidates.extend(["/sbin/init", "/etc/init"]);
-    candidates.push(if carried {
-        CARRIED_AGENT
-    } else {
-        INSTALLED_AGENT
-    });
+    candidates.push(if carried { CARRIED_AGENT } else { AGENT });
     for program in &candidates {
         let usable = fs::metadata(program).is_ok_and(|m| m.is_file() && m.mode() & 0o111 != 0);
         if usable {

@@ -3,16 +3,16 @@
 use std::fs::{self, File};
 use std::io;
 
-use crate::log;
+use agent_protocol::guest_paths::MODULES;
 
-const LIST: &str = "/etc/mitose/modules";
+use crate::log;
 
 /// `MODULE_INIT_COMPRESSED_FILE` of `linux/module.h`.
 const COMPRESSED: i32 = 4;
 
 /// Loads every listed module; a failure is reported and the next one is tried.
 pub(super) fn load_listed() {
-    let Ok(list) = fs::read_to_string(LIST) else {
+    let Ok(list) = fs::read_to_string(MODULES) else {
         return;
     };
     for path in list

@@ -9,20 +9,15 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use agent_protocol::Start;
+use agent_protocol::guest_paths::{SERVICE, START_SCRIPTS};
 
 use super::cmdline::Cmdline;
 use crate::requests::command::{self, BASE_PATH};
 use crate::{Root, log};
 
-/// Scripts that bring the image's daemons up, run one after another.
-const SCRIPTS: &str = "/etc/mitose/init.d";
-
-/// The image's main program, in the form of an exec request.
-const SERVICE: &str = "/etc/mitose/service.json";
-
 /// Runs the scripts, then starts `mitose.cmd=` and the service.
 pub(crate) fn run(root: &Root) {
-    for script in executables(root, SCRIPTS) {
+    for script in executables(root, START_SCRIPTS) {
         let status = Command::new(&script)
             .env("PATH", BASE_PATH)
             .env("HOME", "/root")

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use agent_protocol::Start;
+use agent_protocol::guest_paths::ENVIRONMENT;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::users::User;
@@ -13,9 +14,6 @@ use crate::linux::{self, Attachment};
 
 /// Search path of commands that are given none.
 pub(crate) const BASE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Variables that an image sets for everything, one `NAME=VALUE` a line.
-const IMAGE_ENV: &str = "/etc/mitose/env";
 
 /// Builds the command; its standard streams are left to the caller.
 pub(crate) fn build(root: &Root, start: &Start) -> Result<Command> {
@@ -41,7 +39,7 @@ pub(crate) fn build(root: &Root, start: &Start) -> Result<Command> {
     if start.tty.is_some() {
         command.env("TERM", "xterm");
     }
-    let image_env = fs::read_to_string(root.path(IMAGE_ENV)).unwrap_or_default();
+    let image_env = fs::read_to_string(root.path(ENVIRONMENT)).unwrap_or_default();
     command.envs(image_env.lines().filter_map(|line| line.split_once('=')));
     for (name, value) in &start.env {
         ensure!(
