@@ -21,6 +21,7 @@ mod queue;
 mod rng;
 mod saved;
 mod slot;
+pub mod testing;
 mod transport;
 mod vsock;
 mod worker;

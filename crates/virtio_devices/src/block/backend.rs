@@ -3,6 +3,8 @@
 use std::fmt::Debug;
 use std::io;
 
+use disk_layers::{DiskError, DiskStack};
+
 /// The host side of a block device. Offsets and lengths are bytes; callers keep them inside
 /// [`BlockBackend::size`]. Calls block.
 pub trait BlockBackend: Send + Debug {
@@ -17,6 +19,11 @@ pub trait BlockBackend: Send + Debug {
 
     /// Writes `buf` at `offset`.
     fn write_at(&mut self, offset: u64, buf: &[u8]) -> io::Result<()>;
+
+    /// Returns the unit in which [`BlockBackend::discard`] gives space back, bytes.
+    fn discard_granularity(&self) -> u64 {
+        4096
+    }
 
     /// Says that the content of a range no longer matters.
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()>;
@@ -107,4 +114,52 @@ impl BlockBackend for MemoryBackend {
         self.syncs += 1;
         Ok(())
     }
+}
+
+impl BlockBackend for DiskStack {
+    fn size(&self) -> u64 {
+        self.size_bytes()
+    }
+
+    fn read_only(&self) -> bool {
+        self.is_read_only()
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        DiskStack::read_at(self, offset, buf).map_err(to_io)
+    }
+
+    fn write_at(&mut self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        DiskStack::write_at(self, offset, buf).map_err(to_io)
+    }
+
+    fn discard_granularity(&self) -> u64 {
+        DiskStack::discard_granularity(self)
+    }
+
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        DiskStack::discard(self, offset, len).map_err(to_io)
+    }
+
+    fn write_zeroes(&mut self, offset: u64, len: u64, may_unmap: bool) -> io::Result<()> {
+        DiskStack::write_zeroes(self, offset, len, may_unmap).map_err(to_io)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        DiskStack::flush(self).map_err(to_io)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        DiskStack::sync(self).map_err(to_io)
+    }
+}
+
+/// Keeps apart what a device treats differently: no space, and everything else.
+fn to_io(error: DiskError) -> io::Error {
+    let kind = match &error {
+        DiskError::NoSpace => io::ErrorKind::StorageFull,
+        DiskError::BeforeFirstSync(source) => source.kind(),
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
 }

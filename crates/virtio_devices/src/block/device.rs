@@ -154,7 +154,7 @@ impl<B: BlockBackend + 'static> Block<B> {
         }
         let capacity_sectors = backend.size() / SECTOR_BYTES;
         Self {
-            config: Arc::new(ConfigSpace::new(config_bytes(capacity_sectors), 0..0)),
+            config: Arc::new(ConfigSpace::new(config_bytes(&backend), 0..0)),
             read_only: backend.read_only(),
             backend,
             id,
@@ -512,7 +512,9 @@ fn is_no_space(error: &io::Error) -> bool {
     )
 }
 
-fn config_bytes(capacity_sectors: u64) -> Vec<u8> {
+fn config_bytes(backend: &impl BlockBackend) -> Vec<u8> {
+    let capacity_sectors = backend.size() / SECTOR_BYTES;
+    let alignment = (backend.discard_granularity() / SECTOR_BYTES).clamp(1, 1 << 16);
     let mut bytes = vec![0; config::BYTES];
     bytes[..8].copy_from_slice(&capacity_sectors.to_le_bytes());
     let mut put = |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -520,7 +522,10 @@ fn config_bytes(capacity_sectors: u64) -> Vec<u8> {
     put(config::BLK_SIZE, 512);
     put(config::MAX_DISCARD_SECTORS, MAX_DISCARD_SECTORS);
     put(config::MAX_DISCARD_SEG, MAX_RANGES);
-    put(config::DISCARD_ALIGNMENT, 8);
+    put(
+        config::DISCARD_ALIGNMENT,
+        u32::try_from(alignment).unwrap_or(8),
+    );
     put(config::MAX_ZERO_SECTORS, MAX_ZERO_SECTORS);
     put(config::MAX_ZERO_SEG, MAX_RANGES);
     bytes[config::ZERO_MAY_UNMAP] = 1;

@@ -39,8 +39,8 @@ pub(super) const MAX_DISCARD_SECTORS: u32 = 1 << 22;
 pub(super) const MAX_ZERO_SECTORS: u32 = 1 << 18;
 /// Ranges in one discard or write-zeroes request.
 pub(super) const MAX_RANGES: u32 = 16;
-/// Data is moved in pieces of at most this.
-pub(super) const CHUNK_BYTES: usize = 1 << 20;
+/// Data is moved in pieces of at most this; the buffer stays with the device.
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
 
 /// Offsets and length of the configuration space.
 pub(super) mod config {

@@ -1,0 +1,14 @@
+//! A virtio driver in host code, to test devices with, and entry points for fuzz targets.
+//!
+//! A [`Bench`] runs devices on the caller's thread, step by step, so that tests are deterministic;
+//! with a real [`crate::Worker`] the same [`Driver`] works too.
+
+mod bench;
+mod driver;
+mod fuzz;
+#[cfg(test)]
+mod tests;
+
+pub use bench::{Bench, test_ram};
+pub use driver::{Driver, Piece, TestLine, Used};
+pub use fuzz::{fuzz_register_writes, fuzz_restore, fuzz_rings};

@@ -1,0 +1,662 @@
+//! Transport and worker: registers, status machine, features, queues, save and restore, the gate.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use chipset::BusDevice;
+use proptest::prelude::*;
+
+use super::{
+    Bench, Driver, Piece, TestLine, fuzz_register_writes, fuzz_restore, fuzz_rings, test_ram,
+};
+use crate::config_space::ConfigSpace;
+use crate::device::{DeviceIo, DeviceKind, Progress, VirtioDevice};
+use crate::queue::{Broken, Chain};
+use crate::saved::{RestoreError, SavedDevice, SavedRng, SavedTransport};
+use crate::transport::regs;
+use crate::worker::Worker;
+
+/// Adds one to every byte that the driver sends and writes the sum back; queue 1 does nothing.
+#[derive(Debug)]
+struct Adder {
+    config: Arc<ConfigSpace>,
+    chain: Chain,
+    served: Arc<AtomicU32>,
+    more: bool,
+}
+
+impl Adder {
+    fn new() -> Self {
+        let config = Arc::new(ConfigSpace::new(vec![1, 2, 3, 4, 5, 6, 7, 8], 4..8));
+        Self {
+            config,
+            chain: Chain::default(),
+            served: Arc::default(),
+            more: false,
+        }
+    }
+}
+
+impl VirtioDevice for Adder {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Rng
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[64, 8]
+    }
+
+    fn features(&self) -> u64 {
+        1 << 3
+    }
+
+    fn config(&self) -> Arc<ConfigSpace> {
+        self.config.clone()
+    }
+
+    fn process(&mut self, _kicked: u64, io: &mut DeviceIo<'_>) -> Result<Progress, Broken> {
+        for _ in 0..3 {
+            if !io.pop(0, &mut self.chain, 8)? {
+                return Ok(Progress::Idle);
+            }
+            let len = self.chain.readable_len().min(self.chain.writable_len());
+            let mut bytes = vec![0; usize::try_from(len).expect("small")];
+            self.chain.read(io.mem(), 0, &mut bytes)?;
+            bytes.iter_mut().for_each(|b| *b = b.wrapping_add(1));
+            self.chain.write(io.mem(), 0, &bytes)?;
+            io.complete(0, self.chain.head(), u32::try_from(len).expect("small"))?;
+            self.served.fetch_add(1, Ordering::SeqCst);
+        }
+        self.more = true;
+        Ok(Progress::More)
+    }
+
+    fn reset(&mut self) {
+        self.more = false;
+    }
+
+    fn save(&self) -> SavedDevice {
+        SavedDevice::Rng(SavedRng {})
+    }
+
+    fn restore(&mut self, _saved: &SavedDevice, _active: bool) -> Result<(), RestoreError> {
+        Ok(())
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+fn bench() -> (Bench, Driver) {
+    let mut bench = Bench::default();
+    let driver = bench.add(Adder::new());
+    (bench, driver)
+}
+
+fn add(bench: &Bench, driver: &mut Driver, bytes: &[u8]) -> Vec<u8> {
+    let pieces = [
+        driver.input(bytes),
+        driver.output(u32::try_from(bytes.len()).expect("small")),
+    ];
+    let head = driver.offer(0, &pieces);
+    driver.kick(0);
+    bench.run();
+    let used = driver.used(0).expect("the chain is used");
+    assert_eq!((used.head, used.len), (head, pieces[1].len));
+    driver.peek(pieces[1].gpa, bytes.len())
+}
+
+#[test]
+fn identification_registers() {
+    let (_bench, driver) = bench();
+    assert_eq!(driver.read(regs::MAGIC), 0x7472_6976);
+    assert_eq!(driver.read(regs::VERSION), 2);
+    assert_eq!(driver.read(regs::DEVICE_ID), 4);
+    assert_eq!(driver.read(regs::SHM_LEN_LOW), u32::MAX);
+    assert_eq!(driver.read(0x0ff & !3), 0, "generation starts at 0");
+    let mut data = [0xee; 2];
+    driver.transport().read(regs::MAGIC, &mut data);
+    assert_eq!(data, [0, 0], "only 32-bit accesses are answered");
+}
+
+#[test]
+fn offers_exactly_its_features() {
+    let (_bench, driver) = bench();
+    assert_eq!(driver.offered(), 1 << 3 | 1 << 28 | 1 << 29 | 1 << 32);
+    driver.write(regs::DEVICE_FEATURES_SEL, 2);
+    assert_eq!(driver.read(regs::DEVICE_FEATURES), 0);
+}
+
+#[test]
+fn status_goes_up_step_by_step() {
+    let (_bench, driver) = bench();
+    let status = |value| {
+        driver.write(regs::STATUS, value);
+        driver.read(regs::STATUS)
+    };
+    assert_eq!(status(2), 0, "DRIVER before ACKNOWLEDGE");
+    assert_eq!(status(1), 1);
+    assert_eq!(status(1 | 8), 1, "FEATURES_OK before DRIVER");
+    assert_eq!(status(3), 3);
+    assert_eq!(status(1 | 2 | 4), 3, "DRIVER_OK before FEATURES_OK");
+    assert_eq!(status(11), 3, "FEATURES_OK without VERSION_1");
+    assert_eq!(status(1), 3, "bits are not cleared");
+    assert_eq!(status(0x13), 3, "unknown bits are ignored");
+    driver.write(regs::DRIVER_FEATURES_SEL, 1);
+    driver.write(regs::DRIVER_FEATURES, 1 | 1 << 5);
+    assert_eq!(
+        status(11),
+        3,
+        "FEATURES_OK with a feature that is not on offer"
+    );
+    driver.write(regs::DRIVER_FEATURES, 1);
+    assert_eq!(status(11), 11);
+    driver.write(regs::DRIVER_FEATURES, 3);
+    assert_eq!(status(0x8b), 0x8b, "FAILED may come at any time");
+    assert_eq!(status(0), 0);
+}
+
+#[test]
+fn queues_are_set_up_only_in_their_phase() {
+    let (_bench, mut driver) = bench();
+    driver.write(regs::QUEUE_READY, 1);
+    assert_eq!(driver.read(regs::QUEUE_READY), 0, "before FEATURES_OK");
+    assert!(driver.negotiate(u64::MAX));
+    driver.write(regs::QUEUE_SEL, 1);
+    assert_eq!(driver.read(regs::QUEUE_NUM_MAX), 8);
+    driver.write(regs::QUEUE_READY, 1);
+    assert_eq!(driver.read(regs::QUEUE_READY), 1);
+    driver.write(regs::QUEUE_SEL, 2);
+    assert_eq!(driver.read(regs::QUEUE_NUM_MAX), 0);
+    driver.write(regs::QUEUE_READY, 1);
+    assert_eq!(driver.read(regs::QUEUE_READY), 0, "no such queue");
+    driver.write(regs::STATUS, 0);
+    driver.write(regs::QUEUE_SEL, 1);
+    assert_eq!(driver.read(regs::QUEUE_READY), 0, "after a reset");
+}
+
+#[test]
+fn unusable_queues_need_a_reset() {
+    let desc = regs::QUEUE_DESC_LOW;
+    let cases = [
+        ("size not a power of two", regs::QUEUE_NUM, 3),
+        ("size 0", regs::QUEUE_NUM, 0),
+        ("size above the maximum", regs::QUEUE_NUM, 128),
+        ("size above 16 bits", regs::QUEUE_NUM, 0x1_0040),
+        ("unaligned table", desc, 8),
+        ("table outside RAM", desc, 0xf000_0000),
+        ("table across the end of RAM", desc, 0x3f_fff0),
+        (
+            "used ring outside RAM",
+            regs::QUEUE_DEVICE_HIGH,
+            0xffff_ffff,
+        ),
+        ("unaligned available ring", regs::QUEUE_DRIVER_LOW, 1),
+    ];
+    for (what, register, value) in cases {
+        let (bench, mut driver) = bench();
+        assert!(driver.negotiate(u64::MAX));
+        for (register, value) in [
+            (regs::QUEUE_NUM, 64),
+            (desc, 0x1_0000),
+            (regs::QUEUE_DRIVER_LOW, 0x1_4000),
+            (regs::QUEUE_DEVICE_LOW, 0x1_8000),
+            (register, value),
+            (regs::QUEUE_READY, 1),
+        ] {
+            driver.write(register, value);
+        }
+        driver.write(regs::STATUS, 15);
+        assert!(driver.needs_reset(), "{what}");
+        assert_eq!(driver.read(regs::INTERRUPT_STATUS), 2, "{what}");
+        bench.run();
+        driver.start();
+        assert!(!driver.needs_reset(), "{what}");
+        assert_eq!(add(&bench, &mut driver, b"abc"), b"bcd", "{what}");
+    }
+}
+
+#[test]
+fn requests_are_served_and_interrupt_the_driver() {
+    let (bench, mut driver) = bench();
+    driver.start();
+    bench.run();
+    assert_eq!(add(&bench, &mut driver, b"hello"), b"ifmmp");
+    assert_eq!(driver.line().edges(), 1);
+    assert_eq!(driver.read(regs::INTERRUPT_STATUS), 1);
+    driver.write(regs::INTERRUPT_ACK, 1);
+    assert_eq!(driver.read(regs::INTERRUPT_STATUS), 0);
+    for round in 0..500_u32 {
+        let bytes = round.to_le_bytes();
+        assert_eq!(
+            add(&bench, &mut driver, &bytes)[0],
+            bytes[0].wrapping_add(1)
+        );
+    }
+}
+
+#[test]
+fn event_index_spares_interrupts_and_notifications() {
+    for (features, edges) in [(1 << 29, 1), (0, 3)] {
+        let (bench, mut driver) = bench();
+        driver.start_with(features);
+        bench.run();
+        for _ in 0..3 {
+            let pieces = [driver.input(b"x"), driver.output(1)];
+            driver.offer(0, &pieces);
+            driver.kick(0);
+            bench.run();
+        }
+        assert_eq!(driver.line().edges(), edges, "features {features:#x}");
+    }
+}
+
+#[test]
+fn chains_may_be_scattered_and_indirect() {
+    let (bench, mut driver) = bench();
+    driver.start();
+    let (a, b) = (driver.input(b"ab"), driver.input(b"c"));
+    let empty = Piece { len: 0, ..a };
+    let high = Piece {
+        gpa: 1 << 32,
+        len: 2,
+        writable: true,
+    };
+    let c = driver.output(8);
+    driver.offer(0, &[a, empty, b, high, c]);
+    driver.kick(0);
+    bench.run();
+    assert_eq!(driver.used(0).expect("used").len, 3);
+    assert_eq!(
+        (driver.peek(high.gpa, 2), driver.peek(c.gpa, 2)),
+        (b"bc".to_vec(), b"d\0".to_vec())
+    );
+
+    let mut table = Vec::new();
+    for (piece, flags, next) in [(a, 1_u16, 1_u16), (c, 2, 0)] {
+        table.extend(piece.gpa.to_le_bytes());
+        table.extend(piece.len.to_le_bytes());
+        table.extend(flags.to_le_bytes());
+        table.extend(next.to_le_bytes());
+    }
+    let table = driver.input(&table);
+    driver.put_descriptor(0, 20, table, 4, 0);
+    driver.offer_head(0, 20);
+    driver.kick(0);
+    bench.run();
+    assert_eq!(
+        driver.used(0).map(|used| (used.head, used.len)),
+        Some((20, 2))
+    );
+    assert_eq!(driver.peek(c.gpa, 2), b"bc");
+}
+
+#[test]
+fn malformed_chains_need_a_reset() {
+    let ok = Piece {
+        gpa: 0x20_0000,
+        len: 16,
+        writable: false,
+    };
+    type Setup = fn(&mut Driver, Piece);
+    let cases: [(&str, Setup); 11] = [
+        ("a loop", |d, ok| d.put_descriptor(0, 0, ok, 1, 0)),
+        ("a loop of two", |d, ok| {
+            d.put_descriptor(0, 0, ok, 1, 1);
+            d.put_descriptor(0, 1, ok, 1, 0);
+        }),
+        ("a link past the table", |d, ok| {
+            d.put_descriptor(0, 0, ok, 1, 64)
+        }),
+        ("an address outside RAM", |d, ok| {
+            d.put_descriptor(
+                0,
+                0,
+                Piece {
+                    gpa: 0x8000_0000,
+                    ..ok
+                },
+                0,
+                0,
+            );
+        }),
+        ("an address that wraps", |d, ok| {
+            d.put_descriptor(
+                0,
+                0,
+                Piece {
+                    gpa: u64::MAX - 3,
+                    ..ok
+                },
+                0,
+                0,
+            );
+        }),
+        ("a length past RAM", |d, ok| {
+            d.put_descriptor(
+                0,
+                0,
+                Piece {
+                    len: u32::MAX,
+                    ..ok
+                },
+                0,
+                0,
+            );
+        }),
+        ("readable after writable", |d, ok| {
+            d.put_descriptor(0, 0, ok, 3, 1);
+            d.put_descriptor(0, 1, ok, 0, 0);
+        }),
+        ("an indirect table of half a descriptor", |d, ok| {
+            d.put_descriptor(0, 0, Piece { len: 8, ..ok }, 4, 0);
+        }),
+        ("an empty indirect table", |d, ok| {
+            d.put_descriptor(0, 0, Piece { len: 0, ..ok }, 4, 0);
+        }),
+        ("an indirect table in itself", |d, ok| {
+            d.put_descriptor(0, 0, ok, 4, 0);
+            let mut inner = [0; 16];
+            inner[..8].copy_from_slice(&ok.gpa.to_le_bytes());
+            inner[8] = 16;
+            inner[12] = 4;
+            d.poke(ok.gpa, &inner);
+        }),
+        ("more segments than the device takes", |d, ok| {
+            for i in 0..9 {
+                d.put_descriptor(0, i, ok, u16::from(i < 8), i + 1);
+            }
+        }),
+    ];
+    for (what, setup) in cases {
+        let (bench, mut driver) = bench();
+        driver.start();
+        setup(&mut driver, ok);
+        driver.offer_head(0, 0);
+        driver.kick(0);
+        bench.run();
+        assert!(driver.needs_reset(), "{what}");
+        assert_eq!(driver.used(0), None, "{what}");
+        driver.start();
+        assert_eq!(add(&bench, &mut driver, b"1"), b"2", "{what}");
+    }
+}
+
+#[test]
+fn bad_heads_and_indices_need_a_reset() {
+    let (bench, mut driver) = bench();
+    driver.start();
+    driver.offer_head(0, 64);
+    driver.kick(0);
+    bench.run();
+    assert!(driver.needs_reset(), "a head past the table");
+
+    driver.start();
+    let (_, avail, _) = driver.ring_addresses(0);
+    driver.poke(avail + 2, &65_u16.to_le_bytes());
+    driver.kick(0);
+    bench.run();
+    assert!(driver.needs_reset(), "more entries than the ring has");
+    driver.kick(7);
+    driver.kick(usize::from(u16::MAX));
+    bench.run();
+}
+
+#[test]
+fn configuration_is_shared_with_the_driver() {
+    let (_bench, driver) = bench();
+    assert_eq!(driver.config::<4>(0), [1, 2, 3, 4]);
+    assert_eq!(driver.config::<2>(7), [8, 0]);
+    driver.transport().write(regs::CONFIG + 4, &[9, 9]);
+    driver.transport().write(regs::CONFIG, &[9]);
+    assert_eq!(driver.config::<8>(0), [1, 2, 3, 4, 9, 9, 7, 8]);
+}
+
+#[test]
+fn a_reset_forgets_the_session() {
+    let (bench, mut driver) = bench();
+    driver.start();
+    let pieces = [driver.input(b"x"), driver.output(1)];
+    driver.offer(0, &pieces);
+    driver.kick(0);
+    driver.write(regs::STATUS, 0);
+    bench.run();
+    assert_eq!(driver.used(0), None);
+    assert_eq!(driver.read(regs::INTERRUPT_STATUS), 0);
+    assert!(!bench.lock().is_active(0));
+}
+
+#[test]
+fn a_shut_gate_holds_descriptors_and_loses_none() {
+    let (bench, mut driver) = bench();
+    driver.start();
+    bench.run();
+    bench.set_gate(true);
+    for _ in 0..5 {
+        let pieces = [driver.input(b"x"), driver.output(1)];
+        driver.offer(0, &pieces);
+        driver.kick_if_wanted(0, 1);
+    }
+    bench.run();
+    assert_eq!(driver.used(0), None);
+    bench.set_gate(false);
+    bench.run();
+    for _ in 0..5 {
+        assert!(driver.used(0).is_some());
+    }
+}
+
+/// Saves the device of `bench` and restores it over a copy of its memory.
+fn carry_over(bench: &Bench, driver: &Driver, saved: &SavedTransport) -> (Bench, Driver) {
+    let mut copy = Bench::new(bench.copy_ram());
+    let driver = copy
+        .add_restored(Adder::new(), saved, driver)
+        .expect("restore");
+    // A bench is made with its gate open; opening it again is what starts a restored device.
+    copy.set_gate(false);
+    (copy, driver)
+}
+
+#[test]
+fn a_restored_device_goes_on_in_the_middle() {
+    let (bench, mut driver) = bench();
+    driver.start();
+    add(&bench, &mut driver, b"before");
+    bench.set_gate(true);
+    let pieces = [driver.input(b"waiting"), driver.output(7)];
+    driver.offer(0, &pieces);
+    driver.kick(0);
+    bench.run();
+    let saved = bench.lock().save(0);
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&saved, &mut bytes).expect("encode");
+    let decoded: SavedTransport = ciborium::from_reader(&bytes[..]).expect("decode");
+    assert_eq!(decoded, saved);
+    let (copy, mut twin) = carry_over(&bench, &driver, &decoded);
+    assert_eq!(copy.lock().save(0), saved, "restoring changes nothing");
+    copy.run();
+    assert_eq!(
+        twin.line().edges(),
+        2,
+        "the unacknowledged interrupt and the new one"
+    );
+    bench.set_gate(false);
+    bench.run();
+    for driver in [&mut driver, &mut twin] {
+        assert_eq!(driver.used(0).expect("used").len, 7);
+        assert_eq!(driver.peek(pieces[1].gpa, 7), b"xbjujoh");
+    }
+    assert_eq!(add(&copy, &mut twin, b"after"), b"bgufs");
+    assert_eq!(add(&bench, &mut driver, b"other"), b"puifs");
+}
+
+#[test]
+fn a_device_is_saved_in_every_state_of_its_setup() {
+    let (bench, mut driver) = bench();
+    let check = |what: &str| {
+        let saved = bench.lock().save(0);
+        let (copy, _) = carry_over(
+            &bench,
+            &Driver::new(test_ram(), bench.transport(0), Arc::default()),
+            &saved,
+        );
+        assert_eq!(copy.lock().save(0), saved, "{what}");
+    };
+    check("fresh");
+    driver.write(regs::STATUS, 1);
+    check("acknowledged");
+    assert!(driver.negotiate(u64::MAX));
+    driver.write(regs::QUEUE_SEL, 1);
+    driver.write(regs::QUEUE_NUM, 4);
+    check("features agreed");
+    driver.start();
+    check("running");
+    driver.offer_head(0, 99);
+    driver.kick(0);
+    bench.run();
+    check("broken");
+}
+
+#[test]
+fn saved_states_that_no_device_has_are_refused() {
+    let (bench, mut driver) = bench();
+    driver.start();
+    let good = bench.lock().save(0);
+    type Change = fn(&mut SavedTransport);
+    let cases: [(&str, Change); 10] = [
+        ("another kind", |s| s.device_id = 1),
+        ("status out of order", |s| s.status = 4),
+        ("unknown status bits", |s| s.status |= 0x100),
+        ("interrupt bits", |s| s.interrupt_status = 4),
+        ("features not on offer", |s| s.driver_features |= 1),
+        ("a queue missing", |s| s.queues.truncate(1)),
+        ("a queue too many", |s| s.queues.push(s.queues[0].clone())),
+        ("a queue outside RAM", |s| s.queues[0].used_gpa = 1 << 40),
+        ("a queue at the end of the address space", |s| {
+            s.queues[0].desc_gpa = !15
+        }),
+        ("an odd size", |s| s.queues[0].size = 5),
+    ];
+    for (what, change) in cases {
+        let mut saved = good.clone();
+        change(&mut saved);
+        let mut copy = Bench::default();
+        assert!(
+            copy.add_restored(Adder::new(), &saved, &driver).is_err(),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn a_worker_serves_while_its_gate_opens_and_shuts() {
+    let mem = test_ram();
+    let mut builder = Worker::builder("test", mem.clone()).expect("builder");
+    let line = Arc::new(TestLine::default());
+    let adder = Adder::new();
+    let served = adder.served.clone();
+    let transport = builder.add(Box::new(adder), line.clone()).expect("add");
+    let worker = builder.spawn().expect("spawn");
+    let mut driver = Driver::new(mem, transport, line);
+    driver.start();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                worker.gate();
+                worker.drain();
+                let before = served.load(Ordering::SeqCst);
+                let guard = worker.lock();
+                std::thread::yield_now();
+                drop(guard.save(0));
+                assert_eq!(
+                    served.load(Ordering::SeqCst),
+                    before,
+                    "taken behind the gate"
+                );
+                drop(guard);
+                worker.ungate();
+                std::thread::yield_now();
+            }
+        });
+        for round in 0..3000_u32 {
+            let bytes = round.to_le_bytes();
+            let pieces = [driver.input(&bytes), driver.output(4)];
+            driver.offer(0, &pieces);
+            driver.kick_if_wanted(0, 1);
+            assert_eq!(driver.wait_used(0).len, 4);
+            assert_eq!(driver.peek(pieces[1].gpa, 1)[0], bytes[0].wrapping_add(1));
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    worker.stop();
+    assert_eq!(served.load(Ordering::SeqCst), 3000);
+}
+
+#[test]
+fn a_guard_gives_the_device_back_by_type() {
+    let (bench, _driver) = bench();
+    let mut guard = bench.lock();
+    assert!(guard.device_mut::<Adder>(0).is_some());
+    assert!(guard.device_mut::<crate::Rng>(0).is_none());
+    assert!(guard.device_mut::<Adder>(1).is_none());
+    assert_eq!(
+        (guard.len(), guard.kind(0), guard.kind(1)),
+        (1, Some(DeviceKind::Rng), None)
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn register_garbage_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+        fuzz_register_writes(&bytes);
+    }
+
+    #[test]
+    fn ring_garbage_is_survived(bytes in proptest::collection::vec(any::<u8>(), 1..3000)) {
+        fuzz_rings(&bytes);
+    }
+
+    #[test]
+    fn restored_garbage_is_refused_or_survived(
+        device_id in prop::sample::select(vec![1_u32, 2, 4, 5, 19]),
+        status in prop::sample::select(vec![0_u32, 3, 11, 15, 0x8f, 99]),
+        driver_features in prop::sample::select(vec![1_u64 << 32, 1 << 29 | 1 << 32, u64::MAX]),
+        ring in prop::collection::vec((0_u64..0x50_0000, 0_u32..300, any::<u16>()), 5),
+        device in prop::sample::select(vec![
+            SavedDevice::Rng(SavedRng {}),
+            SavedDevice::Net(crate::SavedNet { mac: [1; 6], link_up: true, own_mac_only: true }),
+            SavedDevice::Vsock(crate::SavedVsock { next_host_port: u32::MAX }),
+            SavedDevice::Block(crate::SavedBlock { capacity_sectors: 2048, read_only: false }),
+            SavedDevice::Balloon(crate::SavedBalloon { target_pages: 1, actual_pages: u32::MAX }),
+        ]),
+    ) {
+        let count = match device_id { 1 => 2, 5 => 5, 19 => 3, _ => 1 };
+        let queue = |&(gpa, size, at): &(u64, u32, u16)| crate::SavedQueue {
+            size: size.next_power_of_two(),
+            ready: at & 1 == 0,
+            desc_gpa: gpa & !15,
+            avail_gpa: 0x1_0000 + (gpa & 0xfff0),
+            used_gpa: (gpa >> 1) & !3,
+            next_avail: at,
+            next_used: at,
+        };
+        fuzz_restore(&SavedTransport {
+            device_id,
+            status,
+            needs_reset: false,
+            device_features_sel: 0,
+            driver_features_sel: 0,
+            driver_features,
+            queue_sel: 0,
+            interrupt_status: 0,
+            config_generation: 0,
+            queues: ring.iter().take(count).map(queue).collect(),
+            device,
+        });
+    }
+}
