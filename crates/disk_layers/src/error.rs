@@ -16,6 +16,9 @@ pub enum OpenDiskError {
         #[source]
         source: LayerError,
     },
+    /// No layer was given.
+    #[error("disk chain is empty")]
+    Empty,
     /// More layers than [`crate::MAX_LAYERS`].
     #[error(
         "disk chain has {layers} layers, more than {max}: flatten it into a standalone image first"

@@ -61,7 +61,7 @@ pub(crate) enum Run {
 #[derive(Debug)]
 pub(crate) enum Kind {
     Raw,
-    Qcow2(Image),
+    Qcow2(Box<Image>),
 }
 
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Layer {
             DiskFormat::Qcow2 => {
                 let image = Image::open(storage.as_ref(), writable)?;
                 let size = image.header.size;
-                (Kind::Qcow2(image), size)
+                (Kind::Qcow2(Box::new(image)), size)
             }
         };
         Ok(Layer {

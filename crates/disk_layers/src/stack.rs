@@ -125,6 +125,9 @@ impl DiskStack {
         options: StackOptions,
     ) -> Result<DiskStack, OpenDiskError> {
         let count = files.len();
+        if count == 0 {
+            return Err(OpenDiskError::Empty);
+        }
         if count > MAX_LAYERS {
             return Err(OpenDiskError::TooDeep {
                 layers: count,

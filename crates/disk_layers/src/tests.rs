@@ -1,1 +1,17 @@
-//! Tests.
+//! Tests of whole stacks. `qemu-img` judges every file made here; a missing `qemu-img` fails.
+
+mod chain;
+mod copy;
+mod crash;
+mod foreign;
+mod hostile;
+mod mem;
+mod model;
+mod qemu;
+mod stack;
+
+/// Number of property cases: `n`, times the factor in `MITOSE_TEST_SCALE` for long runs.
+fn cases(n: u32) -> u32 {
+    let scale = std::env::var("MITOSE_TEST_SCALE").ok();
+    n * scale.and_then(|scale| scale.parse().ok()).unwrap_or(1)
+}

@@ -66,7 +66,7 @@ pub(crate) fn create(
     backing: Option<(&str, DiskFormat)>,
     cluster_bits: u32,
 ) -> Result<(), CreateDiskError> {
-    if size == 0 || size > MAX_DISK_BYTES || size % 512 != 0 {
+    if size == 0 || size > MAX_DISK_BYTES || !size.is_multiple_of(512) {
         return Err(CreateDiskError::Size { size });
     }
     let length = file.len().map_err(CreateDiskError::Write)?;

@@ -142,7 +142,7 @@ fn parse_fixed(fixed: &[u8], version: u32, file_bytes: u64) -> Result<Header, La
     if size > MAX_DISK_BYTES {
         return Err(field("size", size, "disks are limited to 64 TiB"));
     }
-    if size == 0 || size % 512 != 0 {
+    if size == 0 || !size.is_multiple_of(512) {
         return Err(field(
             "size",
             size,
@@ -215,7 +215,10 @@ fn check_features(header: &mut Header, fixed: &[u8]) -> Result<usize, LayerError
         "unknown feature bits are set: convert it with the tool that made it",
     )?;
     let length = be32(fixed, 100);
-    if length < V3_LENGTH as u32 || length % 8 != 0 || u64::from(length) > header.cluster_bytes() {
+    if length < V3_LENGTH as u32
+        || !length.is_multiple_of(8)
+        || u64::from(length) > header.cluster_bytes()
+    {
         return Err(field(
             "header_length",
             length.into(),

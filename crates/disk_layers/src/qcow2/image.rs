@@ -15,7 +15,7 @@ const COMPRESSED: u64 = 1 << 62;
 /// Set in L2 entries of version 3 that read as zeroes.
 pub(crate) const ZERO: u64 = 1;
 /// Host offset in L1 and L2 entries.
-const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+pub(crate) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 /// Bits that are reserved in every entry that is not compressed (bit 0 aside).
 const RESERVED: u64 = !(OFFSET_MASK | COPIED | COMPRESSED | ZERO);
 
@@ -215,7 +215,9 @@ pub(crate) fn decode(header: &Header, entry: u64, end: u64) -> Result<Entry, Lay
     }
     let host = entry & OFFSET_MASK;
     let zero = entry & ZERO != 0;
-    if entry & RESERVED != 0 || (zero && header.version == 2) || host % header.cluster_bytes() != 0
+    if entry & RESERVED != 0
+        || (zero && header.version == 2)
+        || !host.is_multiple_of(header.cluster_bytes())
     {
         return Err(bad_entry(entry, "reserved bits or a misaligned cluster"));
     }
@@ -262,7 +264,8 @@ fn bad_entry(entry: u64, reason: &'static str) -> LayerError {
 
 fn check_l1_entry(header: &Header, entry: u64) -> Result<(), LayerError> {
     let table = entry & OFFSET_MASK;
-    if entry & (RESERVED | COMPRESSED | ZERO) != 0 || table % header.cluster_bytes() != 0 {
+    if entry & (RESERVED | COMPRESSED | ZERO) != 0 || !table.is_multiple_of(header.cluster_bytes())
+    {
         return Err(field(
             "L1 entry",
             entry,

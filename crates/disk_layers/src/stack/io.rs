@@ -11,7 +11,7 @@ use crate::qcow2::compressed;
 use crate::qcow2::image::{CompressedCluster, Image};
 use crate::qcow2::update::{Access, WritePlan};
 
-const ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// The compressed cluster read last, unpacked.
 #[derive(Debug)]
