@@ -1,0 +1,66 @@
+/* The touched area: word 0 of each page holds a value that never changes, word 1 is written. */
+
+#include "guest.h"
+
+#define PAGE_WORDS (PAGE_BYTES / 8)
+/* Odd multiplier whose product with an index spreads over all pages. */
+#define SPREAD 0x9e3779b97f4a7c15ul
+#define MARK 0x5a5a000000000000ul
+
+static u64 pages;
+static u64 dirty_round;
+static u64 dirty_at;
+
+static volatile u64 *page_at(u64 index)
+{
+	return (volatile u64 *)(AREA_START + index * PAGE_BYTES);
+}
+
+/* Writes every page once and says M. */
+void touch_area(void)
+{
+	u64 bytes = options.touch_mib * MIB;
+	if (AREA_START + bytes > machine.ram_end)
+		fail("touch", options.touch_mib);
+	pages = bytes / PAGE_BYTES;
+	for (u64 i = 0; i < pages; i++)
+		*page_at(i) = MARK | i;
+	tick();
+	put_text("M\n");
+}
+
+static u64 pick(u64 step)
+{
+	if (!options.scatter)
+		return step % pages;
+	return (u64)((unsigned __int128)(step * SPREAD) * pages >> 64);
+}
+
+/* Writes a share of the pages once, each time others when scattered, and says D. */
+void dirty_area(u64 percent)
+{
+	u64 count = pages * percent / 100;
+	dirty_round++;
+	for (u64 i = 0; i < count; i++)
+		page_at(options.scatter ? pick(++dirty_at) : i)[1] = dirty_round;
+	tick();
+	put_text("D\n");
+}
+
+/* Writes one page more. */
+void dirty_next(void)
+{
+	dirty_at++;
+	if (pages)
+		page_at(pick(dirty_at))[1] = dirty_at;
+}
+
+/* Checks that no page lost its value and says V. */
+void verify_area(void)
+{
+	for (u64 i = 0; i < pages; i++)
+		if (*page_at(i) != (MARK | i))
+			fail("page", i);
+	tick();
+	put_text("V\n");
+}
