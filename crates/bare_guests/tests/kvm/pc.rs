@@ -121,15 +121,21 @@ fn start_vcpus(
     io: &Arc<Io>,
     output: &Output,
 ) -> Vec<(Arc<dyn Kick>, JoinHandle<()>)> {
+    // Every vCPU exists before the first one runs and can send it a start-up IPI.
+    let vcpus: Vec<_> = (0..count)
+        .map(|index| {
+            let mut vcpu = vm.create_vcpu(index, count).unwrap();
+            vcpu.set_cpu_model().unwrap();
+            if index == 0 {
+                let mut system = vcpu.system_registers().unwrap();
+                set_system(&mut system, state);
+                vcpu.set_boot_state(&general(state), &system).unwrap();
+            }
+            vcpu
+        })
+        .collect();
     let mut threads = Vec::new();
-    for index in 0..count {
-        let mut vcpu = vm.create_vcpu(index, count).unwrap();
-        vcpu.set_cpu_model().unwrap();
-        if index == 0 {
-            let mut system = vcpu.system_registers().unwrap();
-            set_system(&mut system, state);
-            vcpu.set_boot_state(&general(state), &system).unwrap();
-        }
+    for mut vcpu in vcpus {
         let (sender, receiver) = mpsc::channel();
         let (io, output) = (Arc::clone(io), output.clone());
         let thread = std::thread::spawn(move || {
