@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::BuildError;
 use crate::kernel;
-use crate::recipe::{LAB_INIT, Recipe, default_directory};
+use crate::recipe::{EMULATOR_PACKAGE, EMULATOR_SUITE, LAB_INIT, Recipe, default_directory};
 use crate::tools;
 
 const PACK_DISK: &str = include_str!("../guest/pack-disk");
@@ -23,6 +24,7 @@ pub struct Lab {
     pub(crate) disk: PathBuf,
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
+    pub(crate) emulator: PathBuf,
     pub(crate) runs: PathBuf,
 }
 
@@ -65,6 +67,7 @@ impl Lab {
             disk: home.join("disk.ext4"),
             kernel: home.join("kernel"),
             initramfs: home.join("initramfs"),
+            emulator: home.join("emulator"),
             runs: directory.join("runs"),
         }
     }
@@ -122,36 +125,38 @@ fn remove_leftovers(directory: &Path) {
 
 /// Makes the lab's files in `files`, with `work` as scratch space.
 fn build_files(work: &Path, files: &Path, recipe: &Recipe) -> Result<(), BuildError> {
-    let tar = work.join("system.tar");
-    let include = format!("--include={}", recipe.packages().join(","));
-    let mut arguments = vec!["--quiet", "--variant=minbase", "--format=tar", &include];
-    let excluded = ["doc", "man", "locale", "info"]
-        .map(|directory| format!("--dpkgopt=path-exclude=/usr/share/{directory}/*"));
-    arguments.extend(excluded.iter().map(String::as_str));
-    // The lab's own initramfs replaces Debian's, which takes long to make.
-    arguments.push("--dpkgopt=path-exclude=/etc/kernel/postinst.d/initramfs-tools");
-    arguments.extend([
-        "--aptopt=Apt::Install-Recommends \"false\"",
-        recipe.suite(),
-        "system.tar",
-    ]);
-    tools::run("mmdebstrap", &arguments, work)?;
+    let emulator = files.join("emulator");
+    thread::scope(|scope| {
+        let fetch = scope.spawn(|| fetch_emulator(work, &emulator));
+        let root = make_disk(work, &files.join("disk.ext4"), recipe)?;
+        pick_kernel(&root, files, recipe)?;
+        fetch.join().expect("fetching does not panic")
+    })
+}
 
-    let root = work.join("root");
+/// Makes the root disk and returns the directory of its unpacked system.
+fn make_disk(work: &Path, disk: &Path, recipe: &Recipe) -> Result<PathBuf, BuildError> {
+    let tar = work.join("system.tar");
+    bootstrap(
+        work,
+        "system.tar",
+        "minbase",
+        recipe.suite(),
+        recipe.packages(),
+    )?;
     for (name, content) in [("pack-disk", PACK_DISK), ("lab-init", LAB_INIT)] {
         let path = work.join(name);
         fs::write(&path, content).map_err(|e| file_error("write", &path, e))?;
     }
-    let bytes = recipe.disk_bytes().to_string();
-    let disk = files.join("disk.ext4");
+    let root = work.join("root");
     let pack: [OsString; 7] = [
         "sh".into(),
-        work.join("pack-disk").into_os_string(),
-        tar.clone().into_os_string(),
-        root.clone().into_os_string(),
-        work.join("lab-init").into_os_string(),
-        disk.into_os_string(),
-        bytes.into(),
+        work.join("pack-disk").into(),
+        tar.clone().into(),
+        root.clone().into(),
+        work.join("lab-init").into(),
+        disk.into(),
+        recipe.disk_bytes().to_string().into(),
     ];
     if rustix::process::geteuid().is_root() {
         tools::run("sh", &pack[1..], work)?;
@@ -159,11 +164,15 @@ fn build_files(work: &Path, files: &Path, recipe: &Recipe) -> Result<(), BuildEr
         tools::run("fakeroot", &pack, work)?;
     }
     fs::remove_file(&tar).map_err(|e| file_error("remove", &tar, e))?;
+    Ok(root)
+}
 
-    let version = kernel::version(&root, recipe)?;
+/// Writes the kernel and the initramfs, taken from the unpacked system `root`.
+fn pick_kernel(root: &Path, files: &Path, recipe: &Recipe) -> Result<(), BuildError> {
+    let version = kernel::version(root, recipe)?;
     let image = root.join("boot").join(format!("vmlinuz-{version}"));
     let bz_image = fs::read(&image).map_err(|e| file_error("read", &image, e))?;
-    let initramfs = kernel::initramfs(&root, &version, recipe)?;
+    let initramfs = kernel::initramfs(root, &version, recipe)?;
     for (name, content) in [
         ("kernel", kernel::image(&bz_image)?),
         ("initramfs", initramfs),
@@ -171,6 +180,55 @@ fn build_files(work: &Path, files: &Path, recipe: &Recipe) -> Result<(), BuildEr
         let path = files.join(name);
         fs::write(&path, content).map_err(|e| file_error("write", &path, e))?;
     }
+    Ok(())
+}
+
+/// Unpacks QEMU with its libraries and firmware into `emulator`; it is run in place.
+fn fetch_emulator(work: &Path, emulator: &Path) -> Result<(), BuildError> {
+    bootstrap(
+        work,
+        "emulator.tar",
+        "extract",
+        EMULATOR_SUITE,
+        &[EMULATOR_PACKAGE],
+    )?;
+    fs::create_dir(emulator).map_err(|e| file_error("create", emulator, e))?;
+    let options = [
+        "-xf",
+        "../../emulator.tar",
+        "--no-same-owner",
+        "--wildcards",
+    ];
+    let parts = [
+        "./usr/bin/qemu-system-x86_64",
+        "./usr/lib/x86_64-linux-gnu/*.so*",
+        "./usr/lib64/*",
+        "./usr/share/qemu/*.bin",
+        "./usr/share/seabios/*.bin",
+    ];
+    tools::run("tar", &[&options[..], &parts[..]].concat(), emulator)?;
+    let tar = work.join("emulator.tar");
+    fs::remove_file(&tar).map_err(|e| file_error("remove", &tar, e))
+}
+
+/// Has mmdebstrap make the archive `tar` in `work` of packages and what they need.
+fn bootstrap(
+    work: &Path,
+    tar: &str,
+    variant: &str,
+    suite: &str,
+    packages: &[&str],
+) -> Result<(), BuildError> {
+    let include = format!("--include={}", packages.join(","));
+    let variant = format!("--variant={variant}");
+    let excluded = ["doc", "man", "locale", "info"]
+        .map(|directory| format!("--dpkgopt=path-exclude=/usr/share/{directory}/*"));
+    let mut arguments = vec!["--quiet", "--format=tar", &variant, &include];
+    arguments.extend(excluded.iter().map(String::as_str));
+    // The lab's own initramfs replaces Debian's, which takes long to make.
+    arguments.push("--dpkgopt=path-exclude=/etc/kernel/postinst.d/initramfs-tools");
+    arguments.extend(["--aptopt=Apt::Install-Recommends \"false\"", suite, tar]);
+    tools::run("mmdebstrap", &arguments, work)?;
     Ok(())
 }
 

@@ -20,6 +20,7 @@ const USABLE_MIPS: f64 = 100.0;
 const LIMIT: Duration = Duration::from_secs(10);
 /// A loop of this length gives a figure; shorter ones are repeated with more turns.
 const ENOUGH: Duration = Duration::from_millis(20);
+const RUNS_LONG_ENOUGH: u32 = 3;
 const TURNS_FIRST: u32 = 50_000;
 const TURNS_MAX: u32 = 400_000_000;
 const INSTRUCTIONS_PER_TURN: f64 = 2.0;
@@ -116,14 +117,23 @@ fn measure(kvm: &Kvm) -> Result<f64, String> {
     vcpu.set_cpuid2(&cpuid)
         .map_err(|e| format!("set CPUID: {e}"))?;
     enter_long_mode(&vcpu)?;
+    // The first run also pays for mapping the guest's pages.
+    count_down(&mut vcpu, TURNS_FIRST)?;
     let mut turns = TURNS_FIRST;
-    loop {
+    let mut mips = 0.0_f64;
+    let mut enough = 0;
+    // The best of some runs: others may take the CPU away in one of them.
+    while enough < RUNS_LONG_ENOUGH {
         let elapsed = count_down(&mut vcpu, turns)?;
+        let instructions = f64::from(turns) * INSTRUCTIONS_PER_TURN;
+        mips = mips.max(instructions / elapsed.as_secs_f64() / 1e6);
         if elapsed >= ENOUGH || turns >= TURNS_MAX {
-            return Ok(f64::from(turns) * INSTRUCTIONS_PER_TURN / elapsed.as_secs_f64() / 1e6);
+            enough += 1;
+        } else {
+            turns *= 4;
         }
-        turns *= 4;
     }
+    Ok(mips)
 }
 
 /// Makes memory with the code and page tables that map it one to one.

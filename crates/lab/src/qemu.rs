@@ -1,5 +1,6 @@
 //! Starts QEMU for a run and ends it with its owner.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
@@ -33,14 +34,13 @@ pub(crate) struct Machine {
 impl Machine {
     /// Starts the machine of `spec`; it connects to the sockets of [`listen`] in `run`.
     pub(crate) fn start(lab: &Lab, spec: &RunSpec, run: &RunDir) -> Result<Self, BuildError> {
-        let qemu = tools::find("qemu-system-x86_64")?;
         let messages = run.file(MESSAGES);
         let log = File::create(&messages).map_err(|e| file_error("create", &messages, e))?;
         // setpriv makes the kernel end QEMU when this process dies, however it dies.
         let program = "setpriv";
         let child = Command::new(tools::find(program)?)
             .args(["--pdeathsig", "KILL", "--"])
-            .arg(qemu)
+            .args(emulator(&lab.emulator))
             .args(arguments(lab, spec))
             .current_dir(run.path())
             // A Ctrl-C is for this process, which then ends QEMU.
@@ -110,6 +110,21 @@ fn socket(port: &str) -> String {
     format!("{port}.sock")
 }
 
+/// Returns the words that start QEMU in place, with its own libraries and firmware.
+fn emulator(tree: &Path) -> Vec<OsString> {
+    let share = tree.join("usr/share");
+    vec![
+        tree.join("usr/lib64/ld-linux-x86-64.so.2").into(),
+        "--library-path".into(),
+        tree.join("usr/lib/x86_64-linux-gnu").into(),
+        tree.join("usr/bin/qemu-system-x86_64").into(),
+        "-L".into(),
+        share.join("seabios").into(),
+        "-L".into(),
+        share.join("qemu").into(),
+    ]
+}
+
 fn arguments(lab: &Lab, spec: &RunSpec) -> Vec<String> {
     let path = |path: &Path| path.to_string_lossy().into_owned();
     let drive = |file: &str, id: &str, snapshot: &str| {
@@ -170,6 +185,7 @@ mod tests {
             disk: "/a,b/disk".into(),
             kernel: "/k".into(),
             initramfs: "/i".into(),
+            emulator: "/e".into(),
             runs: "/r".into(),
         };
         let spec = RunSpec {
