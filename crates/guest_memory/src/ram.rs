@@ -117,7 +117,9 @@ impl GuestRam {
     }
 
     fn map(file: File, bytes: u64, view: View) -> Result<Self, CreateRamError> {
-        let found = file.metadata().map_err(CreateRamError::Stat)?.len();
+        // fstat itself: the call behind `File::metadata` takes paths, which a jail denies.
+        let stat = rustix::fs::fstat(&file).map_err(|errno| CreateRamError::Stat(errno.into()))?;
+        let found = stat.st_size.cast_unsigned();
         let len = usize::try_from(bytes).map_err(|_| CreateRamError::Describe(bytes))?;
         if found < bytes || len == 0 {
             return Err(CreateRamError::Short {

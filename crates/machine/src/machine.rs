@@ -163,7 +163,7 @@ fn load_guest(
     let BootFiles { mut kernel, initrd } = files;
     let kernel = boot::Kernel::read(&mut kernel).map_err(failed)?;
     let initrd = initrd
-        .map(|file| file.metadata().map(|meta| (file, meta.len())))
+        .map(|file| rustix::fs::fstat(&file).map(|stat| (file, stat.st_size.cast_unsigned())))
         .transpose()
         .map_err(failed)?;
     let mut initrd = initrd;
