@@ -1,0 +1,95 @@
+//! `mitose-image`: builds images without a daemon, for development and for the lab.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use images::{Builder, BuilderConfig, CancelToken, Image, TinyRecipe, Watch};
+
+const USAGE: &str = "\
+usage: mitose-image [--images DIR] [--cache DIR] [--agent FILE] [--mirror URI] COMMAND
+
+  tiny   [--name N] [--suite trixie|bookworm]
+  list
+  remove NAME";
+
+fn main() -> ExitCode {
+    match run(std::env::args().skip(1).collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mitose-image: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Command-line words taken apart: options are removed as they are asked for.
+struct Words(Vec<String>);
+
+impl Words {
+    fn option(&mut self, name: &str) -> Result<Option<String>> {
+        let Some(at) = self.0.iter().position(|word| word == name) else {
+            return Ok(None);
+        };
+        self.0.remove(at);
+        if at == self.0.len() {
+            bail!("{name} needs a value\n{USAGE}");
+        }
+        Ok(Some(self.0.remove(at)))
+    }
+
+    fn finish(self) -> Result<()> {
+        match self.0.first() {
+            None => Ok(()),
+            Some(word) => bail!("unknown argument {word:?}\n{USAGE}"),
+        }
+    }
+}
+
+fn run(args: Vec<String>) -> Result<()> {
+    let mut words = Words(args);
+    let path =
+        |given: Option<String>, default: &str| PathBuf::from(given.unwrap_or(default.into()));
+    let config = BuilderConfig {
+        images: path(words.option("--images")?, ".mitose/images"),
+        cache: path(words.option("--cache")?, ".mitose/cache"),
+        agent: path(
+            words.option("--agent")?,
+            "target/guest/x86_64-unknown-linux-gnu/guest/mitose-guest",
+        ),
+        mirror: words.option("--mirror")?,
+    };
+    let report = |text: &str, fraction: f32| eprintln!("{:3.0} % {text}", fraction * 100.0);
+    let builder = Builder::new(config, Watch::new(report, CancelToken::default()))?;
+    if words.0.is_empty() {
+        bail!("no command\n{USAGE}");
+    }
+    match words.0.remove(0).as_str() {
+        "tiny" => {
+            let mut recipe = TinyRecipe::default();
+            if let Some(name) = words.option("--name")? {
+                recipe.name = name;
+            }
+            if let Some(suite) = words.option("--suite")? {
+                recipe.suite = suite.parse()?;
+            }
+            words.finish()?;
+            print(&builder.tiny(&recipe)?)
+        }
+        "list" => {
+            words.finish()?;
+            builder.store().list()?.iter().try_for_each(print)
+        }
+        "remove" => {
+            let name = words.0.pop().context("remove needs a name")?;
+            words.finish()?;
+            Ok(builder.store().remove(&name)?)
+        }
+        other => bail!("unknown command {other:?}\n{USAGE}"),
+    }
+}
+
+fn print(image: &Image) -> Result<()> {
+    println!("{}", serde_json::to_string(&image.manifest)?);
+    Ok(())
+}
