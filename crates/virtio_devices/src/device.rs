@@ -189,9 +189,10 @@ impl<'a> DeviceIo<'a> {
         self.queues[queue].unpop();
     }
 
-    /// Number of chains of `queue` that wait to be taken.
-    pub fn waiting(&self, queue: usize) -> u16 {
-        self.queues[queue].waiting(self.mem)
+    /// Returns how many chains of `queue` wait, and has the driver notify about the next one that
+    /// it adds, which is otherwise asked for only when none waits.
+    pub fn watch(&mut self, queue: usize) -> Result<u16, Broken> {
+        self.queues[queue].watch(self.mem)
     }
 
     /// Gives a chain back to the driver, with `written` bytes of its writable part filled.

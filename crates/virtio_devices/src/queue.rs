@@ -4,7 +4,7 @@
 //! links, order, addresses and size hold; anything else is [`Broken`] and the device stops until
 //! the driver resets it (virtio 1.2 §2.1.2).
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -250,11 +250,31 @@ impl VirtQueue {
             .map_err(|source| Broken::UsedRing { queue, source })
     }
 
-    /// Chains that wait in the available ring, for statistics and tests.
-    pub(crate) fn waiting(&self, mem: &GuestRam) -> u16 {
-        self.queue
+    /// Returns how many chains wait, and has the driver notify about the next one that it adds.
+    pub(crate) fn watch(&mut self, mem: &GuestRam) -> Result<u16, Broken> {
+        let queue = self.index;
+        let broken = |source| Broken::AvailRing { queue, source };
+        if !self.queue.ready() {
+            return Ok(0);
+        }
+        let mut seen = self
+            .queue
             .avail_idx(mem, Ordering::Acquire)
-            .map_or(0, |idx| idx.0.wrapping_sub(self.queue.next_avail()))
+            .map_err(broken)?;
+        if self.queue.event_idx_enabled() {
+            // `avail_event`, past the used ring's entries (virtio 1.2 §2.7.8).
+            let gpa = self.queue.used_ring() + 4 + 8 * u64::from(self.queue.size());
+            mem.store(seen.0.to_le(), GuestAddress(gpa), Ordering::Relaxed)
+                .map_err(|_| Broken::Memory { gpa })?;
+            fence(Ordering::SeqCst);
+            // What was added before the driver could see that is counted; its notification may
+            // be missing, but nothing waits for it any more.
+            seen = self
+                .queue
+                .avail_idx(mem, Ordering::Acquire)
+                .map_err(broken)?;
+        }
+        Ok(seen.0.wrapping_sub(self.queue.next_avail()))
     }
 }
 

@@ -357,18 +357,14 @@ impl Vsock {
             }
             self.chain.write(io.mem(), 0, &event)?;
             self.reset = Reset::Sent {
-                waiting: io.waiting(EVENT),
+                waiting: io.watch(EVENT)?,
             };
             io.complete(EVENT, self.chain.head(), 4)?;
         }
-        if let Reset::Sent { waiting } = self.reset {
-            // Asks for a notification about the next buffer, by looking for it.
-            if io.pop(EVENT, &mut self.chain, MAX_SEGMENTS)? {
-                io.unpop(EVENT);
-            }
-            if io.waiting(EVENT) > waiting {
-                self.reset = Reset::None;
-            }
+        if let Reset::Sent { waiting } = self.reset
+            && io.watch(EVENT)? > waiting
+        {
+            self.reset = Reset::None;
         }
         Ok(self.reset == Reset::None)
     }
