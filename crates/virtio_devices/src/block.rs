@@ -6,11 +6,13 @@
 
 mod backend;
 mod device;
+mod events;
 mod regs;
 mod saved;
 #[cfg(test)]
 mod tests;
 
 pub use backend::{BlockBackend, MemoryBackend};
-pub use device::{Block, BlockConfig, BlockCounters, BlockEvent, BlockEventSink, BlockOp};
+pub use device::Block;
+pub use events::{BlockConfig, BlockCounters, BlockEvent, BlockEventSink, BlockOp};
 pub use saved::SavedBlock;

@@ -113,7 +113,7 @@ impl BusDevice for MmioTransport {
     fn read(&self, offset: u64, data: &mut [u8]) {
         if let Some(at) = offset.checked_sub(regs::CONFIG) {
             self.shared.config.driver_read(at, data);
-        } else if data.len() == 4 && offset % 4 == 0 {
+        } else if data.len() == 4 && offset.is_multiple_of(4) {
             data.copy_from_slice(&self.read_register(offset).to_le_bytes());
         } else {
             data.fill(0);

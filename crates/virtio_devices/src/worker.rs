@@ -121,9 +121,11 @@ impl WorkerShared {
         if self.gated() {
             return false;
         }
-        slots
-            .iter_mut()
-            .fold(false, |more, slot| slot.run(&self.gate) || more)
+        let mut more = false;
+        for slot in slots.iter_mut() {
+            more |= slot.run(&self.gate);
+        }
+        more
     }
 
     /// Waits for events and makes a turn; returns the number of events and whether a device wants

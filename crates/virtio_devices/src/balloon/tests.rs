@@ -17,7 +17,7 @@ struct Notes(Given, bool);
 
 impl ReclaimRam for Notes {
     fn discard(&self, gpa: u64, len: u64) -> io::Result<()> {
-        assert!(len > 0 && gpa % 4096 == 0 && len % 4096 == 0);
+        assert!(len > 0 && gpa.is_multiple_of(4096) && len.is_multiple_of(4096));
         self.0.lock().expect("lock").push((gpa, len));
         if self.1 {
             Err(io::ErrorKind::Other.into())

@@ -1,12 +1,12 @@
 //! The block device: takes requests, checks them, and does them on the back end.
 
 use std::any::Any;
-use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::backend::BlockBackend;
+use super::events::{BlockConfig, BlockCounters, BlockEvent, BlockEventSink, BlockOp};
 use super::regs::*;
 use super::saved::SavedBlock;
 use crate::config_space::ConfigSpace;
@@ -17,91 +17,6 @@ use crate::saved::{RestoreError, SavedDevice};
 /// Requests done before the worker looks at other things.
 const REQUESTS_PER_TURN: usize = 64;
 const QUEUE: usize = 0;
-
-/// What the creator of a block device chooses.
-#[derive(Debug, Default)]
-pub struct BlockConfig {
-    /// Serial number that the guest reads; bytes past 20 are cut off.
-    pub serial: String,
-    /// Receives news of the device.
-    pub events: BlockEventSink,
-}
-
-/// Kind of request, for [`BlockEvent::IoError`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockOp {
-    /// Read.
-    Read,
-    /// Write.
-    Write,
-    /// Flush of caches to the medium.
-    Flush,
-    /// Discard.
-    Discard,
-    /// Write zeroes.
-    WriteZeroes,
-}
-
-/// News of a block device for its VM's owner.
-#[derive(Debug)]
-pub enum BlockEvent {
-    /// The host has no space for a write; the device waits for [`Block::resume`].
-    NoSpace,
-    /// A request failed on the host and the guest was told so.
-    IoError {
-        /// What was tried.
-        op: BlockOp,
-        /// Where, in sectors of 512 bytes.
-        sector: u64,
-        /// Why.
-        error: io::Error,
-    },
-}
-
-/// Receives [`BlockEvent`]s. It is called on the worker's thread with its devices locked, so it
-/// hands the event on and returns.
-#[derive(Default)]
-pub struct BlockEventSink(Option<Box<dyn Fn(BlockEvent) + Send>>);
-
-impl BlockEventSink {
-    /// Returns a sink that calls `f`.
-    pub fn new(f: impl Fn(BlockEvent) + Send + 'static) -> Self {
-        Self(Some(Box::new(f)))
-    }
-
-    fn send(&self, event: BlockEvent) {
-        if let Some(f) = &self.0 {
-            f(event);
-        }
-    }
-}
-
-impl fmt::Debug for BlockEventSink {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BlockEventSink").finish_non_exhaustive()
-    }
-}
-
-/// Running totals of a block device, readable at any time.
-#[derive(Debug, Default)]
-pub struct BlockCounters {
-    /// Completed reads.
-    pub reads: AtomicU64,
-    /// Bytes read.
-    pub read_bytes: AtomicU64,
-    /// Completed writes.
-    pub writes: AtomicU64,
-    /// Bytes written.
-    pub written_bytes: AtomicU64,
-    /// Completed flushes.
-    pub flushes: AtomicU64,
-    /// Completed discards and write-zeroes.
-    pub discards: AtomicU64,
-    /// Requests that the guest was told have failed.
-    pub errors: AtomicU64,
-    /// The device waits for space on the host.
-    pub stalled: AtomicBool,
-}
 
 fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
@@ -239,7 +154,7 @@ impl<B: BlockBackend + 'static> Block<B> {
         let len = self.chain.writable_len() - 1;
         let Some(start) = self
             .offset_of(sector, len)
-            .filter(|_| len % SECTOR_BYTES == 0)
+            .filter(|_| len.is_multiple_of(SECTOR_BYTES))
         else {
             return Ok((S_IOERR, 0));
         };
@@ -260,7 +175,7 @@ impl<B: BlockBackend + 'static> Block<B> {
         let len = self.chain.readable_len() - HEADER_BYTES;
         let Some(start) = self
             .offset_of(sector, len)
-            .filter(|_| len % SECTOR_BYTES == 0)
+            .filter(|_| len.is_multiple_of(SECTOR_BYTES))
         else {
             return Ok((S_IOERR, 0));
         };
@@ -323,7 +238,7 @@ impl<B: BlockBackend + 'static> Block<B> {
             return Ok((S_UNSUPP, 0));
         }
         let len = self.chain.readable_len() - HEADER_BYTES;
-        if len == 0 || len % RANGE_BYTES != 0 || len / RANGE_BYTES > MAX_RANGES.into() {
+        if len == 0 || !len.is_multiple_of(RANGE_BYTES) || len / RANGE_BYTES > MAX_RANGES.into() {
             return Ok((S_IOERR, 0));
         }
         // The driver must see all ranges refused or all tried: check first, on a private copy.

@@ -119,7 +119,11 @@ fn each_side_may_end_its_half() {
         is_closed(&mut client),
         "the guest's end is the program's end of file"
     );
-    assert_eq!(vm.expect(OP_SHUTDOWN).0.flags, SHUTDOWN_BOTH, "both halves are done");
+    assert_eq!(
+        vm.expect(OP_SHUTDOWN).0.flags,
+        SHUTDOWN_BOTH,
+        "both halves are done"
+    );
     vm.send(ports, OP_SHUTDOWN, SHUTDOWN_BOTH, &[]);
     vm.expect(OP_RST);
     assert_eq!(vm.connections(), 0);
