@@ -1,1 +1,59 @@
-//! client: filled in by its first commit.
+//! Blocking, typed client of the daemon's HTTP interface over its Unix socket.
+//!
+//! Each call opens a connection of its own. It knows nothing of starting a daemon.
+
+#![forbid(unsafe_code)]
+
+mod calls;
+mod http;
+
+use std::path::PathBuf;
+
+use api_types::{ApiError, ErrorKind};
+
+pub use calls::{Client, LogOptions};
+
+/// A call did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No daemon answers at the socket.
+    #[error("no daemon answers at {}", path.display())]
+    Connect {
+        /// Path of the socket.
+        path: PathBuf,
+        /// The host call's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The daemon refused, or tried and failed.
+    #[error("{}", .0.error)]
+    Refused(ApiError),
+    /// The connection broke off.
+    #[error("the connection to the daemon broke off while it was to {doing}")]
+    Broken {
+        /// What was under way.
+        doing: &'static str,
+        /// The host call's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The daemon's answer is not what this client knows.
+    #[error("the daemon's answer cannot be read: {0}; are client and daemon of one version?")]
+    Answer(String),
+    /// What the daemon sent could not be written on.
+    #[error("cannot write the output")]
+    Output(#[source] std::io::Error),
+}
+
+impl ClientError {
+    /// Kind of a refusal.
+    pub fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::Refused(error) => Some(error.kind),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! Requests and answers about images and tasks.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// An image in the datastore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Its name.
+    pub name: String,
+    /// What it was made of, for a person.
+    pub description: String,
+    /// Virtual size of its disk, bytes; none without a disk.
+    pub disk_bytes: Option<u64>,
+    /// Space that its files take, bytes.
+    pub allocated_bytes: u64,
+    /// It has a guest agent.
+    pub agent: bool,
+    /// It can boot by itself: it has a kernel.
+    pub bootable: bool,
+}
+
+/// Kind of image to build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BuildKind {
+    /// Kernel, busybox and agent in memory.
+    Tiny,
+    /// Debian on a disk.
+    Debian,
+}
+
+/// First process of a built image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InitKind {
+    /// The guest agent.
+    #[default]
+    Agent,
+    /// systemd.
+    Systemd,
+}
+
+/// Make an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
+pub enum ImageRequest {
+    /// From Debian's packages.
+    Build {
+        /// Its name.
+        name: String,
+        /// Which.
+        kind: BuildKind,
+        /// Debian release; the default one where not given.
+        #[serde(default)]
+        suite: Option<String>,
+        /// Packages beside the base.
+        #[serde(default)]
+        include: Vec<String>,
+        /// First process.
+        #[serde(default)]
+        init: InitKind,
+        /// Virtual size of the disk, bytes.
+        #[serde(default)]
+        disk_bytes: Option<u64>,
+    },
+    /// From a raw or qcow2 disk or an OCI/Docker archive.
+    Import {
+        /// Its name.
+        name: String,
+        /// Absolute path.
+        file: PathBuf,
+    },
+}
+
+/// State of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    /// In work.
+    Running,
+    /// Done.
+    Success,
+    /// Failed; see its error.
+    Failed,
+}
+
+/// A long operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Rising number.
+    pub id: i64,
+    /// What it does, such as `image.build`.
+    pub kind: String,
+    /// What it works on.
+    pub subject: String,
+    /// Where it is.
+    pub state: TaskState,
+    /// 0 to 100, where known.
+    pub percent: Option<u8>,
+    /// What it does at the moment.
+    pub message: String,
+    /// Why it failed.
+    pub error: Option<String>,
+}

@@ -1,0 +1,300 @@
+//! The calls.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use api_types::{
+    API_PREFIX, Check, Cloned, DaemonStatus, Event, ForkRequest, Image, ImageRequest, RunReply,
+    RunRequest, StopRequest, Task, TaskState, Vm, VmDetail, socket_of,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::ClientError;
+use crate::http::{Ask, Body, ask, ask_stream, broken, read_all};
+
+/// A daemon's client.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// What part of a log to read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogOptions {
+    /// Bytes from the end; all of it where not given.
+    pub tail_bytes: Option<u64>,
+    /// Go on with what is written later.
+    pub follow: bool,
+    /// The log of the VM process instead of the guest's serial port.
+    pub process: bool,
+}
+
+impl Client {
+    /// Client of the daemon of a data directory.
+    pub fn new(home: &Path) -> Self {
+        Self {
+            socket: socket_of(home),
+        }
+    }
+
+    /// Path of the daemon's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// State of the daemon.
+    pub fn status(&self) -> Result<DaemonStatus, ClientError> {
+        self.get("/daemon")
+    }
+
+    /// Ends the daemon; VMs run on.
+    pub fn stop_daemon(&self) -> Result<(), ClientError> {
+        self.post("/daemon/stop", &())
+    }
+
+    /// Checks of the host.
+    pub fn doctor(&self) -> Result<Vec<Check>, ClientError> {
+        self.get("/doctor")
+    }
+
+    /// Makes a VM and boots it.
+    pub fn run(&self, request: &RunRequest) -> Result<RunReply, ClientError> {
+        self.post("/vms", request)
+    }
+
+    /// All VMs.
+    pub fn vms(&self) -> Result<Vec<Vm>, ClientError> {
+        self.get("/vms")
+    }
+
+    /// One VM.
+    pub fn vm(&self, name: &str) -> Result<VmDetail, ClientError> {
+        self.get(&format!("/vms/{}", encode(name)))
+    }
+
+    /// Removes a VM.
+    pub fn remove(&self, name: &str, force: bool) -> Result<(), ClientError> {
+        let path = format!("/vms/{}?force={force}", encode(name));
+        self.json("DELETE", &path, None)
+    }
+
+    /// Clones a VM.
+    pub fn fork(&self, source: &str, request: &ForkRequest) -> Result<Cloned, ClientError> {
+        self.post(&format!("/vms/{}/fork", encode(source)), request)
+    }
+
+    /// Powers a VM off.
+    pub fn stop(&self, name: &str, request: &StopRequest) -> Result<Vm, ClientError> {
+        self.post(&format!("/vms/{}/stop", encode(name)), request)
+    }
+
+    /// Boots a powered-off VM.
+    pub fn start(&self, name: &str) -> Result<Vm, ClientError> {
+        self.act(name, "start")
+    }
+
+    /// Stops a VM's vCPUs.
+    pub fn pause(&self, name: &str) -> Result<Vm, ClientError> {
+        self.act(name, "pause")
+    }
+
+    /// Lets a VM's vCPUs run on.
+    pub fn resume(&self, name: &str) -> Result<Vm, ClientError> {
+        self.act(name, "resume")
+    }
+
+    /// Resets a VM.
+    pub fn reset(&self, name: &str) -> Result<Vm, ClientError> {
+        self.act(name, "reset")
+    }
+
+    /// Copies a VM's log to `output`.
+    pub fn log(
+        &self,
+        name: &str,
+        options: LogOptions,
+        output: &mut impl Write,
+    ) -> Result<(), ClientError> {
+        let mut path = format!(
+            "/vms/{}/log?follow={}&process={}",
+            encode(name),
+            options.follow,
+            options.process
+        );
+        if let Some(bytes) = options.tail_bytes {
+            path.push_str(&format!("&tail_bytes={bytes}"));
+        }
+        let mut body = self.ask("GET", &path, None, "*/*")?;
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let count = body.read(&mut buffer).map_err(broken("read a log"))?;
+            if count == 0 {
+                return Ok(());
+            }
+            output
+                .write_all(&buffer[..count])
+                .map_err(ClientError::Output)?;
+            output.flush().map_err(ClientError::Output)?;
+        }
+    }
+
+    /// Attaches to a VM's serial console.
+    pub fn console(&self, name: &str) -> Result<UnixStream, ClientError> {
+        let path = format!("{API_PREFIX}/vms/{}/console", encode(name));
+        ask_stream(&self.socket, &path)
+    }
+
+    /// Connects to a vsock port of a guest.
+    pub fn vsock(&self, name: &str, port: u32) -> Result<UnixStream, ClientError> {
+        let path = format!("{API_PREFIX}/vms/{}/vsock/{port}", encode(name));
+        ask_stream(&self.socket, &path)
+    }
+
+    /// Events after the number `after`, or the latest ones.
+    pub fn events(&self, after: Option<i64>) -> Result<Vec<Event>, ClientError> {
+        match after {
+            Some(after) => self.get(&format!("/events?after={after}")),
+            None => self.get("/events"),
+        }
+    }
+
+    /// Hands events to `seen` as they happen, until it returns false.
+    pub fn follow_events(
+        &self,
+        after: Option<i64>,
+        mut seen: impl FnMut(Event) -> bool,
+    ) -> Result<(), ClientError> {
+        let path = after.map_or("/events".to_owned(), |after| {
+            format!("/events?after={after}")
+        });
+        self.follow(&path, |data| Ok(seen(parse(data)?)))
+    }
+
+    /// Images.
+    pub fn images(&self) -> Result<Vec<Image>, ClientError> {
+        self.get("/images")
+    }
+
+    /// Starts making an image.
+    pub fn make_image(&self, request: &ImageRequest) -> Result<Task, ClientError> {
+        self.post("/images", request)
+    }
+
+    /// Removes an image.
+    pub fn remove_image(&self, name: &str) -> Result<(), ClientError> {
+        self.json("DELETE", &format!("/images/{}", encode(name)), None)
+    }
+
+    /// State of a task.
+    pub fn task(&self, id: i64) -> Result<Task, ClientError> {
+        self.get(&format!("/tasks/{id}"))
+    }
+
+    /// Stops a task.
+    pub fn cancel_task(&self, id: i64) -> Result<(), ClientError> {
+        self.json("DELETE", &format!("/tasks/{id}"), None)
+    }
+
+    /// Hands a task's states to `seen` until it has ended; returns the last one.
+    pub fn follow_task(&self, id: i64, mut seen: impl FnMut(&Task)) -> Result<Task, ClientError> {
+        let mut last = None;
+        self.follow(&format!("/tasks/{id}/events"), |data| {
+            let task: Task = parse(data)?;
+            seen(&task);
+            let running = task.state == TaskState::Running;
+            last = Some(task);
+            Ok(running)
+        })?;
+        match last {
+            Some(task) if task.state != TaskState::Running => Ok(task),
+            _ => self.task(id),
+        }
+    }
+
+    fn follow(
+        &self,
+        path: &str,
+        mut seen: impl FnMut(&str) -> Result<bool, ClientError>,
+    ) -> Result<(), ClientError> {
+        let body = self.ask("GET", path, None, "text/event-stream")?;
+        let mut reader = BufReader::new(body);
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let count = reader
+                .read_line(&mut line)
+                .map_err(broken("follow events"))?;
+            if count == 0 {
+                return Ok(());
+            }
+            if let Some(data) = line.strip_prefix("data:")
+                && !seen(data.trim())?
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    fn act(&self, name: &str, verb: &str) -> Result<Vm, ClientError> {
+        self.post(&format!("/vms/{}/{verb}", encode(name)), &())
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.json("GET", path, None)
+    }
+
+    fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|e| ClientError::Answer(e.to_string()))?;
+        self.json("POST", path, Some(body))
+    }
+
+    fn json<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T, ClientError> {
+        let bytes = read_all(self.ask(method, path, body, "application/json")?)?;
+        serde_json::from_slice(&bytes).map_err(|error| ClientError::Answer(error.to_string()))
+    }
+
+    fn ask(
+        &self,
+        method: &'static str,
+        path: &str,
+        body: Option<Vec<u8>>,
+        accept: &'static str,
+    ) -> Result<Body, ClientError> {
+        let path = format!("{API_PREFIX}{path}");
+        ask(
+            &self.socket,
+            &Ask {
+                method,
+                path: &path,
+                body,
+                accept,
+            },
+        )
+    }
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ClientError> {
+    serde_json::from_str(text).map_err(|error| ClientError::Answer(error.to_string()))
+}
+
+/// Makes a name a path segment (RFC 3986): a wrong name is to reach the daemon and be refused.
+fn encode(name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    name.bytes()
+        .map(|b| match b {
+            b if plain(b) => char::from(b).to_string(),
+            b => format!("%{b:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,102 @@
+//! TAP interfaces (`Documentation/networking/tuntap.rst` of Linux).
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// A TAP interface cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TapError {
+    /// The name is no interface name.
+    #[error("tap: {0:?} is not an interface name of 1 to 15 bytes")]
+    Name(String),
+    /// No such interface.
+    #[error("tap: there is no interface {0:?}; make it with 'ip tuntap add {0} mode tap'")]
+    Missing(String),
+    /// `/dev/net/tun` cannot be opened.
+    #[error("cannot open /dev/net/tun; load the module 'tun' or run as root")]
+    Device(#[source] io::Error),
+    /// The interface is in use, is no TAP, or is not ours.
+    #[error("cannot attach to the TAP interface {name:?}")]
+    Attach {
+        /// Its name.
+        name: String,
+        /// The host call's error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Bytes of `struct virtio_net_hdr_v1`, virtio 1.x 5.1.6.
+const VNET_HEADER_BYTES: libc::c_int = 12;
+
+/// Opens the existing TAP interface `name` for frames with a virtio header of 12 bytes and no
+/// offloads; the descriptor does not block.
+pub fn open_tap(name: &str) -> Result<OwnedFd, TapError> {
+    let plain = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b'%';
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ || !name.bytes().all(plain) {
+        return Err(TapError::Name(name.to_owned()));
+    }
+    // TUNSETIFF makes an interface that does not exist; a misspelt name is to fail instead.
+    if !std::path::Path::new("/sys/class/net").join(name).exists() {
+        return Err(TapError::Missing(name.to_owned()));
+    }
+    let tun = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open("/dev/net/tun")
+        .map_err(TapError::Device)?;
+    attach(&tun, name).map_err(|source| TapError::Attach {
+        name: name.to_owned(),
+        source,
+    })?;
+    Ok(tun.into())
+}
+
+fn attach(tun: &File, name: &str) -> io::Result<()> {
+    // SAFETY: `ifreq` is plain data for which all zero bytes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: TUNSETIFF takes a `struct ifreq *`, which lives until the call returns.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &mut request) })?;
+    let bytes = VNET_HEADER_BYTES;
+    // SAFETY: TUNSETVNETHDRSZ takes an `int *`, which lives until the call returns.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, &bytes) })?;
+    // SAFETY: TUNSETOFFLOAD takes flags by value.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD as _, 0) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_interface_are_refused() {
+        for bad in ["", "a/b", "tap%d", "a-name-that-is-too-long"] {
+            assert!(matches!(open_tap(bad), Err(TapError::Name(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_missing_interface_is_not_made() {
+        assert!(matches!(
+            open_tap("mitose-none0"),
+            Err(TapError::Missing(_))
+        ));
+        assert!(!std::path::Path::new("/sys/class/net/mitose-none0").exists());
+    }
+}
