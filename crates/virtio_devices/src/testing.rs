@@ -12,3 +12,13 @@ mod tests;
 pub use bench::{Bench, test_ram};
 pub use driver::{Driver, Piece, TestLine, Used};
 pub use fuzz::{fuzz_register_writes, fuzz_restore, fuzz_rings};
+
+/// Returns a configuration of `count` cases, or of as many as `PROPTEST_CASES` says.
+#[cfg(test)]
+pub(crate) fn cases(count: u32) -> proptest::prelude::ProptestConfig {
+    let mut config = proptest::prelude::ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = count;
+    }
+    config
+}

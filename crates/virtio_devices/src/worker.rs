@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use chipset::InterruptLine;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::process::{Pid, getpid};
 
 use crate::device::{DeviceKind, Poller, Readiness, VirtioDevice};
 use crate::interrupt::Interrupt;
@@ -48,6 +49,8 @@ pub(crate) struct WorkerShared {
     /// Watched edge-triggered, so it is written and never read.
     wake: OwnedFd,
     epoll: Arc<OwnedFd>,
+    /// The process that the descriptors belong to.
+    process: Pid,
 }
 
 impl fmt::Debug for WorkerShared {
@@ -72,6 +75,7 @@ impl WorkerShared {
             stop: AtomicBool::new(false),
             wake,
             epoll: Arc::new(epoll),
+            process: getpid(),
         })
     }
 
@@ -102,6 +106,12 @@ impl WorkerShared {
     pub(crate) fn wake(&self) {
         // Fails only when the counter is full, and then the worker has been woken already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Says whether this is a child made by `fork()`: it has copies of all memory, but neither the
+    /// thread nor, perhaps, the descriptors.
+    fn in_forked_child(&self) -> bool {
+        getpid() != self.process
     }
 
     fn gated(&self) -> bool {
@@ -268,7 +278,6 @@ impl WorkerBuilder {
         Ok(Worker {
             shared: self.shared,
             thread: Some(thread),
-            process: rustix::process::getpid(),
         })
     }
 }
@@ -291,7 +300,6 @@ impl Drop for AbortOnPanic {
 pub struct Worker {
     shared: Arc<WorkerShared>,
     thread: Option<JoinHandle<()>>,
-    process: rustix::process::Pid,
 }
 
 impl Worker {
@@ -354,7 +362,7 @@ impl Worker {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        if rustix::process::getpid() != self.process {
+        if self.shared.in_forked_child() {
             std::mem::forget(thread);
             std::mem::forget(self.shared.clone());
             return;
@@ -430,7 +438,7 @@ impl WorkerGuard<'_> {
 
 impl Drop for WorkerGuard<'_> {
     fn drop(&mut self) {
-        if self.touched {
+        if self.touched && !self.shared.in_forked_child() {
             self.shared.wake();
         }
     }

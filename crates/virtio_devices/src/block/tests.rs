@@ -374,7 +374,7 @@ fn a_worker_thread_serves_a_disk() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(crate::testing::cases(48))]
 
     /// Against a plain array, with the device saved and restored at any point.
     #[test]

@@ -398,7 +398,7 @@ fn a_worker_thread_moves_frames() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(crate::testing::cases(32))]
 
     /// Frames in any mixture of sizes and buffer sizes: each arrives whole and in order, or is
     /// dropped because it does not fit.

@@ -145,26 +145,24 @@ pub fn fuzz_rings(bytes: &[u8]) {
         let [kind, queue, index, data @ .., d0] = *op;
         let queue = usize::from(queue) % driver.queues();
         let (desc, avail, _) = driver.ring_addresses(queue);
-        match kind % 4 {
-            // A descriptor, its address in or near RAM.
-            0 => {
-                let mut descriptor = [0; 16];
-                descriptor.copy_from_slice(&data);
-                descriptor[3..8].fill(0);
-                descriptor[2] &= 0x7f;
-                descriptor[10..12].fill(0);
+        match kind % 6 {
+            0 | 1 => {
+                let descriptor = shape_descriptor(data, d0);
                 driver.poke(desc + 16 * u64::from(index % 32), &descriptor);
             }
-            // A head in the available ring; links and heads are small so that they meet.
-            1 => driver.offer_head(queue, u16::from(index) % 40),
-            // Request headers and packets, at the addresses that descriptors use most.
-            2 => driver.poke(u64::from(index) << 12, &data),
+            // Links and heads are small so that they meet.
+            2 => driver.offer_head(queue, u16::from(index) % 34),
+            3 => driver.poke(u64::from(index) << 12, &data),
+            4 => driver.poke(u64::from(index) << 12, &shape_request(select, data)),
             _ => {
                 if d0 == 0 {
                     driver.poke(avail + 2, &data[..2]);
                 }
                 driver.kick(queue);
                 zoo.bench.run();
+                if driver.needs_reset() {
+                    driver.start();
+                }
             }
         }
     }
@@ -173,6 +171,50 @@ pub fn fuzz_rings(bytes: &[u8]) {
     }
     zoo.bench.run();
     zoo.check_alive();
+}
+
+/// Makes most descriptors plausible, so that chains get past the first check.
+fn shape_descriptor(data: [u8; 16], odd: u8) -> [u8; 16] {
+    let mut descriptor = data;
+    if odd & 1 != 0 {
+        // The start of a low page, where requests are put.
+        descriptor[..8].copy_from_slice(&(u64::from(data[1]) << 12).to_le_bytes());
+    }
+    if odd & 0xf0 != 0 {
+        descriptor[3..8].fill(0);
+        descriptor[2] &= 0x3f;
+        descriptor[10..12].fill(0);
+        descriptor[12] &= if odd & 2 != 0 { 3 } else { 7 };
+        descriptor[14] &= 0x1f;
+        descriptor[15] = 0;
+    }
+    descriptor
+}
+
+/// Makes a request that the device numbered `select` may understand.
+fn shape_request(select: u8, data: [u8; 16]) -> [u8; 44] {
+    let mut bytes = [0; 44];
+    match usize::from(select) % DEVICES {
+        0 => {
+            bytes[0] = data[0] % 16;
+            bytes[8..10].copy_from_slice(&data[8..10]);
+            bytes[9] &= 0xf;
+        }
+        2 => {
+            bytes[0] = 3;
+            bytes[8] = 2;
+            bytes[16] = data[0] % 4;
+            bytes[20..22].copy_from_slice(&1024_u16.to_le_bytes());
+            bytes[20] = data[1] & 1;
+            bytes[24..26].copy_from_slice(&data[2..4]);
+            bytes[28] = 1;
+            bytes[30] = data[4] % 9;
+            bytes[32] = data[5] % 4;
+            bytes[36..44].copy_from_slice(&data[8..16]);
+        }
+        _ => bytes[..16].copy_from_slice(&data),
+    }
+    bytes
 }
 
 /// Restores each kind of device from a state that someone may have tampered with, and runs what

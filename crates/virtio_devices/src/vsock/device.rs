@@ -104,14 +104,14 @@ impl Vsock {
         self.table.len()
     }
 
-    /// Takes waiting host programs.
-    fn accept(&mut self) {
+    /// Takes waiting host programs; returns whether the budget ended it.
+    fn accept(&mut self) -> bool {
         let Some(listener) = &self.listener else {
-            return;
+            return false;
         };
         for _ in 0..STEPS_PER_TURN {
             if !self.accept_ready {
-                return;
+                return false;
             }
             match listener.accept() {
                 Ok((stream, _)) => {
@@ -124,10 +124,11 @@ impl Vsock {
                 Err(error) => {
                     // With no descriptor left the program waits in the backlog until one is free.
                     self.accept_ready = error.kind() != io::ErrorKind::WouldBlock;
-                    return;
+                    return false;
                 }
             }
         }
+        true
     }
 
     /// Works on the host side of connections; returns whether the budget ended it.
@@ -198,12 +199,15 @@ impl Vsock {
         }
     }
 
+    /// Says whether the guest's packets have to wait: their effects have filled a bound.
+    fn is_full(&self) -> bool {
+        self.stray_resets.len() >= STRAY_RESETS_MAX || self.buffered >= BUFFERED_BYTES_MAX
+    }
+
     /// Takes packets from the guest; returns whether the budget ended it.
     fn receive(&mut self, io: &mut DeviceIo<'_>) -> Result<bool, Broken> {
         for _ in 0..STEPS_PER_TURN {
-            let full =
-                self.stray_resets.len() >= STRAY_RESETS_MAX || self.buffered >= BUFFERED_BYTES_MAX;
-            if full || !io.pop(TX, &mut self.chain, MAX_SEGMENTS)? {
+            if self.is_full() || !io.pop(TX, &mut self.chain, MAX_SEGMENTS)? {
                 return Ok(false);
             }
             if self.chain.readable_len() < HEADER_BYTES as u64 {
@@ -303,8 +307,8 @@ impl Vsock {
                 return Ok(false);
             }
             let room = self.chain.writable_len();
-            if room < HEADER_BYTES as u64 {
-                let rule = "is too short for a socket packet's header";
+            if room <= HEADER_BYTES as u64 {
+                let rule = "has no room for a socket packet";
                 return Err(Broken::Chain {
                     queue: RX,
                     head: self.chain.head(),
@@ -410,12 +414,15 @@ impl VirtioDevice for Vsock {
     }
 
     fn process(&mut self, _kicked: u64, io: &mut DeviceIo<'_>) -> Result<Progress, Broken> {
-        self.accept();
-        let mut more = self.receive(io)?;
+        let mut more = self.accept();
+        more |= self.receive(io)?;
+        let was_full = self.is_full();
         more |= self.serve_hosts();
         if self.announce_reset(io)? {
             more |= self.transmit(io)?;
         }
+        // The guest was not asked to notify about packets that still wait.
+        more |= was_full && !self.is_full();
         Ok(if more { Progress::More } else { Progress::Idle })
     }
 

@@ -105,7 +105,7 @@ fn saved_states_that_no_device_has_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(crate::testing::cases(64))]
 
     #[test]
     fn register_garbage_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {

@@ -338,7 +338,7 @@ fn impossible_saved_states_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(crate::testing::cases(48))]
 
     /// Any mixture of packets on few ports: no panic, bounded state, and the device still works.
     #[test]
