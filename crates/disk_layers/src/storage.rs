@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, FileType};
 use rustix::io::Errno;
 
 /// Zeroes are written in pieces of this size where the file system cannot zero a range.

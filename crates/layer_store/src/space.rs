@@ -35,7 +35,7 @@ impl Drop for Reservation {
 }
 
 impl LayerStore {
-    /// The datastore's space now.
+    /// The datastore's space.
     pub fn space(&self) -> Result<Space, StoreError> {
         let stat = rustix::fs::statvfs(self.root())
             .map_err(|err| io_error("measure", self.root(), err.into()))?;

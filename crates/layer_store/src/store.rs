@@ -283,7 +283,7 @@ impl LayerStore {
         Ok(file)
     }
 
-    /// Makes a layer immutable: nobody opens it for writing any more. Who has it open keeps that
+    /// Makes a layer immutable: nobody opens it for writing again. Who has it open keeps that
     /// right, so its writer must have let go of it (a fork covers it by a new top).
     pub fn seal(&self, id: LayerId) -> Result<(), StoreError> {
         let path = self.layer_path(id);

@@ -3,7 +3,7 @@
 //! New clusters come from clusters freed in this session, else from the end of the file: space
 //! that another session freed is never searched for, so that refcounts which a host crash left
 //! behind can never lead to a cluster with two users. A freed cluster is handed out again only
-//! once the tables that no longer point to it are durable.
+//! once the tables that let go of it are durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -176,7 +176,7 @@ impl Allocator {
         self.pending.len()
     }
 
-    /// Counts the pending clusters down. Returns those that nobody uses any more and that are to
+    /// Counts the pending clusters down. Returns those that are left without a user and are to
     /// be zeroed, as start and count.
     pub fn apply_pending(
         &mut self,

@@ -107,7 +107,7 @@ impl DiskStack {
         self.zero_bytes(last.min(end), end)
     }
 
-    /// Tells that a range is no longer needed. Whole units of
+    /// Tells that nobody needs a range. Whole units of
     /// [`DiskStack::discard_granularity`] read as zeroes afterwards; the rest keeps its content.
     pub fn discard(&mut self, offset: u64, length: u64) -> Result<(), DiskError> {
         self.check_write(offset, length)?;
