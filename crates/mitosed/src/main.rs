@@ -1,1 +1,108 @@
-fn main() {}
+//! `mitosed`: the daemon that owns the inventory, opens all host resources, and starts and forks
+//! VMs; every VM runs in a process of its own and outlives it.
+
+#![forbid(unsafe_code)]
+
+mod clock;
+mod config;
+mod doctor;
+mod error;
+mod host;
+mod http;
+mod image;
+mod inventory;
+mod layers;
+mod usage;
+mod vmm;
+
+use std::fs::File;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config::{Args, Config};
+use crate::host::Host;
+use crate::inventory::Sqlite;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .init();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error::chain_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    let config = args.check()?;
+    let _lock = lock_home(&config)?;
+    // A daemon has no terminal; where it leads a group already it is a session's own.
+    let _ = rustix::process::setsid();
+    raise_file_limit();
+    protect_from_oom();
+    let inventory = Sqlite::open(&config.home.inventory())?;
+    let host = Host::recover(config, Box::new(inventory))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(1024)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let served = runtime.block_on(http::serve(Arc::clone(&host)));
+    host.stop();
+    // Requests that still wait for a guest do not keep the daemon.
+    runtime.shutdown_background();
+    served
+}
+
+/// One daemon per data directory.
+fn lock_home(config: &Config) -> anyhow::Result<File> {
+    let path = config.home.root().join("mitosed.lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+            "another mitosed runs for {}; stop it with 'mitose daemon stop', or set MITOSE_HOME",
+            config.home.root().display()
+        ),
+        Err(errno) => Err(errno).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// A call that makes hundreds of clones holds several descriptors for each.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// Under memory pressure VMs go first: without the daemon nobody can stop them.
+fn protect_from_oom() {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-900") {
+        tracing::debug!(%error, "cannot lower the OOM score");
+    }
+}

@@ -1,0 +1,140 @@
+//! The commands, one file each. The doc of a command's `Args` is its help.
+
+mod clone;
+mod completion;
+mod console;
+mod cp;
+mod daemon;
+mod doctor;
+mod events;
+mod exec;
+mod image;
+mod info;
+mod logs;
+mod ls;
+mod power;
+mod rm;
+mod run;
+mod tree;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::daemon::Daemon;
+use crate::output::Format;
+
+/// Runs virtual machines and forks them while they run.
+///
+/// A daemon does the work; it is started when none answers.
+#[derive(Debug, Parser)]
+#[command(name = "mitose", version, max_term_width = 100)]
+#[command(after_help = "Examples:
+  mitose image build tiny                     make a small image
+  mitose run web1 --image tiny                boot a VM
+  mitose clone web1 --count 10 --prefix w-    fork it ten times while it runs
+  mitose exec w-3 -- hostname                 run a command in a clone
+  mitose rm --force web1 w-1                  remove VMs")]
+pub struct Cli {
+    /// How data is printed
+    #[arg(short, long, global = true, value_enum, default_value_t = FormatArg::Table)]
+    output: FormatArg,
+    /// Data directory of the daemon [default: /var/lib/mitose for root, ~/.local/share/mitose otherwise]
+    #[arg(long, global = true, env = "MITOSE_HOME", value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Form of printed data.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatArg {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// What commands share.
+#[derive(Debug)]
+pub struct Context {
+    /// How data is printed.
+    pub format: Format,
+    /// Way to the daemon.
+    pub daemon: Daemon,
+}
+
+impl Context {
+    /// Takes the global options over.
+    pub fn new(cli: &Cli) -> Self {
+        Self {
+            format: match cli.output {
+                FormatArg::Table => Format::Table,
+                FormatArg::Json => Format::Json,
+            },
+            daemon: Daemon::new(cli.home.clone()),
+        }
+    }
+
+    /// A client of the daemon, which is started where none answers.
+    pub fn client(&self) -> anyhow::Result<client::Client> {
+        self.daemon.client()
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Run(run::Args),
+    Clone(clone::Args),
+    Ls(ls::Args),
+    Info(info::Args),
+    Exec(exec::Args),
+    Cp(cp::Args),
+    Logs(logs::Args),
+    Console(console::Args),
+    Stop(power::StopArgs),
+    Start(power::StartArgs),
+    Pause(power::PauseArgs),
+    Resume(power::ResumeArgs),
+    Reset(power::ResetArgs),
+    Rm(rm::Args),
+    Tree(tree::Args),
+    Events(events::Args),
+    Image(image::Args),
+    Doctor(doctor::Args),
+    Daemon(daemon::Args),
+    Completion(completion::Args),
+}
+
+impl Command {
+    /// Runs the command; returns the exit code.
+    pub fn run(self, context: &Context) -> anyhow::Result<u8> {
+        match self {
+            Self::Run(args) => run::run(args, context),
+            Self::Clone(args) => clone::run(args, context),
+            Self::Ls(args) => ls::run(&args, context),
+            Self::Info(args) => info::run(&args, context),
+            Self::Exec(args) => exec::run(args, context),
+            Self::Cp(args) => cp::run(&args, context),
+            Self::Logs(args) => logs::run(&args, context),
+            Self::Console(args) => console::run(&args, context),
+            Self::Stop(args) => power::stop(&args, context),
+            Self::Start(args) => power::start(&args, context),
+            Self::Pause(args) => power::pause(&args, context),
+            Self::Resume(args) => power::resume(&args, context),
+            Self::Reset(args) => power::reset(&args, context),
+            Self::Rm(args) => rm::run(&args, context),
+            Self::Tree(args) => tree::run(&args, context),
+            Self::Events(args) => events::run(&args, context),
+            Self::Image(args) => image::run(args, context),
+            Self::Doctor(args) => doctor::run(&args, context),
+            Self::Daemon(args) => daemon::run(&args, context),
+            Self::Completion(args) => completion::run(&args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

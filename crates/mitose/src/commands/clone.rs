@@ -1,0 +1,117 @@
+//! `mitose clone`.
+
+use api_types::{CloneMode, Cloned, ForkRequest, MAX_CLONES};
+
+use super::Context;
+use super::run::{NetChoice, parse_net};
+use crate::output::{self, Format, Table, microseconds};
+use crate::progress::Waiting;
+
+/// Clone a VM
+///
+/// By default the clones are made from the source's running state with one short stop of the
+/// source, and run at once. Each has its own name, machine id, hardware addresses and disks.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  mitose clone web1 --name web2
+  mitose clone web1 --count 20 --prefix w- -o json
+  mitose clone web1 --name web3 --net tap=tap3
+  mitose clone base --name disk-copy --mode linked")]
+pub struct Args {
+    /// Name of the source
+    source: String,
+    /// Name of the one clone
+    #[arg(long, required_unless_present = "count", conflicts_with_all = ["count", "prefix"])]
+    name: Option<String>,
+    /// Number of clones, made in one call; named PREFIX1, PREFIX2, ...
+    #[arg(long, requires = "prefix", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CLONES)))]
+    count: Option<u32>,
+    /// Beginning of the clones' names
+    #[arg(long, requires = "count")]
+    prefix: Option<String>,
+    /// instant: live; linked: powered off, on the source's disks; full: powered off, own disks
+    #[arg(long, default_value = "instant", value_parser = parse_mode)]
+    mode: CloneMode,
+    /// NIC of the clone, tap=NAME[,mac=ADDRESS], in the source's order; only with --name
+    #[arg(long = "net", value_name = "SPEC", value_parser = parse_net, conflicts_with = "count")]
+    nets: Vec<NetChoice>,
+    /// keep-mac: the clones keep the source's hardware addresses and links
+    #[arg(long, value_name = "RULE", value_parser = ["keep-mac"])]
+    nic: Option<String>,
+    /// Do not wait for the guest agents
+    #[arg(long, conflicts_with = "wait")]
+    no_wait: bool,
+    /// Seconds to wait for the guest agents [default: 120 where the source has one]
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
+    /// Longest time that disk requests in flight may take, milliseconds
+    #[arg(long, value_name = "MS")]
+    drain_ms: Option<u32>,
+    /// Step at which the fork is to fail, for tests
+    #[arg(long, hide = true, env = "MITOSE_FAIL_AT")]
+    fail_at: Option<String>,
+}
+
+/// Runs the command.
+pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
+    let names = match (args.name, args.count, args.prefix) {
+        (None, Some(count), Some(prefix)) => (1..=count).map(|n| format!("{prefix}{n}")).collect(),
+        (name, ..) => name.into_iter().collect(),
+    };
+    let request = ForkRequest {
+        names,
+        mode: args.mode,
+        nets: NetChoice::requests(args.nets),
+        keep_mac: args.nic.is_some(),
+        wait_ready_s: if args.no_wait { Some(0) } else { args.wait },
+        drain_ms_max: args.drain_ms,
+        fail_at: args.fail_at,
+    };
+    let client = context.client()?;
+    let waiting = Waiting::for_(format!("{} is cloned", args.source));
+    let cloned = client.fork(&args.source, &request);
+    drop(waiting);
+    let cloned = cloned?;
+    print(&cloned, args.mode, context.format)?;
+    let mut failed = 0;
+    for clone in &cloned.clones {
+        if let Some(error) = &clone.error {
+            eprintln!("error: {}: {error}", clone.name);
+            failed += 1;
+        }
+    }
+    Ok(u8::from(failed > 0))
+}
+
+fn print(cloned: &Cloned, mode: CloneMode, format: Format) -> anyhow::Result<()> {
+    if format == Format::Json {
+        return output::json(cloned);
+    }
+    if mode == CloneMode::Instant {
+        output::text_line(&format!(
+            "{} stood still for {} (disk queues held for {})",
+            cloned.source,
+            microseconds(cloned.stun_us),
+            microseconds(cloned.io_held_us)
+        ))?;
+    }
+    let shown = |us: Option<u64>| us.map_or("-".to_owned(), microseconds);
+    let mut table = Table::new(&["CLONE", "FIRST RUN", "READY"]);
+    for clone in &cloned.clones {
+        table.row(vec![
+            clone.name.clone(),
+            shown(clone.first_run_us),
+            shown(clone.ready_us),
+        ]);
+    }
+    table.print()
+}
+
+fn parse_mode(text: &str) -> Result<CloneMode, String> {
+    match text {
+        "instant" => Ok(CloneMode::Instant),
+        "linked" => Ok(CloneMode::Linked),
+        "full" => Ok(CloneMode::Full),
+        _ => Err(format!("{text:?} is not instant, linked or full")),
+    }
+}

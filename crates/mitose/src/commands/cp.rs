@@ -1,0 +1,211 @@
+//! `mitose cp`.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use agent_protocol::{Entry, EntryKind, Put, REQUEST_PORT, host};
+use anyhow::{Context as _, bail};
+
+use super::Context;
+
+/// Copy files and directories between host and guest
+///
+/// One of the two places is NAME:PATH with an absolute path in the guest.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  mitose cp notes.txt web1:/root/
+  mitose cp web1:/var/log/syslog .
+  mitose cp ./site web1:/srv/site")]
+pub struct Args {
+    /// Where from: PATH or NAME:PATH
+    from: String,
+    /// Where to: PATH or NAME:PATH
+    to: String,
+}
+
+/// One of the two places.
+#[derive(Debug, PartialEq, Eq)]
+enum Place<'a> {
+    Host(&'a Path),
+    Guest { name: &'a str, path: &'a str },
+}
+
+/// Runs the command.
+pub fn run(args: &Args, context: &Context) -> anyhow::Result<u8> {
+    match (place(&args.from), place(&args.to)) {
+        (Place::Host(from), Place::Guest { name, path }) => upload(context, from, name, path)?,
+        (Place::Guest { name, path }, Place::Host(to)) => download(context, name, path, to)?,
+        (Place::Host(_), Place::Host(_)) => {
+            bail!("one place must be in a guest, written NAME:/PATH")
+        }
+        (Place::Guest { .. }, Place::Guest { .. }) => {
+            bail!("one place must be on the host; copy through a file here")
+        }
+    }
+    Ok(0)
+}
+
+/// `NAME:PATH` is a guest's unless there is a slash before the colon.
+fn place(text: &str) -> Place<'_> {
+    match text.split_once(':') {
+        Some((name, path)) if !name.is_empty() && !name.contains('/') => {
+            Place::Guest { name, path }
+        }
+        _ => Place::Host(Path::new(text)),
+    }
+}
+
+fn connect(context: &Context, name: &str, path: &str) -> anyhow::Result<UnixStream> {
+    if !path.starts_with('/') {
+        bail!("the path in the guest must be absolute, such as {name}:/root/{path}");
+    }
+    Ok(context.client()?.vsock(name, REQUEST_PORT)?)
+}
+
+fn upload(context: &Context, from: &Path, name: &str, path: &str) -> anyhow::Result<()> {
+    let meta = fs::metadata(from).with_context(|| format!("cannot open {}", from.display()))?;
+    let stream = connect(context, name, path)?;
+    let mut put = Put {
+        path: path.to_owned(),
+        name: from.file_name().map(|n| n.to_string_lossy().into_owned()),
+        mode: meta.permissions().mode() & 0o7777,
+        kind: EntryKind::File,
+    };
+    if meta.is_dir() {
+        put.kind = EntryKind::Tar;
+        put.name = None;
+        let (reader, writer) = io::pipe().context("cannot make a pipe")?;
+        let packed = from.to_owned();
+        let packer = std::thread::spawn(move || pack(&packed, writer));
+        let sent = host::put(&stream, &stream, &put, reader);
+        let packed = packer.join().unwrap_or_else(|_| bail!("packing broke off"));
+        sent?;
+        return packed;
+    }
+    let file = File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
+    host::put(&stream, &stream, &put, file)?;
+    Ok(())
+}
+
+fn pack(from: &Path, writer: impl Write) -> anyhow::Result<()> {
+    let mut archive = tar::Builder::new(writer);
+    archive.follow_symlinks(false);
+    archive
+        .append_dir_all(".", from)
+        .and_then(|()| archive.finish())
+        .with_context(|| format!("cannot read {}", from.display()))
+}
+
+/// Where a download goes.
+enum Sink {
+    File(File),
+    Tar(io::PipeWriter),
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.write(bytes),
+            Self::Tar(pipe) => pipe.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.flush(),
+            Self::Tar(pipe) => pipe.flush(),
+        }
+    }
+}
+
+fn download(context: &Context, name: &str, path: &str, to: &Path) -> anyhow::Result<()> {
+    let stream = connect(context, name, path)?;
+    let mut target: Option<PathBuf> = None;
+    let mut unpacker = None;
+    let result = host::get(&stream, &stream, path, |entry: &Entry| match entry.kind {
+        EntryKind::File => {
+            let file = target_file(path, to);
+            let made = File::create(&file)?;
+            target = Some(file);
+            Ok(Sink::File(made))
+        }
+        EntryKind::Tar => {
+            fs::create_dir_all(to)?;
+            let (reader, writer) = io::pipe()?;
+            let to = to.to_owned();
+            unpacker = Some(std::thread::spawn(move || {
+                tar::Archive::new(reader).unpack(to)
+            }));
+            Ok(Sink::Tar(writer))
+        }
+    });
+    let entry = match result {
+        Ok((entry, sink)) => {
+            // The end of the pipe ends the unpacking.
+            drop(sink);
+            Ok(entry)
+        }
+        Err(error) => Err(error),
+    };
+    if let Some(unpacker) = unpacker {
+        let unpacked = unpacker
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("it broke off")));
+        let entry = entry?;
+        unpacked.with_context(|| format!("cannot unpack into {}", to.display()))?;
+        debug_assert_eq!(entry.kind, EntryKind::Tar);
+        return Ok(());
+    }
+    match (entry, target) {
+        (Ok(entry), Some(file)) => {
+            let mode = fs::Permissions::from_mode(entry.mode & 0o777);
+            fs::set_permissions(&file, mode)
+                .with_context(|| format!("cannot set the mode of {}", file.display()))
+        }
+        (Ok(_), None) => Ok(()),
+        (Err(error), target) => {
+            // Half a file is worse than none.
+            target
+                .into_iter()
+                .for_each(|file| drop(fs::remove_file(file)));
+            Err(error.into())
+        }
+    }
+}
+
+/// A file is put into an existing directory under its own name.
+fn target_file(path: &str, to: &Path) -> PathBuf {
+    match Path::new(path).file_name() {
+        Some(name) if to.is_dir() => to.join(name),
+        _ => to.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_colon_behind_a_slash_is_part_of_a_host_path() {
+        assert_eq!(place("./a:b"), Place::Host(Path::new("./a:b")));
+        let guest = Place::Guest {
+            name: "web1",
+            path: "/x:y",
+        };
+        assert_eq!(place("web1:/x:y"), guest);
+    }
+
+    #[test]
+    fn downloads_into_a_directory_keep_their_name() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(
+            target_file("/etc/hosts", dir.path()),
+            dir.path().join("hosts")
+        );
+        let file = dir.path().join("x");
+        assert_eq!(target_file("/etc/hosts", &file), file);
+    }
+}

@@ -1,0 +1,173 @@
+//! `mitose exec`.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use agent_protocol::{Exit, REQUEST_PORT, Reply, Request, Start, WindowSize};
+use anyhow::{Context as _, bail};
+
+use super::Context;
+use crate::output::{self, Format};
+use crate::terminal::{RawMode, window_size};
+
+/// Pause between two looks at the terminal's size.
+const SIZE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Run a command in a guest
+///
+/// Needs the guest agent. The exit code is the command's own; 128 + N where a signal N ended it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  mitose exec web1 -- hostname
+  mitose exec web1 -it -- bash
+  echo hello | mitose exec web1 -i -- tee /tmp/x
+  mitose exec web1 --user nobody --env A=1 -- env")]
+pub struct Args {
+    /// Name of the VM
+    name: String,
+    /// Send standard input to the command
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Variable to set, NAME=VALUE; may be repeated
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = parse_env)]
+    env: Vec<(String, String)>,
+    /// Working directory in the guest
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// User in the guest, root by default
+    #[arg(short, long)]
+    user: Option<String>,
+    /// Command and its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+type Writer = Arc<Mutex<UnixStream>>;
+
+/// Runs the command.
+pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
+    let stream = context.client()?.vsock(&args.name, REQUEST_PORT)?;
+    let writer = Arc::new(Mutex::new(
+        stream.try_clone().context("cannot share the connection")?,
+    ));
+    let start = Start {
+        argv: args.command,
+        env: args.env,
+        cwd: args.workdir,
+        tty: args.tty.then(window_size),
+        user: args.user,
+    };
+    send(&writer, &Request::Start(start))?;
+    let raw = if args.tty && args.interactive {
+        RawMode::start()?
+    } else {
+        None
+    };
+    if args.interactive {
+        let writer = Arc::clone(&writer);
+        thread::spawn(move || forward_input(&writer));
+    } else {
+        send(&writer, &Request::StdinEof)?;
+    }
+    if args.tty {
+        let writer = Arc::clone(&writer);
+        thread::spawn(move || follow_size(&writer));
+    }
+    let collect = context.format == Format::Json && !args.tty;
+    let mut collected = (Vec::new(), Vec::new());
+    let exit = take_output(&stream, collect.then_some(&mut collected));
+    let _ = stream.shutdown(Shutdown::Both);
+    drop(raw);
+    let code = exit?.shell_code();
+    if collect {
+        output::json(&serde_json::json!({
+            "name": args.name,
+            "exit_code": code,
+            "stdout": String::from_utf8_lossy(&collected.0),
+            "stderr": String::from_utf8_lossy(&collected.1),
+        }))?;
+    }
+    Ok(u8::try_from(code & 0xff).unwrap_or(1))
+}
+
+/// Passes output on until the command has ended.
+fn take_output(
+    mut stream: &UnixStream,
+    mut collected: Option<&mut (Vec<u8>, Vec<u8>)>,
+) -> anyhow::Result<Exit> {
+    loop {
+        let reply = Reply::read(&mut stream).context("the connection to the guest broke off")?;
+        match reply {
+            Some(Reply::Started) => {}
+            Some(Reply::Stdout(bytes)) => match &mut collected {
+                Some((stdout, _)) => stdout.extend_from_slice(&bytes),
+                None => write_on(&mut io::stdout().lock(), &bytes)?,
+            },
+            Some(Reply::Stderr(bytes)) => match &mut collected {
+                Some((_, stderr)) => stderr.extend_from_slice(&bytes),
+                None => write_on(&mut io::stderr().lock(), &bytes)?,
+            },
+            Some(Reply::Exit(exit)) => return Ok(exit),
+            Some(Reply::Error(reason)) => bail!("the guest agent says: {reason}"),
+            Some(other) => bail!(
+                "the guest agent sent an unexpected {} message",
+                other.name()
+            ),
+            None => bail!("the guest ended the connection before the command ended"),
+        }
+    }
+}
+
+fn write_on(output: &mut impl Write, bytes: &[u8]) -> anyhow::Result<()> {
+    let written = output.write_all(bytes).and_then(|()| output.flush());
+    written.context("cannot write the output")
+}
+
+fn forward_input(writer: &Writer) {
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        let request = match io::stdin().read(&mut buffer) {
+            Ok(count @ 1..) => Request::Stdin(buffer[..count].to_vec()),
+            _ => Request::StdinEof,
+        };
+        let end = request == Request::StdinEof;
+        if send(writer, &request).is_err() || end {
+            return;
+        }
+    }
+}
+
+fn follow_size(writer: &Writer) {
+    let mut last: WindowSize = window_size();
+    loop {
+        thread::sleep(SIZE_INTERVAL);
+        let size = window_size();
+        if size != last {
+            last = size;
+            if send(writer, &Request::Resize(size)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn send(writer: &Writer, request: &Request) -> anyhow::Result<()> {
+    let mut stream = writer.lock().unwrap_or_else(PoisonError::into_inner);
+    request
+        .write(&mut *stream)
+        .context("cannot send to the guest agent")
+}
+
+fn parse_env(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not NAME=VALUE")),
+    }
+}

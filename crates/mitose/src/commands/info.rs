@@ -1,0 +1,97 @@
+//! `mitose info`.
+
+use api_types::VmDetail;
+use vm_spec::format_size;
+
+use super::Context;
+use crate::output::{self, Format, Table, microseconds, time_of_day};
+
+/// Show all about a VM
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  mitose info web1
+  mitose info web1 -o json")]
+pub struct Args {
+    /// Name of the VM
+    name: String,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, context: &Context) -> anyhow::Result<u8> {
+    let detail = context.client()?.vm(&args.name)?;
+    if context.format == Format::Json {
+        output::json(&detail)?;
+    } else {
+        table(&detail).print()?;
+    }
+    Ok(0)
+}
+
+fn table(detail: &VmDetail) -> Table {
+    let vm = &detail.vm;
+    let mut table = Table::new(&["name", &vm.name]);
+    let mut row = |name: &str, value: String| table.row(vec![name.to_owned(), value]);
+    row("state", vm.state.clone());
+    if let Some(reason) = &detail.reason {
+        row("reason", reason.clone());
+    }
+    row("id", detail.id.clone());
+    row("uuid", detail.uuid.clone());
+    row("machine id", detail.machine_id.clone());
+    row(
+        "created",
+        format!("{} UTC", time_of_day(detail.created_at_ms)),
+    );
+    let source = vm.source.clone().unwrap_or_else(|| "-".to_owned());
+    row("source", format!("{source}, generation {}", vm.generation));
+    row("engine", vm.engine.clone());
+    row("cpus", vm.cpus.to_string());
+    row("memory", format_size(vm.memory_bytes));
+    let kib = |kib: u64| format_size(kib << 10);
+    row("  private", kib(detail.memory.private_kib));
+    row("  shared", kib(detail.memory.shared_kib));
+    row("  proportional", kib(detail.memory.pss_kib));
+    row(
+        "image",
+        detail.image.clone().unwrap_or_else(|| "-".to_owned()),
+    );
+    row("kernel", detail.kernel.clone());
+    row("cmdline", detail.cmdline.clone());
+    for (index, disk) in detail.disks.iter().enumerate() {
+        let read_only = if disk.read_only { " (read-only)" } else { "" };
+        for (depth, layer) in disk.layers.iter().enumerate() {
+            let name = if depth == 0 {
+                format!("disk {index}{read_only}")
+            } else {
+                String::new()
+            };
+            row(&name, layer.clone());
+        }
+    }
+    row("own disk space", format_size(detail.disk.delta_bytes));
+    for (index, nic) in detail.nics.iter().enumerate() {
+        let tap = nic.tap.clone().unwrap_or_else(|| "no link".to_owned());
+        row(&format!("nic {index}"), format!("{}, {tap}", nic.mac));
+    }
+    let ready = if vm.ready { "ready" } else { "not ready" };
+    row("agent", ready.to_owned());
+    if let Some(guest) = &detail.guest {
+        row("  host name", guest.hostname.clone());
+        for error in &guest.errors {
+            row("  problem", error.clone());
+        }
+    }
+    if let (Some(pid), Some(uid)) = (detail.pid, detail.uid) {
+        row("process", format!("{pid}, user {uid}"));
+    }
+    for stun in &detail.stuns {
+        let value = format!(
+            "{} UTC, {} clones, stun {}",
+            time_of_day(stun.at_ms),
+            stun.clones,
+            microseconds(stun.stun_us)
+        );
+        row("forked", value);
+    }
+    table
+}

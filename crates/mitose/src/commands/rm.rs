@@ -1,0 +1,44 @@
+//! `mitose rm`.
+
+use super::Context;
+use crate::output::{self, Format};
+
+/// Remove VMs with their own disks
+///
+/// Disk and memory layers that clones use stay with them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  mitose rm web1
+  mitose rm --force web1 w-1 w-2")]
+pub struct Args {
+    /// Names of the VMs
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// Also VMs that run
+    #[arg(long, short)]
+    force: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, context: &Context) -> anyhow::Result<u8> {
+    let client = context.client()?;
+    let mut removed = Vec::new();
+    let mut code = 0;
+    for name in &args.names {
+        match client.remove(name, args.force) {
+            Ok(()) => removed.push(name),
+            Err(error) => {
+                eprintln!("error: {}", output::chain_line(&error.into()));
+                code = 1;
+            }
+        }
+    }
+    if context.format == Format::Json {
+        output::json(&removed)?;
+    } else {
+        for name in removed {
+            output::text_line(name)?;
+        }
+    }
+    Ok(code)
+}

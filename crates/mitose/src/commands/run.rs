@@ -1,0 +1,217 @@
+//! `mitose run`.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use api_types::{DiskRequest, ImageFormat, NetRequest, RunReply, RunRequest, SerialRequest};
+use vm_spec::{EngineChoice, MacAddr, parse_size};
+
+use super::Context;
+use crate::output::{self, Format, microseconds};
+use crate::progress::Waiting;
+
+/// Make a VM and boot it
+///
+/// The VM boots an image, or a kernel file: a Linux bzImage or vmlinux, or any 64-bit ELF. Disks
+/// that are given are read only; what the guest writes goes to a delta of the VM.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  mitose run web1 --image debian --memory 1G --cpus 2
+  mitose run web2 --image tiny --net tap=tap0
+  mitose run t1 --kernel guest.elf --memory 2G --engine kvm
+  mitose run l1 --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0' --disk root.qcow2")]
+#[command(group = clap::ArgGroup::new("boots").required(true).multiple(true).args(["image", "kernel"]))]
+pub struct Args {
+    /// Name of the new VM
+    name: String,
+    /// Image to boot; see 'mitose image ls'
+    #[arg(long)]
+    image: Option<String>,
+    /// Kernel file to boot; replaces the image's
+    #[arg(long, value_name = "PATH")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk; replaces the image's
+    #[arg(long, value_name = "PATH")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line; replaces the image's
+    #[arg(long, value_name = "TEXT")]
+    cmdline: Option<String>,
+    /// Disk file, PATH[,format=raw|qcow2][,ro]; may be repeated
+    #[arg(long = "disk", value_name = "PATH", value_parser = parse_disk)]
+    disks: Vec<DiskRequest>,
+    /// Number of vCPUs, 1 to 8
+    #[arg(long, default_value_t = 1)]
+    cpus: u32,
+    /// Guest memory, with an optional unit K, M, G
+    #[arg(long, default_value = "512M", value_parser = parse_memory)]
+    memory: u64,
+    /// NIC: none, or tap=NAME[,mac=ADDRESS] for an existing TAP interface; may be repeated
+    #[arg(long = "net", value_name = "SPEC", value_parser = parse_net)]
+    nets: Vec<NetChoice>,
+    /// Where the serial port's output goes: log, none, or file=PATH
+    #[arg(long, value_name = "SPEC", default_value = "log", value_parser = parse_serial)]
+    serial: SerialRequest,
+    /// What executes the guest: auto, kvm or soft
+    #[arg(long, default_value = "auto", value_parser = parse_engine)]
+    engine: EngineChoice,
+    /// Entry address that overrides the kernel file's own, hexadecimal with 0x or decimal
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
+    entry: Option<u64>,
+    /// Seconds to wait for the guest agent; 0 does not wait [default: 180 where the image has one]
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
+}
+
+/// One `--net`.
+#[derive(Clone, Debug)]
+pub(super) enum NetChoice {
+    /// No NIC.
+    None,
+    /// A NIC.
+    Nic(NetRequest),
+}
+
+impl NetChoice {
+    /// The NICs of all `--net` options.
+    pub(super) fn requests(choices: Vec<Self>) -> Vec<NetRequest> {
+        let nic = |choice| match choice {
+            Self::None => None,
+            Self::Nic(net) => Some(net),
+        };
+        choices.into_iter().filter_map(nic).collect()
+    }
+}
+
+/// Runs the command.
+pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
+    let request = request(args)?;
+    let client = context.client()?;
+    let waiting = Waiting::for_(format!("{} boots", request.name));
+    let reply = client.run(&request);
+    drop(waiting);
+    let reply = reply?;
+    for note in &reply.notes {
+        eprintln!("note: {note}");
+    }
+    print(&reply, context.format)?;
+    Ok(0)
+}
+
+fn print(reply: &RunReply, format: Format) -> anyhow::Result<()> {
+    if format == Format::Json {
+        return output::json(reply);
+    }
+    let mut line = format!(
+        "{} {}, first run after {}",
+        reply.vm.name,
+        reply.vm.state,
+        microseconds(reply.first_run_us)
+    );
+    if let Some(ready) = reply.ready_us {
+        line.push_str(&format!(", ready after {}", microseconds(ready)));
+    }
+    output::text_line(&line)
+}
+
+fn request(args: Args) -> anyhow::Result<RunRequest> {
+    let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
+    let mut disks = args.disks;
+    for disk in &mut disks {
+        disk.path = std::path::absolute(&disk.path).context("--disk")?;
+    }
+    let serial = match args.serial {
+        SerialRequest::File(path) => {
+            SerialRequest::File(std::path::absolute(path).context("--serial")?)
+        }
+        other => other,
+    };
+    Ok(RunRequest {
+        name: args.name,
+        image: args.image,
+        kernel: absolute(args.kernel).context("--kernel")?,
+        initrd: absolute(args.initrd).context("--initrd")?,
+        cmdline: args.cmdline,
+        disks,
+        cpus: args.cpus,
+        memory_bytes: args.memory,
+        nets: NetChoice::requests(args.nets),
+        serial,
+        engine: args.engine,
+        entry: args.entry,
+        wait_ready_s: args.wait,
+    })
+}
+
+fn parse_memory(text: &str) -> Result<u64, String> {
+    parse_size(text).map_err(|error| error.to_string())
+}
+
+fn parse_disk(text: &str) -> Result<DiskRequest, String> {
+    let mut parts = text.split(',');
+    let path = parts.next().unwrap_or_default();
+    if path.is_empty() {
+        return Err("a path is missing".to_owned());
+    }
+    let mut disk = DiskRequest {
+        path: path.into(),
+        format: None,
+        read_only: false,
+    };
+    for part in parts {
+        match part {
+            "format=raw" => disk.format = Some(ImageFormat::Raw),
+            "format=qcow2" => disk.format = Some(ImageFormat::Qcow2),
+            "ro" => disk.read_only = true,
+            other => {
+                return Err(format!("{other:?} is not format=raw, format=qcow2 or ro"));
+            }
+        }
+    }
+    Ok(disk)
+}
+
+pub(super) fn parse_net(text: &str) -> Result<NetChoice, String> {
+    if text == "none" {
+        return Ok(NetChoice::None);
+    }
+    let mut net = NetRequest {
+        tap: None,
+        mac: None,
+    };
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some(("tap", name)) if !name.is_empty() => net.tap = Some(name.to_owned()),
+            Some(("mac", mac)) => {
+                net.mac = Some(mac.parse::<MacAddr>().map_err(|error| error.to_string())?);
+            }
+            _ => return Err(format!("{part:?} is not none, tap=NAME or mac=ADDRESS")),
+        }
+    }
+    Ok(NetChoice::Nic(net))
+}
+
+fn parse_serial(text: &str) -> Result<SerialRequest, String> {
+    match text.split_once('=') {
+        None if text == "log" => Ok(SerialRequest::Log),
+        None if text == "none" => Ok(SerialRequest::None),
+        Some(("file", path)) if !path.is_empty() => Ok(SerialRequest::File(path.into())),
+        _ => Err(format!("{text:?} is not log, none or file=PATH")),
+    }
+}
+
+fn parse_engine(text: &str) -> Result<EngineChoice, String> {
+    match text {
+        "auto" => Ok(EngineChoice::Auto),
+        "kvm" => Ok(EngineChoice::Kvm),
+        "soft" => Ok(EngineChoice::Soft),
+        _ => Err(format!("{text:?} is not auto, kvm or soft")),
+    }
+}
+
+fn parse_address(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| format!("{text:?} is not an address"))
+}

@@ -1,0 +1,69 @@
+//! Tests of the command line's form.
+
+use clap::{CommandFactory, Parser};
+
+use super::Cli;
+
+fn parses(line: &str) -> bool {
+    Cli::try_parse_from(line.split(' ')).is_ok()
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    for command in Cli::command().get_subcommands_mut() {
+        let name = command.get_name().to_owned();
+        if name == "help" {
+            continue;
+        }
+        let help = command.render_long_help().to_string();
+        assert!(help.contains("Example"), "{name} has no example");
+    }
+}
+
+#[test]
+fn documented_lines_are_taken() {
+    for line in [
+        "mitose run t1 --kernel PATH.elf --memory 2G --engine kvm",
+        "mitose clone t1 --count 20 --prefix c -o json",
+        "mitose clone t1 --name c1 --mode linked",
+        "mitose run a --image debian --net tap=t0 --net none --disk d.raw --disk e,format=raw,ro",
+        "mitose exec a -it -- sh -c ls",
+        "mitose exec a -- ls -l",
+        "mitose cp a:/x .",
+        "mitose image build debian --suite bookworm --include a,b --init systemd --name n",
+        "mitose image import FILE --name N",
+        "mitose stop a --force",
+        "mitose rm a b --force",
+        "mitose ls -o json",
+        "mitose info a",
+        "mitose tree",
+        "mitose logs a",
+        "mitose console a",
+        "mitose doctor",
+    ] {
+        assert!(parses(line), "{line}");
+    }
+}
+
+#[test]
+fn contradictions_are_usage_errors() {
+    for line in [
+        "mitose run a",
+        "mitose clone t1",
+        "mitose clone t1 --name a --count 3",
+        "mitose clone t1 --count 3",
+        "mitose clone t1 --prefix a",
+        "mitose clone t1 --count 0 --prefix c",
+        "mitose run a --kernel k --memory lots",
+        "mitose run a --kernel k --net wifi=1",
+        "mitose exec a",
+        "mitose rm",
+    ] {
+        assert!(!parses(line), "{line}");
+    }
+}

@@ -1,0 +1,152 @@
+//! The way to the daemon: its data directory, and starting it where none answers.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use client::{Client, ClientError};
+
+/// Longest wait for a daemon that was started: it meets the VMs of the one before first.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause between two tries.
+const TRY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Way to the daemon of one data directory.
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    home: Option<PathBuf>,
+}
+
+impl Daemon {
+    /// `home` as the user gave it.
+    pub fn new(home: Option<PathBuf>) -> Self {
+        Self { home }
+    }
+
+    /// The data directory.
+    pub fn home(&self) -> anyhow::Result<PathBuf> {
+        match &self.home {
+            Some(home) => std::path::absolute(home).context("cannot tell the data directory"),
+            None => {
+                api_types::default_home().context("cannot tell the data directory: set MITOSE_HOME")
+            }
+        }
+    }
+
+    /// A client of a running daemon, or `None`.
+    pub fn running(&self) -> anyhow::Result<Option<Client>> {
+        let client = Client::new(&self.home()?);
+        match client.status() {
+            Ok(_) => Ok(Some(client)),
+            Err(ClientError::Connect { source, .. }) => match source.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    Err(anyhow::Error::from(source).context(format!(
+                        "the daemon at {} belongs to another user",
+                        client.socket().display()
+                    )))
+                }
+                std::io::ErrorKind::InvalidInput => bail!(
+                    "data directory {} is too long for Unix sockets in it; set MITOSE_HOME to a shorter path",
+                    self.home()?.display()
+                ),
+                _ => Ok(None),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A client of the daemon, which is started where none answers.
+    pub fn client(&self) -> anyhow::Result<Client> {
+        let home = self.home()?;
+        let client = Client::new(&home);
+        // A socket that takes a connection has a daemon behind it: no question is spent on it.
+        if std::os::unix::net::UnixStream::connect(client.socket()).is_ok() {
+            return Ok(client);
+        }
+        match self.running()? {
+            Some(client) => Ok(client),
+            None => self.start(&home),
+        }
+    }
+
+    fn start(&self, home: &Path) -> anyhow::Result<Client> {
+        let program = match std::env::var_os("MITOSED") {
+            Some(path) => PathBuf::from(path),
+            None => std::env::current_exe()
+                .context("cannot find mitose's own program file")?
+                .with_file_name("mitosed"),
+        };
+        let logs = home.join("logs");
+        fs::create_dir_all(&logs)
+            .with_context(|| format!("cannot make the directory {}", logs.display()))?;
+        let log = logs.join("mitosed.log");
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("cannot open {}", log.display()))?;
+        let start = output.metadata().map_or(0, |m| m.len());
+        eprintln!(
+            "starting the daemon for {} (log: {})",
+            home.display(),
+            log.display()
+        );
+        let mut child = Command::new(&program)
+            .arg("--home")
+            .arg(home)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().context("cannot share the log file")?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| {
+                format!(
+                    "cannot start the daemon {}; install it beside mitose or set MITOSED",
+                    program.display()
+                )
+            })?;
+        self.wait(&mut child, &log, start)
+    }
+
+    /// Waits until a daemon answers: the one started, or that of somebody who was faster.
+    fn wait(&self, child: &mut Child, log: &Path, log_start: u64) -> anyhow::Result<Client> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        let mut ended_at = None;
+        loop {
+            if let Some(client) = self.running()? {
+                return Ok(client);
+            }
+            if ended_at.is_none()
+                && child
+                    .try_wait()
+                    .context("cannot watch the daemon")?
+                    .is_some()
+            {
+                ended_at = Some(Instant::now());
+            }
+            // One that lost the race ends at once; the winner may need a moment to answer.
+            let given_up = ended_at.is_some_and(|at| at.elapsed() > Duration::from_secs(3));
+            if given_up || Instant::now() > deadline {
+                bail!("the daemon does not start: {}", last_line(log, log_start));
+            }
+            if ended_at.is_some() && !last_line(log, log_start).contains("another mitosed") {
+                bail!("the daemon does not start: {}", last_line(log, log_start));
+            }
+            thread::sleep(TRY_INTERVAL);
+        }
+    }
+}
+
+fn last_line(log: &Path, start: u64) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let new = text.get(start as usize..).unwrap_or_default();
+    let text = String::from_utf8_lossy(new);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty());
+    match line {
+        Some(line) => line.trim().trim_start_matches("error: ").to_owned(),
+        None => format!("it says nothing; see {}", log.display()),
+    }
+}

@@ -1,0 +1,247 @@
+//! What a daemon is told when it starts, and the layout of its data directory.
+//!
+//! ```text
+//! $MITOSE_HOME/  mitosed.lock  inventory.db
+//!     images/    one directory per image
+//!     datastore1/layers/   delta disks, never moved      datastore1/vms/<id>/   home folders
+//!     run/       mitosed.sock, vm-<id>.sock, vm-<id>.vsock, sh-<n>.sock
+//!     logs/      mitosed.log, logs of shells
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+
+/// Longest path of a Unix socket, bytes (unix(7): 108 with its NUL).
+const MAX_SOCKET_PATH_BYTES: usize = 107;
+/// Longest name of a socket below `run/`.
+const LONGEST_SOCKET_NAME: &str = "run/vm-0123456789ab.vsock";
+/// User ids of one data directory.
+pub const UIDS_PER_HOME: u32 = 1 << 16;
+/// First of all user ids that are given to VMs by default.
+const FIRST_UID: u32 = 0x6d00_0000;
+
+/// Runs virtual machines on this host and forks them while they run.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "mitosed", version)]
+pub struct Args {
+    /// Data directory [default: /var/lib/mitose for root, ~/.local/share/mitose otherwise]
+    #[arg(long, env = "MITOSE_HOME")]
+    pub home: Option<PathBuf>,
+    /// VM processes to start ahead of time; 0 starts each when it is needed
+    #[arg(long, env = "MITOSE_SHELLS", default_value_t = 16)]
+    pub shells: usize,
+    /// Program of the VM process [default: mitose-vmm beside mitosed]
+    #[arg(long, env = "MITOSE_VMM")]
+    pub vmm: Option<PathBuf>,
+    /// First user id given to VM processes; 65536 are used
+    #[arg(long, env = "MITOSE_UID_BASE")]
+    pub uid_base: Option<u32>,
+    /// Host memory that is kept free, bytes with an optional unit
+    #[arg(long, env = "MITOSE_MEMORY_RESERVE", default_value = "256M")]
+    pub memory_reserve: String,
+    /// Device of the KVM engine
+    #[arg(long, env = "MITOSE_KVM_DEVICE", default_value = "/dev/kvm")]
+    pub kvm_device: PathBuf,
+}
+
+/// Checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Data directory.
+    pub home: Home,
+    /// Pre-started shells to keep.
+    pub shells: usize,
+    /// Program of the VM process.
+    pub vmm: PathBuf,
+    /// User ids for VM processes: first and last.
+    pub uids: (u32, u32),
+    /// Host memory that is kept free, bytes.
+    pub memory_reserve_bytes: u64,
+    /// Device of the KVM engine.
+    pub kvm_device: PathBuf,
+}
+
+impl Args {
+    /// Checks the arguments and makes the data directory.
+    pub fn check(self) -> anyhow::Result<Config> {
+        let home = Home::open(self.home)?;
+        let vmm = match self.vmm {
+            Some(path) => path,
+            None => std::env::current_exe()
+                .context("cannot find mitosed's own program file")?
+                .with_file_name("mitose-vmm"),
+        };
+        let first = self
+            .uid_base
+            .unwrap_or_else(|| default_uid_base(home.root()));
+        let Some(last) = first
+            .checked_add(UIDS_PER_HOME - 1)
+            .filter(|l| *l <= i32::MAX as u32)
+        else {
+            bail!(
+                "uid base: {first} is above {}",
+                i32::MAX as u32 - UIDS_PER_HOME
+            );
+        };
+        if first == 0 {
+            bail!("uid base: 0 is root; give one that no account uses");
+        }
+        let memory_reserve_bytes =
+            vm_spec::parse_size(&self.memory_reserve).context("memory reserve")?;
+        Ok(Config {
+            home,
+            shells: self.shells.min(1024),
+            vmm,
+            uids: (first, last),
+            memory_reserve_bytes,
+            kvm_device: self.kvm_device,
+        })
+    }
+}
+
+/// Two daemons on one host use different data directories; a range chosen by the directory's name
+/// keeps their VMs' users apart.
+fn default_uid_base(root: &Path) -> u32 {
+    let hash = root
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
+            (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3)
+        });
+    let ranges = u64::from((i32::MAX as u32 - FIRST_UID) / UIDS_PER_HOME);
+    FIRST_UID + (hash % ranges) as u32 * UIDS_PER_HOME
+}
+
+/// The data directory.
+#[derive(Clone, Debug)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// Makes the directory and what belongs in it, readable by its owner alone.
+    fn open(given: Option<PathBuf>) -> anyhow::Result<Self> {
+        let root = match given {
+            Some(path) => path,
+            None => api_types::default_home()
+                .context("cannot tell the data directory: set MITOSE_HOME")?,
+        };
+        make_dir(&root)?;
+        let root = fs::canonicalize(&root)
+            .with_context(|| format!("cannot open the data directory {}", root.display()))?;
+        let longest = root.join(LONGEST_SOCKET_NAME);
+        if longest.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
+            bail!(
+                "data directory {} is too long for Unix sockets in it by {} bytes; set MITOSE_HOME to a shorter path",
+                root.display(),
+                longest.as_os_str().len() - MAX_SOCKET_PATH_BYTES
+            );
+        }
+        let home = Self { root };
+        for dir in [
+            home.images(),
+            home.layers(),
+            home.vms(),
+            home.run(),
+            home.logs(),
+        ] {
+            make_dir(&dir)?;
+        }
+        Ok(home)
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Inventory file.
+    pub fn inventory(&self) -> PathBuf {
+        self.root.join("inventory.db")
+    }
+
+    /// Images.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// The datastore: delta disks and home folders.
+    pub fn datastore(&self) -> PathBuf {
+        self.root.join("datastore1")
+    }
+
+    /// Delta disks.
+    pub fn layers(&self) -> PathBuf {
+        self.datastore().join("layers")
+    }
+
+    /// Home folders.
+    pub fn vms(&self) -> PathBuf {
+        self.datastore().join("vms")
+    }
+
+    /// Home folder of one VM.
+    pub fn vm(&self, id: &str) -> PathBuf {
+        self.vms().join(id)
+    }
+
+    /// Sockets.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// Socket of the daemon.
+    pub fn socket(&self) -> PathBuf {
+        self.run().join(api_types::SOCKET_NAME)
+    }
+
+    /// Control socket of a VM.
+    pub fn vm_socket(&self, id: &str) -> PathBuf {
+        self.run().join(format!("vm-{id}.sock"))
+    }
+
+    /// Socket to the vsock ports of a VM.
+    pub fn vm_vsock(&self, id: &str) -> PathBuf {
+        self.run().join(format!("vm-{id}.vsock"))
+    }
+
+    /// Logs.
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+}
+
+fn make_dir(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make the directory {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_too_long_for_sockets_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = dir.path().join("x".repeat(100));
+        let error = Home::open(Some(long)).unwrap_err().to_string();
+        assert!(error.contains("MITOSE_HOME to a shorter path"), "{error}");
+    }
+
+    #[test]
+    fn user_id_ranges_of_homes_stay_in_bounds() {
+        for name in ["/var/lib/mitose", "/tmp/a", "/tmp/b"] {
+            let first = default_uid_base(Path::new(name));
+            assert!(first >= FIRST_UID);
+            assert!(first.checked_add(UIDS_PER_HOME).unwrap() <= i32::MAX as u32);
+        }
+    }
+}

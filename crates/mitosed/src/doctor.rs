@@ -1,0 +1,223 @@
+//! Checks of the host: what VMs need, what makes them slower, and what to do about it.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use api_types::{Check, CheckLevel};
+use rustix::fs::statvfs;
+use rustix::process::{Resource, getrlimit};
+use vm_spec::format_size;
+
+use crate::config::Config;
+use crate::host::host_memory;
+
+/// Free space below which a datastore is called short, bytes.
+const SPACE_SHORT_BYTES: u64 = 2 << 30;
+/// Memory below which a host is called short, bytes.
+const MEMORY_SHORT_BYTES: u64 = 1 << 30;
+/// Open files that 100 VMs need.
+const FILES_WANTED: u64 = 4096;
+
+/// Looks at everything.
+pub fn examine(config: &Config) -> Vec<Check> {
+    vec![
+        kvm(config),
+        programs(config),
+        user(),
+        memory(config),
+        space(config),
+        files(),
+        landlock(),
+        huge_pages(),
+        map_count(),
+        tun(),
+    ]
+}
+
+fn check(name: &str, level: CheckLevel, found: impl Into<String>, remedy: Option<&str>) -> Check {
+    Check {
+        name: name.to_owned(),
+        level,
+        found: found.into(),
+        remedy: remedy.map(str::to_owned),
+    }
+}
+
+fn kvm(config: &Config) -> Check {
+    let path = config.kvm_device.display();
+    match File::options()
+        .read(true)
+        .write(true)
+        .open(&config.kvm_device)
+    {
+        Ok(_) => check("kvm", CheckLevel::Ok, format!("{path} can be opened"), None),
+        Err(error) => check(
+            "kvm",
+            CheckLevel::Fail,
+            format!("{path}: {error}"),
+            Some("load kvm_intel or kvm_amd, turn virtualization on in the firmware, run as root"),
+        ),
+    }
+}
+
+fn programs(config: &Config) -> Check {
+    let path = config.vmm.display();
+    if config.vmm.is_file() {
+        check("vm process", CheckLevel::Ok, path.to_string(), None)
+    } else {
+        let remedy = "install mitose-vmm beside mitosed, or set MITOSE_VMM";
+        check(
+            "vm process",
+            CheckLevel::Fail,
+            format!("{path} is missing"),
+            Some(remedy),
+        )
+    }
+}
+
+fn user() -> Check {
+    if rustix::process::geteuid().is_root() {
+        check(
+            "user",
+            CheckLevel::Ok,
+            "root: every VM gets a user id of its own",
+            None,
+        )
+    } else {
+        let remedy = "run the daemon as root";
+        check(
+            "user",
+            CheckLevel::Fail,
+            "not root: VMs cannot be jailed",
+            Some(remedy),
+        )
+    }
+}
+
+fn memory(config: &Config) -> Check {
+    let Ok(memory) = host_memory() else {
+        return check(
+            "memory",
+            CheckLevel::Warn,
+            "/proc/meminfo cannot be read",
+            None,
+        );
+    };
+    let found = format!(
+        "{} of {} available, {} kept in reserve",
+        format_size(memory.available_bytes),
+        format_size(memory.total_bytes),
+        format_size(config.memory_reserve_bytes)
+    );
+    if memory.available_bytes < MEMORY_SHORT_BYTES {
+        return check(
+            "memory",
+            CheckLevel::Warn,
+            found,
+            Some("stop other programs or VMs"),
+        );
+    }
+    check("memory", CheckLevel::Ok, found, None)
+}
+
+fn space(config: &Config) -> Check {
+    let path = config.home.datastore();
+    match statvfs(&path) {
+        Ok(stat) => {
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            let found = format!("{} free in {}", format_size(free), path.display());
+            if free < SPACE_SHORT_BYTES {
+                let remedy = "make space: guests that write pause when there is none";
+                return check("disk", CheckLevel::Warn, found, Some(remedy));
+            }
+            check("disk", CheckLevel::Ok, found, None)
+        }
+        Err(error) => check(
+            "disk",
+            CheckLevel::Fail,
+            format!("{}: {error}", path.display()),
+            None,
+        ),
+    }
+}
+
+fn files() -> Check {
+    let limit = getrlimit(Resource::Nofile).current;
+    let found = limit.map_or("no limit".to_owned(), |limit| format!("{limit} open files"));
+    if limit.is_some_and(|limit| limit < FILES_WANTED) {
+        let remedy = "raise it with 'ulimit -n 65536' before the daemon starts";
+        return check("limits", CheckLevel::Warn, found, Some(remedy));
+    }
+    check("limits", CheckLevel::Ok, found, None)
+}
+
+fn landlock() -> Check {
+    let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    if modules.split(',').any(|name| name.trim() == "landlock") {
+        return check("landlock", CheckLevel::Ok, "active", None);
+    }
+    let remedy =
+        "not needed, but a second wall: boot with lsm=landlock,... where the kernel has it";
+    let found = if modules.is_empty() {
+        "unknown: /sys/kernel/security is not mounted"
+    } else {
+        "not active"
+    };
+    check("landlock", CheckLevel::Warn, found, Some(remedy))
+}
+
+fn huge_pages() -> Check {
+    let path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let chosen = text
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix('[')?.strip_suffix(']'))
+        .unwrap_or("unknown");
+    if matches!(chosen, "advise" | "always" | "within_size" | "force") {
+        return check(
+            "huge pages",
+            CheckLevel::Ok,
+            format!("shmem_enabled={chosen}"),
+            None,
+        );
+    }
+    let remedy =
+        "for shorter stuns: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    check(
+        "huge pages",
+        CheckLevel::Warn,
+        format!("shmem_enabled={chosen}"),
+        Some(remedy),
+    )
+}
+
+fn map_count() -> Check {
+    let path = "/proc/sys/vm/max_map_count";
+    let count = fs::read_to_string(path)
+        .ok()
+        .and_then(|t| t.trim().parse::<u64>().ok());
+    match count {
+        Some(count) if count < 65_530 => check(
+            "max_map_count",
+            CheckLevel::Warn,
+            count.to_string(),
+            Some("sysctl vm.max_map_count=65530"),
+        ),
+        Some(count) => check("max_map_count", CheckLevel::Ok, count.to_string(), None),
+        None => check("max_map_count", CheckLevel::Warn, "unknown", None),
+    }
+}
+
+fn tun() -> Check {
+    if Path::new("/dev/net/tun").exists() {
+        check("network", CheckLevel::Ok, "/dev/net/tun is there", None)
+    } else {
+        let remedy = "needed only for --net tap=NAME: modprobe tun";
+        check(
+            "network",
+            CheckLevel::Warn,
+            "/dev/net/tun is missing",
+            Some(remedy),
+        )
+    }
+}

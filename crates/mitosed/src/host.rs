@@ -1,0 +1,235 @@
+//! The host: all VMs of one daemon, and what they share.
+//!
+//! Operations are plain blocking functions; the HTTP side runs them on threads of their own.
+//! Order of locks: a VM's `operation`, then `store`, then a VM's `live`, then `layers`.
+
+mod backends;
+mod events;
+mod fork;
+mod identity;
+mod memory;
+mod power;
+mod recover;
+mod remove;
+mod run;
+mod shell;
+mod show;
+mod tasks;
+mod vm;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use api_types::{DaemonStatus, ErrorKind, Event};
+use tokio::sync::broadcast;
+
+use crate::config::Config;
+use crate::error::{OpError, OpResult};
+use crate::inventory::{Changes, Inventory, NewEvent, PowerState};
+use crate::layers::Layers;
+use crate::vmm::{Pool, Reactor};
+
+pub use memory::host_memory;
+pub use vm::Vm;
+
+/// Everything that the daemon runs.
+pub struct Host {
+    /// How it was started.
+    pub config: Config,
+    inventory: Box<dyn Inventory>,
+    /// Taken around "read rows, write them": the store never falls behind memory.
+    store: Mutex<()>,
+    vms: RwLock<BTreeMap<String, Arc<Vm>>>,
+    layers: Mutex<Layers>,
+    pool: Arc<Pool>,
+    reactor: Reactor,
+    news: broadcast::Sender<Event>,
+    tasks: tasks::Tasks,
+}
+
+impl Host {
+    /// Makes a host of an inventory, before recovery.
+    fn new(
+        config: Config,
+        inventory: Box<dyn Inventory>,
+        reactor: Reactor,
+        uids: HashSet<u32>,
+    ) -> Arc<Self> {
+        let pool = Pool::new(&config, &reactor, uids);
+        Arc::new(Self {
+            config,
+            inventory,
+            store: Mutex::new(()),
+            vms: RwLock::default(),
+            layers: Mutex::default(),
+            pool,
+            reactor,
+            news: broadcast::channel(1024).0,
+            tasks: tasks::Tasks::default(),
+        })
+    }
+
+    /// State of the daemon.
+    pub fn status(&self) -> DaemonStatus {
+        let vms = self.all();
+        let running = |vm: &&Arc<Vm>| vm.state().has_process();
+        DaemonStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            home: self.config.home.root().display().to_string(),
+            shells_ready: self.pool.ready(),
+            shells_wanted: self.config.shells,
+            vms_running: vms.iter().filter(running).count(),
+            vms: vms.len(),
+        }
+    }
+
+    /// Ends what does not outlive the daemon: empty shells. VMs run on.
+    pub fn stop(&self) {
+        self.pool.stop();
+        if let Err(error) = self.inventory.sync() {
+            tracing::error!("{:#}", anyhow::Error::from(error));
+        }
+    }
+
+    /// Refuses what needs a running guest where there is none.
+    pub fn check_running(&self, vm: &Vm) -> OpResult<()> {
+        match vm.state() {
+            PowerState::Paused | PowerState::PausedNoSpace => Err(OpError::conflict(format!(
+                "{0} is paused; 'mitose resume {0}' first",
+                vm.name
+            ))),
+            state => needs_process(&vm.name, state),
+        }
+    }
+
+    /// All VMs by name.
+    pub fn all(&self) -> Vec<Arc<Vm>> {
+        let vms = self.vms.read().unwrap_or_else(PoisonError::into_inner);
+        vms.values().cloned().collect()
+    }
+
+    /// The VM of that name.
+    pub fn find(&self, name: &str) -> OpResult<Arc<Vm>> {
+        let vms = self.vms.read().unwrap_or_else(PoisonError::into_inner);
+        vms.get(name).cloned().ok_or_else(|| {
+            OpError::new(
+                ErrorKind::NotFound,
+                format!("there is no VM {name:?}; 'mitose ls' lists them"),
+            )
+        })
+    }
+
+    /// Puts new VMs under their names, all or none.
+    fn reserve(&self, new: &[Arc<Vm>]) -> OpResult<()> {
+        let mut vms = self.vms.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = new.iter().find(|vm| vms.contains_key(&vm.name)) {
+            return Err(OpError::conflict(format!(
+                "name: there is a VM {:?} already; choose another name or remove it with 'mitose rm {}'",
+                taken.name, taken.name
+            )));
+        }
+        vms.extend(new.iter().map(|vm| (vm.name.clone(), Arc::clone(vm))));
+        Ok(())
+    }
+
+    fn unlist(&self, vm: &Vm) {
+        let mut vms = self.vms.write().unwrap_or_else(PoisonError::into_inner);
+        if vms.get(&vm.name).is_some_and(|listed| listed.id == vm.id) {
+            vms.remove(&vm.name);
+        }
+    }
+
+    fn layers(&self) -> MutexGuard<'_, Layers> {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the present rows of `vms` and `changes` to the inventory in one batch, and tells the
+    /// events.
+    fn commit(&self, vms: &[&Arc<Vm>], mut changes: Changes) -> OpResult<()> {
+        let _order = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        changes
+            .vms
+            .extend(vms.iter().filter_map(|vm| vm.row_to_store()));
+        let events = self
+            .inventory
+            .apply(&changes)
+            .map_err(|error| OpError::caused(ErrorKind::Failed, error))?;
+        for event in events {
+            tracing::info!(
+                subject = event.subject,
+                kind = event.kind,
+                "{}",
+                event.message
+            );
+            let _ = self.news.send(event);
+        }
+        Ok(())
+    }
+
+    /// As [`Host::commit`], where nobody can be told of a failure.
+    fn commit_logged(&self, vms: &[&Arc<Vm>], changes: Changes) {
+        if let Err(error) = self.commit(vms, changes) {
+            tracing::error!("{}", error.message());
+        }
+    }
+
+    /// Events after the number `after`.
+    pub fn events(&self, after: i64, limit: usize) -> OpResult<Vec<Event>> {
+        self.inventory
+            .events(after, limit)
+            .map_err(|error| OpError::caused(ErrorKind::Failed, error))
+    }
+
+    /// The latest events.
+    pub fn latest_events(&self, limit: usize) -> OpResult<Vec<Event>> {
+        let last = self
+            .inventory
+            .last_event()
+            .map_err(|error| OpError::caused(ErrorKind::Failed, error))?;
+        self.events(last.saturating_sub(limit as i64), limit)
+    }
+
+    /// Events from here on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.news.subscribe()
+    }
+
+    /// Records an event that goes with no change of a row.
+    pub fn tell(&self, subject: &str, kind: &'static str, message: String) {
+        let changes = Changes {
+            events: vec![event(subject, kind, message)],
+            ..Changes::default()
+        };
+        self.commit_logged(&[], changes);
+    }
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host")
+            .field("home", &self.config.home.root())
+            .finish_non_exhaustive()
+    }
+}
+
+fn event(subject: &str, kind: &'static str, message: impl Into<String>) -> NewEvent {
+    NewEvent {
+        subject: subject.to_owned(),
+        kind,
+        message: message.into(),
+    }
+}
+
+/// Whether a VM in `state` takes commands for running VMs, or why not.
+fn needs_process(name: &str, state: PowerState) -> OpResult<()> {
+    match state {
+        PowerState::Creating => Err(OpError::conflict(format!(
+            "{name} is still being made; try again when 'mitose ls' shows it running"
+        ))),
+        PowerState::PoweredOff => Err(OpError::conflict(format!(
+            "{name} is powered off; start it with 'mitose start {name}'"
+        ))),
+        _ => Ok(()),
+    }
+}

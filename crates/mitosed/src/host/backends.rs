@@ -1,0 +1,236 @@
+//! Opening what the host provides to one VM, and numbering the descriptors of a message.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use api_types::{ErrorKind, SerialRequest};
+use rustix::fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create};
+use vmm_protocol::{Backends, DiskBackend, Fd, LayerFd, NicBackend};
+
+use super::Host;
+use crate::error::{OpError, OpResult};
+use crate::inventory::VmRow;
+use crate::layers::{OpenLayer, open_layer};
+
+/// Descriptors of one message, numbered in the order of adding.
+#[derive(Debug, Default)]
+pub(super) struct FdList {
+    fds: Vec<Arc<OwnedFd>>,
+}
+
+impl FdList {
+    /// Adds a descriptor and returns its number.
+    pub fn add(&mut self, fd: impl Into<Arc<OwnedFd>>) -> Fd {
+        self.fds.push(fd.into());
+        Fd((self.fds.len() - 1) as u32)
+    }
+
+    /// What to send.
+    pub fn borrowed(&self) -> Vec<BorrowedFd<'_>> {
+        self.fds.iter().map(|fd| fd.as_fd()).collect()
+    }
+}
+
+/// Open stacks of a VM's disks, each with its top first.
+pub(super) type OpenDisks = Vec<Vec<OpenLayer>>;
+
+/// Open TAP interfaces of a VM's NICs, where they have one.
+pub(super) type OpenTaps = Vec<Option<Arc<OwnedFd>>>;
+
+impl Host {
+    /// Opens the device of the KVM engine.
+    pub(super) fn open_kvm(&self) -> OpResult<Arc<OwnedFd>> {
+        let path = &self.config.kvm_device;
+        match File::options().read(true).write(true).open(path) {
+            Ok(file) => Ok(Arc::new(file.into())),
+            Err(error) => {
+                let remedy = match error.kind() {
+                    std::io::ErrorKind::NotFound => {
+                        "is missing; load the module kvm_intel or kvm_amd, or turn hardware \
+                         virtualization on in the firmware"
+                    }
+                    std::io::ErrorKind::PermissionDenied => {
+                        "is not permitted; run mitosed as root or as a member of the group kvm"
+                    }
+                    _ => "cannot be opened",
+                };
+                Err(OpError::unavailable(format!(
+                    "engine: {} {remedy} ({error})",
+                    path.display()
+                )))
+            }
+        }
+    }
+
+    /// Opens all layers of a VM's disks; tops of writable disks for writing.
+    pub(super) fn open_disks(&self, row: &VmRow) -> anyhow::Result<OpenDisks> {
+        let mut disks = Vec::new();
+        for (disk, spec) in row.disks.iter().zip(&row.spec.disks) {
+            let chain = self.layers().chain(&disk.top)?;
+            let mut stack = Vec::new();
+            for (depth, layer) in chain.iter().enumerate() {
+                stack.push(open_layer(layer, depth == 0 && !spec.read_only)?);
+            }
+            disks.push(stack);
+        }
+        Ok(disks)
+    }
+
+    /// Opens the TAP interfaces of a VM's NICs.
+    pub(super) fn open_taps(&self, row: &VmRow) -> OpResult<OpenTaps> {
+        let open = |name: &String| {
+            linux_sys::open_tap(name)
+                .map(Arc::new)
+                .map_err(|error| OpError::caused(ErrorKind::Invalid, error))
+        };
+        row.nics
+            .iter()
+            .map(|nic| nic.tap.as_ref().map(open).transpose())
+            .collect()
+    }
+
+    /// Opens the rest of what a VM is provided with and numbers all of it. Sockets and logs that
+    /// are made stay when the call fails: the VM's home is removed as a whole.
+    pub(super) fn backends(
+        &self,
+        row: &VmRow,
+        kvm: &Arc<OwnedFd>,
+        disks: &[Vec<OpenLayer>],
+        taps: &[Option<Arc<OwnedFd>>],
+        agent_identity: String,
+        fds: &mut FdList,
+    ) -> anyhow::Result<Backends> {
+        let kvm = Some(fds.add(Arc::clone(kvm)));
+        let disks = disks
+            .iter()
+            .map(|stack| DiskBackend {
+                layers: stack
+                    .iter()
+                    .map(|layer| LayerFd {
+                        fd: fds.add(Arc::clone(&layer.file)),
+                        format: layer.format,
+                    })
+                    .collect(),
+            })
+            .collect();
+        let nics = taps
+            .iter()
+            .map(|tap| NicBackend {
+                tap: tap.as_ref().map(|tap| fds.add(Arc::clone(tap))),
+            })
+            .collect();
+        let serial = fds.add(OwnedFd::from(self.open_serial(row)?));
+        let vsock = fds.add(OwnedFd::from(self.listen_vsock(&row.id)?));
+        Ok(Backends {
+            kvm,
+            disks,
+            nics,
+            serial,
+            vsock,
+            agent_identity,
+        })
+    }
+
+    /// File that COM1's output goes to, where it is one.
+    pub fn serial_path(&self, row: &VmRow) -> Option<PathBuf> {
+        match &row.serial {
+            SerialRequest::Log => Some(self.config.home.vm(&row.id).join("serial.log")),
+            SerialRequest::File(path) => Some(path.clone()),
+            SerialRequest::None => None,
+        }
+    }
+
+    fn open_serial(&self, row: &VmRow) -> anyhow::Result<File> {
+        let path = self
+            .serial_path(row)
+            .unwrap_or_else(|| PathBuf::from("/dev/null"));
+        File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("serial: cannot open {}", path.display()))
+    }
+
+    fn listen_vsock(&self, id: &str) -> anyhow::Result<UnixListener> {
+        let path = self.config.home.vm_vsock(id);
+        let _ = fs::remove_file(&path);
+        UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))
+    }
+
+    /// Makes the home folder of a VM.
+    pub(super) fn make_home(&self, id: &str) -> anyhow::Result<()> {
+        let path = self.config.home.vm(id);
+        fs::create_dir(&path)
+            .with_context(|| format!("cannot make the home folder {}", path.display()))
+    }
+
+    /// Puts links to a VM's tops into its home folder.
+    pub(super) fn link_tops(&self, row: &VmRow) {
+        for (index, disk) in row.disks.iter().enumerate() {
+            let Some(layer) = self.layers().get(&disk.top).cloned() else {
+                continue;
+            };
+            let target = match layer.path.strip_prefix(self.config.home.datastore()) {
+                Ok(rest) => Path::new("../..").join(rest),
+                Err(_) => layer.path,
+            };
+            let link = self.config.home.vm(&row.id).join(format!("disk{index}"));
+            let _ = fs::remove_file(&link);
+            if let Err(error) = std::os::unix::fs::symlink(&target, &link) {
+                tracing::debug!(%error, link = %link.display(), "cannot link a disk");
+            }
+        }
+    }
+}
+
+/// Makes the memory file of a guest's RAM; it can be sealed.
+pub(super) fn make_ram(bytes: u64) -> OpResult<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let made = memfd_create("mitose-ram", flags).and_then(|fd| {
+        ftruncate(&fd, bytes)?;
+        Ok(fd)
+    });
+    made.map_err(|errno| {
+        OpError::unavailable(format!("memory: cannot make the guest's RAM: {errno}"))
+    })
+}
+
+/// Makes the memory file that takes a checkpoint.
+pub(super) fn make_checkpoint() -> anyhow::Result<OwnedFd> {
+    memfd_create(
+        "mitose-checkpoint",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )
+    .context("cannot make a memory file for the checkpoint")
+}
+
+/// Opens the file behind a descriptor again, for reading alone and with a position of its own.
+pub(super) fn reopen_read_only(fd: BorrowedFd<'_>) -> anyhow::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .context("cannot open a memory file again")
+}
+
+/// Opens a file that the user gave.
+pub(super) fn open_given(what: &str, path: &Path) -> OpResult<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    // A pipe in place of a file must not make the open wait.
+    let flags = OFlags::NONBLOCK.bits() as i32;
+    let opened = File::options().read(true).custom_flags(flags).open(path);
+    let file = opened.map_err(|error| {
+        OpError::invalid(format!("{what}: cannot open {}: {error}", path.display()))
+    })?;
+    let regular = file.metadata().is_ok_and(|m| m.is_file());
+    if !regular {
+        return Err(OpError::invalid(format!(
+            "{what}: {} is not a file",
+            path.display()
+        )));
+    }
+    Ok(file)
+}

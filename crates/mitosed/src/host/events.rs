@@ -1,0 +1,263 @@
+//! What VM processes say unasked.
+//!
+//! The handler runs on the reactor's thread: it changes memory and leaves the rest to a thread of
+//! its own, which it starts only when something really changed, so a guest cannot keep it busy.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use agent_protocol::{Hello, Ready, ToHost};
+use api_types::GuestReply;
+use vmm_protocol::{Command, EndReason, Event};
+
+use super::vm::Live;
+use super::{Host, Vm, event};
+use crate::inventory::{Changes, NewEvent, PowerState};
+use crate::vmm::{Link, Notice, wait_gone};
+
+/// A guest that resets itself more often is powered off.
+const MAX_RESETS: usize = 5;
+const RESET_WINDOW: Duration = Duration::from_secs(30);
+
+impl Host {
+    /// Returns the handler of what the process behind `link` says about `vm`.
+    pub(super) fn handler(
+        self: &Arc<Self>,
+        vm: &Arc<Vm>,
+        link: &Arc<Link>,
+    ) -> Box<dyn Fn(Notice) + Send + Sync> {
+        let host = Arc::downgrade(self);
+        let vm = Arc::clone(vm);
+        let link = Arc::downgrade(link);
+        Box::new(move |notice| {
+            let (Some(host), Some(link)) = (host.upgrade(), link.upgrade()) else {
+                return;
+            };
+            if is_current(&vm.live(), &link) {
+                host.notice(&vm, &link, notice);
+            }
+        })
+    }
+
+    fn notice(self: &Arc<Self>, vm: &Arc<Vm>, link: &Arc<Link>, notice: Notice) {
+        match notice {
+            Notice::Event(Event::Newborn { .. }) => vm.update(|live| live.newborn = true),
+            Notice::Event(Event::AgentHello(text)) => vm.update(|live| take_hello(live, &text)),
+            Notice::Event(Event::AgentReady { at_ns, message }) => {
+                if vm.update(|live| take_ready(live, at_ns, &message)) {
+                    let (host, vm, link) = (Arc::clone(self), Arc::clone(vm), Arc::clone(link));
+                    spawn("agent-ready", move || host.agent_ready(&vm, &link));
+                }
+            }
+            Notice::Event(Event::AgentMessage(_)) => {}
+            Notice::Event(Event::NoSpace { disk }) => {
+                if vm.update(pause_for_space) {
+                    let (host, vm) = (Arc::clone(self), Arc::clone(vm));
+                    spawn("no-space", move || host.no_space(&vm, disk));
+                }
+            }
+            Notice::Event(Event::Ended(reason)) => vm.update(|live| live.ended = Some(reason)),
+            Notice::Closed(problem) => {
+                let (host, vm, link) = (Arc::clone(self), Arc::clone(vm), Arc::clone(link));
+                spawn("vm-ended", move || host.process_ended(&vm, &link, problem));
+            }
+        }
+    }
+
+    fn agent_ready(&self, vm: &Arc<Vm>, link: &Arc<Link>) {
+        let row = vm.row();
+        for (nic, _) in row.nics.iter().enumerate().filter(|(_, n)| n.tap.is_some()) {
+            let up = Command::SetLink { nic, up: true };
+            if let Err(error) = link.call(up, &[], Duration::from_secs(5)) {
+                tracing::warn!(vm = vm.name, nic, "cannot raise the link: {error:#}");
+            }
+        }
+        let told = event(&vm.name, "vm.ready", "the guest agent is ready");
+        self.commit_logged(&[vm], with_event(told));
+    }
+
+    fn no_space(&self, vm: &Arc<Vm>, disk: usize) {
+        let message = format!(
+            "paused: no space for a write to disk {disk}; make space in the datastore, then \
+             'mitose resume {}'",
+            vm.name
+        );
+        self.commit_logged(&[vm], with_event(event(&vm.name, "vm.no_space", message)));
+    }
+
+    /// The process behind `link` has ended: the VM is powered off, or boots again after a reset.
+    fn process_ended(
+        self: &Arc<Self>,
+        vm: &Arc<Vm>,
+        link: &Arc<Link>,
+        problem: Option<&'static str>,
+    ) {
+        let pid = {
+            let live = vm.live();
+            // A VM in the making belongs to the operation that makes it.
+            if live.row.state == PowerState::Creating {
+                return;
+            }
+            live.row.pid.or_else(|| link.peer_pid())
+        };
+        if let (Some(pid), Some(_)) = (pid, problem) {
+            crate::vmm::kill(pid);
+        }
+        let ending = pid.and_then(|pid| wait_gone(pid, Duration::from_secs(10)));
+        let words = self.last_words(vm);
+        let outcome = vm.update(|live| {
+            is_current(live, link).then(|| {
+                self.forget_sockets(vm);
+                finish(live, problem, ending, words)
+            })
+        });
+        let Some((uid, reset, told)) = outcome else {
+            return;
+        };
+        if let Some(uid) = uid {
+            self.pool.free_uid(uid);
+        }
+        self.commit_logged(&[vm], with_event(event(&vm.name, told.0, told.1)));
+        if reset {
+            let _turn = vm.operate();
+            if vm.state() == PowerState::PoweredOff && !vm.live().removed {
+                self.boot_after_reset(vm);
+            }
+        }
+    }
+
+    fn boot_after_reset(self: &Arc<Self>, vm: &Arc<Vm>) {
+        if let Err(error) = self.power_on(vm) {
+            let message = format!("cannot start after a reset: {}", error.message());
+            vm.update(|live| live.row.reason = Some(message.clone()));
+            self.commit_logged(&[vm], with_event(event(&vm.name, "vm.failed", message)));
+        }
+    }
+}
+
+fn is_current(live: &Live, link: &Arc<Link>) -> bool {
+    live.link.as_ref().is_some_and(|l| Arc::ptr_eq(l, link))
+}
+
+fn pause_for_space(live: &mut Live) -> bool {
+    let was_running = live.row.state == PowerState::Running;
+    if was_running {
+        live.row.state = PowerState::PausedNoSpace;
+    }
+    was_running
+}
+
+type Told = (&'static str, String);
+
+/// Marks a VM whose process is gone; returns its user id, whether it is to boot again, and what
+/// to tell.
+fn finish(
+    live: &mut Live,
+    problem: Option<&'static str>,
+    ending: Option<String>,
+    words: Option<String>,
+) -> (Option<u32>, bool, Told) {
+    let uid = live.row.uid.take();
+    live.link = None;
+    live.row.pid = None;
+    live.ram = None;
+    live.ready_at_ns = None;
+    live.row.state = PowerState::PoweredOff;
+    live.row.reason = None;
+    let (reset, told) = match live.ended.take() {
+        Some(EndReason::GuestPowerOff) => (false, ("vm.stopped", "the guest powered off".into())),
+        Some(EndReason::Requested) => (false, ("vm.stopped", "powered off".into())),
+        Some(EndReason::GuestReset) => guest_reset(live),
+        Some(EndReason::EngineFault(fault)) => {
+            let message = format!("the engine cannot go on: {}", clean(&fault));
+            (false, ("vm.failed", message))
+        }
+        None => {
+            let mut message = "the VM process ended unexpectedly".to_owned();
+            for part in [problem.map(str::to_owned), ending, words]
+                .into_iter()
+                .flatten()
+            {
+                message = format!("{message}; {part}");
+            }
+            (false, ("vm.failed", message))
+        }
+    };
+    if told.0 == "vm.failed" {
+        live.row.reason = Some(told.1.clone());
+    }
+    (uid, reset, told)
+}
+
+fn guest_reset(live: &mut Live) -> (bool, Told) {
+    let now = Instant::now();
+    live.resets
+        .retain(|at| now.duration_since(*at) < RESET_WINDOW);
+    live.resets.push(now);
+    if live.resets.len() > MAX_RESETS {
+        let message = format!(
+            "powered off: the guest reset itself {} times within {} s",
+            live.resets.len(),
+            RESET_WINDOW.as_secs()
+        );
+        live.resets.clear();
+        return (false, ("vm.failed", message));
+    }
+    (true, ("vm.reset", "the guest reset itself".into()))
+}
+
+/// Words of the guest: kept only where they have the expected form.
+fn take_hello(live: &mut Live, text: &str) {
+    let hello = match ToHost::decode(text.as_bytes()) {
+        Ok(ToHost::Hello(hello)) => Some(hello),
+        _ => serde_json::from_str::<Hello>(text).ok(),
+    };
+    live.row.has_agent = true;
+    if let Some(hello) = hello {
+        let kinds = hello.ssh_host_key_kinds;
+        live.row.ssh_host_key_kinds = ["rsa", "ecdsa", "ed25519"]
+            .into_iter()
+            .filter(|known| kinds.iter().any(|kind| kind == known))
+            .map(str::to_owned)
+            .collect();
+    }
+}
+
+/// Returns whether this is the first word of this process's agent.
+fn take_ready(live: &mut Live, at_ns: u64, text: &str) -> bool {
+    live.row.has_agent = true;
+    let ready = match ToHost::decode(text.as_bytes()) {
+        Ok(ToHost::Ready(ready)) => ready,
+        _ => serde_json::from_str::<Ready>(text).unwrap_or_default(),
+    };
+    live.row.guest = Some(GuestReply {
+        hostname: clean(&ready.hostname),
+        machine_id: clean(&ready.machine_id),
+        macs: ready.macs.iter().take(16).map(|mac| clean(mac)).collect(),
+        errors: ready.errors.iter().take(16).map(|e| clean(e)).collect(),
+    });
+    let first = live.ready_at_ns.is_none();
+    if first {
+        live.ready_at_ns = Some(at_ns);
+    }
+    first
+}
+
+fn clean(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(256).collect()
+}
+
+/// Changes that only record an event.
+pub(super) fn with_event(event: NewEvent) -> Changes {
+    Changes {
+        events: vec![event],
+        ..Changes::default()
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
+    if let Err(error) = thread::Builder::new().name(name.into()).spawn(work) {
+        tracing::error!(%error, name, "cannot start a thread");
+    }
+}

@@ -1,0 +1,583 @@
+//! The instant clone: forking a running VM into new running VMs with one stun.
+//!
+//! ```text
+//! plan ─ reserve names ─ record intent ─ make deltas, homes, processes     source runs
+//!   └ sync of directory entries and intent starts beside the next step
+//! Fork to the source: gate, drain, stun, swap                             stun
+//! Restore to every clone at once, then their answers                      source runs
+//! record the outcome, tell events, wait for agents
+//! ```
+//!
+//! What a guest has flushed must survive the host's end. The intent (rows `creating`, pending tops)
+//! and the directory entries of the deltas are durable before a clone is told to run; the final
+//! rows may come later, since a valid pending top is adopted by recovery. A delta's name tells
+//! whose it is, so its directory entry alone is a sufficient record.
+
+mod linked;
+mod plan;
+mod seats;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest, StunRecord};
+use vmm_protocol::{CloneRam, Command, Fork, ForkStep, Forked, LayerFd, Newborn, Outcome, RamView};
+
+use self::seats::Seat;
+use super::backends::{FdList, make_checkpoint, reopen_read_only};
+use super::{Host, Vm, event, needs_process};
+use crate::clock::{monotonic_ns, now_ms, us_between};
+use crate::error::{OpError, OpResult};
+use crate::inventory::{Changes, MAX_STUN_RECORDS, PowerState, sync_directory};
+use crate::layers::{OpenLayer, make_delta, remove_files};
+use crate::vmm::{Link, LinkError};
+
+/// Time that requests in flight may take, where the request names none, milliseconds.
+const DRAIN_MS_MAX: u32 = 250;
+/// Longest time of a fork in the source beside draining.
+const FORK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time from the order to a clone to its first entry.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Wait for the agents of clones, where the request names none, seconds.
+const DEFAULT_READY_WAIT_S: u64 = 120;
+
+/// Steps of the daemon's own at which a test can make a fork fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HostStep {
+    Record,
+    Deltas,
+    Processes,
+    Sync,
+    Restore,
+}
+
+/// Where a test makes a fork fail.
+#[derive(Clone, Copy, Debug, Default)]
+struct FailAt {
+    host: Option<HostStep>,
+    source: Option<ForkStep>,
+}
+
+/// What the source gave.
+struct ForkPoint {
+    forked: Forked,
+    layer: Option<Arc<OwnedFd>>,
+    checkpoint: OwnedFd,
+    /// The holder process of a `fork()`ed fork point lives until this is closed.
+    _holding: UnixStream,
+}
+
+/// Times of the daemon's own phases.
+struct Phases {
+    arrived_ns: u64,
+    done: Vec<(String, u64)>,
+}
+
+impl Phases {
+    fn mark(&mut self, name: &str) {
+        let us = us_between(self.arrived_ns, monotonic_ns());
+        self.done.push((name.to_owned(), us));
+    }
+}
+
+impl Host {
+    /// Clones a VM; `arrived_ns` is when the request came.
+    pub fn fork(
+        self: &Arc<Self>,
+        source: &Arc<Vm>,
+        request: &ForkRequest,
+        arrived_ns: u64,
+    ) -> OpResult<Cloned> {
+        if request.mode != CloneMode::Instant {
+            return self.clone_powered_off(source, request);
+        }
+        let fail_at = FailAt::parse(request.fail_at.as_deref())?;
+        let mut phases = Phases {
+            arrived_ns,
+            done: Vec::new(),
+        };
+        let (mut answer, seats) = {
+            let _busy = self.pool.busy();
+            let _turn = self.turn(source)?;
+            self.fork_now(source, request, fail_at, &mut phases)?
+        };
+        self.wait_for_agents(source, request, &seats, &mut answer, arrived_ns);
+        phases.mark("ready");
+        answer.phases_us = phases.done;
+        Ok(answer)
+    }
+
+    fn fork_now(
+        self: &Arc<Self>,
+        source: &Arc<Vm>,
+        request: &ForkRequest,
+        fail_at: FailAt,
+        phases: &mut Phases,
+    ) -> OpResult<(Cloned, Vec<Seat>)> {
+        needs_process(&source.name, source.state())?;
+        let Some(link) = source.link() else {
+            return Err(OpError::conflict(format!("{} is ending", source.name)));
+        };
+        let mut seats = self.plan_clones(source, request)?;
+        let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
+        self.reserve(&vms)?;
+        let forked = self
+            .prepare(source, &mut seats, fail_at, phases)
+            .map_err(|error| (error, false))
+            .and_then(|(tops, sync)| {
+                let point = self.fork_source(source, &link, &seats, &tops, request, fail_at)?;
+                Ok((point, sync))
+            });
+        let (point, sync) = match forked {
+            Ok(forked) => forked,
+            Err((error, swapped)) => {
+                self.end_pending(source, swapped);
+                for seat in &seats {
+                    self.abandon_process(&seat.vm);
+                    self.erase(&seat.vm, None);
+                }
+                return Err(error);
+            }
+        };
+        phases.mark("forked");
+        self.adopt_tops(source, &point.forked, seats.len());
+        let synced = finish_sync(sync).and_then(|()| fail_at.check(HostStep::Sync));
+        match synced {
+            Ok(()) => self.restore_all(&mut seats, &point, fail_at, phases),
+            Err(error) => {
+                let message = OpError::from(error).message();
+                seats.iter_mut().for_each(|seat| seat.fail(message.clone()));
+            }
+        }
+        let answer = self.conclude(source, &mut seats, &point.forked, phases);
+        Ok((answer, seats))
+    }
+
+    /// Does all that can be done before the source stands still.
+    fn prepare(
+        self: &Arc<Self>,
+        source: &Arc<Vm>,
+        seats: &mut [Seat],
+        fail_at: FailAt,
+        phases: &mut Phases,
+    ) -> OpResult<(Vec<OpenLayer>, JoinHandle<anyhow::Result<()>>)> {
+        let deltas = self.record_intent(source, seats)?;
+        fail_at.check(HostStep::Record)?;
+        phases.mark("recorded");
+        let mut tops = Vec::new();
+        for (delta, parent) in &deltas {
+            let file = make_delta(delta, parent)?;
+            tops.push(OpenLayer {
+                file: Arc::new(file.into()),
+                format: delta.format,
+            });
+        }
+        for seat in seats.iter_mut() {
+            seat.make_tops()?;
+            self.make_home(&seat.vm.id)?;
+        }
+        self.open_below(seats)?;
+        fail_at.check(HostStep::Deltas)?;
+        phases.mark("deltas");
+        let sync = self.start_sync()?;
+        let inherited = source.live().ram == Some(RamView::Private);
+        for seat in seats.iter_mut() {
+            if inherited {
+                self.lay_newborn(seat)?;
+            } else {
+                let shell = self.pool.take()?;
+                seat.link = Some(self.assign(&seat.vm, shell)?);
+            }
+        }
+        fail_at.check(HostStep::Processes)?;
+        phases.mark("processes");
+        Ok((tops, sync))
+    }
+
+    /// Makes the directory entries of the deltas and the recorded intent durable, beside the rest.
+    fn start_sync(self: &Arc<Self>) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+        let host = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("fork-sync".into())
+            .spawn(move || {
+                sync_directory(&host.config.home.layers()).context("cannot sync the datastore")?;
+                host.inventory.sync().context("cannot sync the inventory")
+            })
+            .context("cannot start a thread")
+    }
+
+    /// Tells the source to fork. An error also says whether the source has swapped its tops.
+    fn fork_source(
+        &self,
+        source: &Vm,
+        link: &Arc<Link>,
+        seats: &[Seat],
+        tops: &[OpenLayer],
+        request: &ForkRequest,
+        fail_at: FailAt,
+    ) -> Result<ForkPoint, (OpError, bool)> {
+        let before = |error: anyhow::Error| (OpError::from(error), false);
+        let mut fds = FdList::default();
+        let next_tops = tops
+            .iter()
+            .map(|top| LayerFd {
+                fd: fds.add(Arc::clone(&top.file)),
+                format: top.format,
+            })
+            .collect();
+        let checkpoint = make_checkpoint().map_err(before)?;
+        let copy = checkpoint.try_clone();
+        let copy = copy.context("cannot share a memory file").map_err(before)?;
+        let checkpoint_fd = fds.add(copy);
+        let mut newborns = Vec::new();
+        for seat in seats {
+            if let Some((listener, uid)) = &seat.newborn {
+                newborns.push(Newborn {
+                    listener: fds.add(Arc::clone(listener)),
+                    uid: *uid,
+                });
+            }
+        }
+        let (holding, other) = UnixStream::pair()
+            .context("cannot make a socket pair")
+            .map_err(before)?;
+        let holder = (!newborns.is_empty()).then(|| fds.add(OwnedFd::from(other)));
+        let drain_ms_max = request.drain_ms_max.unwrap_or(DRAIN_MS_MAX).min(60_000);
+        let command = Command::Fork(Box::new(Fork {
+            next_tops,
+            checkpoint: checkpoint_fd,
+            newborns,
+            holder,
+            drain_ms_max,
+            fail_at: fail_at.source,
+        }));
+        let timeout = FORK_TIMEOUT + Duration::from_millis(drain_ms_max.into());
+        match link.call(command, &fds.borrowed(), timeout) {
+            Ok((Outcome::Forked(forked), fds)) => {
+                let layer = forked.layer.map(|_| fds.into_iter().next()).map(|fd| {
+                    let fd = fd.context("the source gave no memory layer")?;
+                    anyhow::Ok(Arc::new(reopen_read_only(fd.as_fd())?))
+                });
+                let layer = layer.transpose().map_err(|e| (OpError::from(e), true))?;
+                Ok(ForkPoint {
+                    forked,
+                    layer,
+                    checkpoint,
+                    _holding: holding,
+                })
+            }
+            Ok(_) => Err((
+                OpError::failed("the source gave an answer that does not fit"),
+                true,
+            )),
+            Err(LinkError::Refused { message, step }) => {
+                // Up to the swaps the source takes everything back.
+                let swapped = step == Some(ForkStep::Publish);
+                let message = format!("cannot fork {}: {message}", source.name);
+                Err((OpError::failed(message), swapped))
+            }
+            // Nobody knows how far it came; an empty overlay as the top is right in either case.
+            Err(error) => Err((self.explain(source, "cannot fork", error).into(), true)),
+        }
+    }
+
+    /// Tells every clone to run, then takes their answers.
+    fn restore_all(
+        self: &Arc<Self>,
+        seats: &mut [Seat],
+        point: &ForkPoint,
+        fail_at: FailAt,
+        phases: &mut Phases,
+    ) {
+        let kvm = match self.open_kvm() {
+            Ok(kvm) => kvm,
+            Err(error) => {
+                let message = error.message();
+                return seats.iter_mut().for_each(|seat| seat.fail(message.clone()));
+            }
+        };
+        for (index, seat) in seats.iter_mut().enumerate() {
+            let (ram, checkpoint) = match &point.layer {
+                Some(layer) => (Some(Arc::clone(layer)), Some(&point.checkpoint)),
+                None => (None, None),
+            };
+            let told = if index == 0 {
+                fail_at.check(HostStep::Restore)
+            } else {
+                Ok(())
+            };
+            let told = told.and_then(|()| {
+                if ram.is_none() {
+                    self.meet_newborn(seat)?;
+                }
+                self.tell_restore(seat, &kvm, ram, checkpoint)
+            });
+            if let Err(error) = told {
+                seat.fail(OpError::from(error).message());
+            }
+        }
+        phases.mark("told");
+        for seat in seats.iter_mut() {
+            let Some(pending) = seat.pending.take() else {
+                continue;
+            };
+            match pending.wait(RESTORE_TIMEOUT) {
+                Ok((Outcome::Running { first_run_at_ns }, _)) => {
+                    seat.first_run_at_ns = Some(first_run_at_ns);
+                }
+                Ok(_) => seat.fail("the VM process gave an answer that does not fit".to_owned()),
+                Err(error) => {
+                    let error = self.explain(&seat.vm, "cannot start", error);
+                    seat.fail(OpError::from(error).message());
+                }
+            }
+        }
+        phases.mark("running");
+    }
+
+    /// Records which clones live, removes the others, and makes it durable.
+    fn conclude(
+        self: &Arc<Self>,
+        source: &Arc<Vm>,
+        seats: &mut [Seat],
+        forked: &Forked,
+        phases: &mut Phases,
+    ) -> Cloned {
+        let mut events = Vec::new();
+        let mut changed = vec![source];
+        let mut clones = Vec::new();
+        for seat in seats.iter() {
+            if let Some(error) = &seat.error {
+                let message = format!("cloning {} failed: {error}", source.name);
+                self.abandon_process(&seat.vm);
+                self.erase(
+                    &seat.vm,
+                    Some(event(&seat.vm.name, "vm.clone_failed", message)),
+                );
+            } else {
+                seat.vm.update(|live| {
+                    // Its guest may have ended or stopped for space already.
+                    if live.row.state == PowerState::Creating {
+                        live.row.state = PowerState::Running;
+                    }
+                    live.ram = Some(RamView::Private);
+                });
+                let message = format!("cloned from {}", source.name);
+                events.push(event(&seat.vm.name, "vm.cloned", message));
+                changed.push(&seat.vm);
+            }
+            clones.push(ClonedVm {
+                name: seat.vm.name.clone(),
+                first_run_us: seat
+                    .first_run_at_ns
+                    .map(|at| us_between(phases.arrived_ns, at)),
+                ready_us: None,
+                error: seat.error.clone(),
+            });
+        }
+        let message = format!(
+            "forked into {} clones, stun {} us",
+            changed.len() - 1,
+            forked.stun_us
+        );
+        events.push(event(&source.name, "vm.forked", message));
+        let changes = Changes {
+            events,
+            ..Changes::default()
+        };
+        self.commit_logged(&changed, changes);
+        for vm in &changed {
+            self.link_tops(&vm.row());
+        }
+        if let Err(error) = self.inventory.sync() {
+            tracing::error!("{:#}", anyhow::Error::from(error));
+        }
+        for seat in seats.iter() {
+            self.recheck(seat);
+        }
+        phases.mark("recorded");
+        Cloned {
+            source: source.name.clone(),
+            stun_us: forked.stun_us,
+            io_held_us: forked.io_held_us,
+            memory: if forked.layer.is_some() {
+                "layer"
+            } else {
+                "fork"
+            }
+            .to_owned(),
+            steps_us: step_names(&forked.steps_us),
+            phases_us: Vec::new(),
+            clones,
+        }
+    }
+
+    /// A clone whose process ended before its row said that it runs was left alone by the handler.
+    fn recheck(self: &Arc<Self>, seat: &Seat) {
+        let ended = seat
+            .link
+            .as_ref()
+            .filter(|link| link.is_closed() && seat.error.is_none());
+        if let Some(link) = ended {
+            (self.handler(&seat.vm, link))(crate::vmm::Notice::Closed(None));
+        }
+    }
+
+    /// After a fork: the pending tops are the source's tops.
+    fn adopt_tops(&self, source: &Vm, forked: &Forked, clones: usize) {
+        source.update(|live| {
+            live.ram = Some(RamView::Private);
+            live.row.stuns.push(StunRecord {
+                at_ms: now_ms(),
+                stun_us: forked.stun_us,
+                io_held_us: forked.io_held_us,
+                clones: clones as u32,
+                steps_us: step_names(&forked.steps_us),
+            });
+            let excess = live.row.stuns.len().saturating_sub(MAX_STUN_RECORDS);
+            live.row.stuns.drain(..excess);
+        });
+        self.take_pending_tops(source);
+    }
+
+    /// Makes each pending top the top of its disk.
+    pub(super) fn take_pending_tops(&self, vm: &Vm) {
+        let mut gone = Vec::new();
+        vm.update(|live| {
+            let mut layers = self.layers();
+            for disk in &mut live.row.disks {
+                if let Some(pending) = disk.pending.take() {
+                    let old = std::mem::replace(&mut disk.top, pending);
+                    gone.extend(layers.release(&old));
+                }
+            }
+        });
+        debug_assert!(gone.is_empty(), "a top is the parent of its successor");
+    }
+
+    /// After a failed fork: takes the pending tops, or forgets them and removes their files.
+    fn end_pending(&self, source: &Arc<Vm>, take: bool) {
+        let mut changes = Changes::default();
+        if take {
+            self.take_pending_tops(source);
+            source.update(|live| live.ram = Some(RamView::Private));
+        } else {
+            let gone = self.drop_pending_tops(source);
+            changes.removed_layers = gone.iter().map(|layer| layer.id.clone()).collect();
+            remove_files(&gone);
+        }
+        self.commit_logged(&[source], changes);
+    }
+
+    /// Forgets pending tops; returns the layers that nobody uses any more.
+    pub(super) fn drop_pending_tops(&self, vm: &Vm) -> Vec<crate::inventory::LayerRow> {
+        let mut gone = Vec::new();
+        vm.update(|live| {
+            let mut layers = self.layers();
+            for disk in &mut live.row.disks {
+                if let Some(pending) = disk.pending.take() {
+                    gone.extend(layers.release(&pending));
+                }
+            }
+        });
+        gone
+    }
+
+    fn wait_for_agents(
+        &self,
+        source: &Vm,
+        request: &ForkRequest,
+        seats: &[Seat],
+        answer: &mut Cloned,
+        arrived_ns: u64,
+    ) {
+        let wait_s = match request.wait_ready_s {
+            Some(wait_s) => wait_s,
+            None if source.live().row.has_agent => DEFAULT_READY_WAIT_S,
+            None => 0,
+        };
+        if wait_s == 0 {
+            return;
+        }
+        let deadline = Instant::now() + Duration::from_secs(wait_s.min(86_400));
+        for (seat, clone) in seats.iter().zip(&mut answer.clones) {
+            if clone.error.is_some() {
+                continue;
+            }
+            clone.ready_us = seat
+                .vm
+                .wait_ready(deadline)
+                .map(|at| us_between(arrived_ns, at));
+            if clone.ready_us.is_none() {
+                clone.error = Some(match seat.vm.state() {
+                    state if state.has_process() => {
+                        format!("runs, but its agent was not ready within {wait_s} s")
+                    }
+                    state => format!("is {} before its agent was ready", state.word()),
+                });
+            }
+        }
+    }
+}
+
+impl FailAt {
+    fn parse(text: Option<&str>) -> OpResult<Self> {
+        let host = |step| {
+            Ok(Self {
+                host: Some(step),
+                source: None,
+            })
+        };
+        match text {
+            None => Ok(Self::default()),
+            Some("host_record") => host(HostStep::Record),
+            Some("host_deltas") => host(HostStep::Deltas),
+            Some("host_processes") => host(HostStep::Processes),
+            Some("host_sync") => host(HostStep::Sync),
+            Some("host_restore") => host(HostStep::Restore),
+            Some(name) => match serde_json::from_value(name.into()) {
+                Ok(step) => Ok(Self {
+                    host: None,
+                    source: Some(step),
+                }),
+                Err(_) => Err(OpError::invalid(format!(
+                    "fail_at: there is no step {name:?}"
+                ))),
+            },
+        }
+    }
+
+    fn check(self, step: HostStep) -> anyhow::Result<()> {
+        if self.host == Some(step) {
+            anyhow::bail!("made to fail at step {step:?}");
+        }
+        Ok(())
+    }
+}
+
+fn finish_sync(sync: JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
+    match sync.join() {
+        Ok(result) => result,
+        Err(_) => anyhow::bail!("the thread that syncs the datastore ended"),
+    }
+}
+
+fn step_names(steps: &[(ForkStep, u64)]) -> Vec<(String, u64)> {
+    let name = |step: &ForkStep| match serde_json::to_value(step) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => format!("{step:?}"),
+    };
+    steps.iter().map(|(step, us)| (name(step), *us)).collect()
+}
+
+/// Where a clone finds its RAM.
+fn clone_ram(ram: Option<Arc<OwnedFd>>, fds: &mut FdList) -> CloneRam {
+    match ram {
+        Some(layer) => CloneRam::Layer(fds.add(layer)),
+        None => CloneRam::Inherited,
+    }
+}

@@ -1,0 +1,189 @@
+//! Checking a clone request and working out the clones.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use api_types::{ForkRequest, MAX_CLONES, SerialRequest};
+
+use super::seats::Seat;
+use crate::clock::{now_ms, random_hex, random_uuid};
+use crate::error::{OpError, OpResult};
+use crate::host::identity::new_mac;
+use crate::host::memory::CLONE_COST_BYTES;
+use crate::host::{Host, Vm};
+use crate::inventory::{Changes, DiskRow, LayerRow, NicRow, PowerState, VmRow};
+
+impl Host {
+    /// Returns a seat for each clone of the request.
+    pub(super) fn plan_clones(&self, source: &Vm, request: &ForkRequest) -> OpResult<Vec<Seat>> {
+        let count = request.names.len();
+        if count == 0 || count > MAX_CLONES as usize {
+            return Err(OpError::invalid(format!(
+                "count: {count} is not between 1 and {MAX_CLONES} clones in one call"
+            )));
+        }
+        let mut names = HashSet::new();
+        for name in &request.names {
+            if let Some(problem) = api_types::name_problem(name) {
+                return Err(OpError::invalid(problem));
+            }
+            if !names.insert(name) {
+                return Err(OpError::invalid(format!("name: {name:?} is given twice")));
+            }
+        }
+        if request.keep_mac && !request.nets.is_empty() {
+            return Err(OpError::invalid(
+                "net: clones that keep the source's addresses take no NICs of their own",
+            ));
+        }
+        if !request.nets.is_empty() && count > 1 {
+            return Err(OpError::invalid(
+                "net: NICs can be given for one clone at a time; use --name",
+            ));
+        }
+        self.check_memory("the call", CLONE_COST_BYTES * count as u64)?;
+        let row = source.row();
+        if request.nets.len() > row.spec.nics.len() {
+            return Err(OpError::invalid(format!(
+                "net: {} has {} NICs, {} were given for its clone",
+                source.name,
+                row.spec.nics.len(),
+                request.nets.len()
+            )));
+        }
+        let mut used = self.macs_in_use();
+        request
+            .names
+            .iter()
+            .map(|name| {
+                let clone = clone_row(&row, name, request, &mut used)?;
+                let taps = self.open_taps(&clone)?;
+                Ok(Seat::new(Vm::new(clone), taps))
+            })
+            .collect()
+    }
+
+    /// Records the clones as `creating` and the source's next tops as pending; returns the latter
+    /// with their parents.
+    pub(super) fn record_intent(
+        &self,
+        source: &Arc<Vm>,
+        seats: &mut [Seat],
+    ) -> OpResult<Vec<(LayerRow, LayerRow)>> {
+        let mut changes = Changes::default();
+        let mut deltas = Vec::new();
+        source.update(|live| -> anyhow::Result<()> {
+            let mut layers = self.layers();
+            let row = &mut live.row;
+            for index in 0..row.disks.len() {
+                let chain = layers.chain(&row.disks[index].top)?;
+                if chain.len() + 1 >= disk_layers::MAX_LAYERS {
+                    anyhow::bail!(
+                        "disk {index} of {} has {} layers, the most that a disk can have; \
+                         flatten it with a full clone",
+                        row.name,
+                        chain.len()
+                    );
+                }
+                let read_only = row.spec.disks[index].read_only;
+                if !read_only {
+                    let delta = self.next_delta(row, index, &chain[0]);
+                    deltas.push((delta, chain[0].clone()));
+                }
+                for seat in seats.iter_mut() {
+                    seat.add_disk(self, index, &chain, read_only)?;
+                }
+            }
+            // Nothing fails from here on, so references are counted once.
+            let mut next = deltas.iter();
+            for (disk, spec) in row.disks.iter_mut().zip(&row.spec.disks) {
+                if !spec.read_only {
+                    disk.pending = next.next().map(|(delta, _)| delta.id.clone());
+                }
+            }
+            changes
+                .layers
+                .extend(deltas.iter().map(|(delta, _)| delta.clone()));
+            for seat in seats.iter() {
+                changes.layers.extend(seat.deltas().cloned());
+            }
+            layers.insert(changes.layers.iter().cloned());
+            row.disks
+                .iter()
+                .filter_map(|disk| disk.pending.as_ref())
+                .for_each(|pending| layers.hold(pending));
+            for seat in seats.iter() {
+                seat.vm.update(|live| {
+                    live.row.disks = seat.disk_rows();
+                    live.row
+                        .disks
+                        .iter()
+                        .for_each(|disk| layers.hold(&disk.top));
+                    live.row.next_layer = live.row.disks.len() as u32;
+                });
+            }
+            Ok(())
+        })?;
+        let mut vms = vec![source];
+        vms.extend(seats.iter().map(|seat| &seat.vm));
+        self.commit(&vms, changes)?;
+        Ok(deltas)
+    }
+}
+
+/// The row of one clone, without disks.
+pub(super) fn clone_row(
+    source: &VmRow,
+    name: &str,
+    request: &ForkRequest,
+    used: &mut HashSet<vm_spec::MacAddr>,
+) -> OpResult<VmRow> {
+    let mut row = VmRow {
+        id: random_hex::<6>(),
+        name: name.to_owned(),
+        state: PowerState::Creating,
+        reason: None,
+        created_at_ms: now_ms(),
+        uuid: random_uuid(),
+        machine_id: random_hex::<16>(),
+        source: Some(source.name.clone()),
+        generation: source.generation + 1,
+        serial: match &source.serial {
+            SerialRequest::None => SerialRequest::None,
+            // Two VMs do not write to one file.
+            SerialRequest::Log | SerialRequest::File(_) => SerialRequest::Log,
+        },
+        uid: None,
+        pid: None,
+        guest: None,
+        stuns: Vec::new(),
+        disks: Vec::<DiskRow>::new(),
+        nics: Vec::new(),
+        next_layer: 0,
+        ..source.clone()
+    };
+    for (index, nic) in row.spec.nics.iter_mut().enumerate() {
+        let net = request.nets.get(index);
+        nic.keep_mac = request.keep_mac;
+        if !request.keep_mac {
+            nic.mac = match net.and_then(|net| net.mac) {
+                None => new_mac(used),
+                Some(mac) if !mac.is_unicast() => {
+                    return Err(OpError::invalid(format!(
+                        "mac: {mac} is not a unicast address"
+                    )));
+                }
+                Some(mac) if !used.insert(mac) => {
+                    return Err(OpError::conflict(format!(
+                        "mac: {mac} belongs to another NIC"
+                    )));
+                }
+                Some(mac) => mac,
+            };
+        }
+        row.nics.push(NicRow {
+            tap: net.and_then(|net| net.tap.clone()),
+        });
+    }
+    Ok(row)
+}

@@ -1,0 +1,226 @@
+//! One clone in the making.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agent_protocol::IdentityKind;
+use anyhow::Context;
+use vmm_protocol::{Command, Restore};
+
+use super::clone_ram;
+use crate::clock::random_hex;
+use crate::host::backends::{FdList, OpenTaps, reopen_read_only};
+use crate::host::identity::identity_message;
+use crate::host::{Host, Vm};
+use crate::inventory::{DiskRow, LayerRow};
+use crate::layers::{OpenLayer, make_delta, open_layer};
+use crate::vmm::{Link, Pending};
+use std::os::fd::AsFd;
+
+/// Longest time until a process born by `fork()` tells that it lives.
+const BIRTH_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// One disk of a clone: its top where it has one of its own, and what lies below.
+#[derive(Debug)]
+struct SeatDisk {
+    delta: Option<(LayerRow, LayerRow)>,
+    row: DiskRow,
+    below: Vec<OpenLayer>,
+    top: Option<OpenLayer>,
+}
+
+/// One clone in the making.
+#[derive(Debug)]
+pub(super) struct Seat {
+    /// The clone.
+    pub vm: Arc<Vm>,
+    disks: Vec<SeatDisk>,
+    taps: OpenTaps,
+    /// Listening socket and user id of a process that is to be born by `fork()`.
+    pub newborn: Option<(Arc<OwnedFd>, u32)>,
+    /// Connection to its process.
+    pub link: Option<Arc<Link>>,
+    /// The order to run, not yet answered.
+    pub pending: Option<Pending>,
+    /// When it was first entered.
+    pub first_run_at_ns: Option<u64>,
+    /// Why it does not come to life.
+    pub error: Option<String>,
+}
+
+impl Seat {
+    /// A seat without disks and process.
+    pub fn new(vm: Arc<Vm>, taps: OpenTaps) -> Self {
+        Self {
+            vm,
+            disks: Vec::new(),
+            taps,
+            newborn: None,
+            link: None,
+            pending: None,
+            first_run_at_ns: None,
+            error: None,
+        }
+    }
+
+    /// Notes why the clone does not come to life; the first reason stays.
+    pub fn fail(&mut self, message: String) {
+        self.error.get_or_insert(message);
+        self.pending = None;
+    }
+
+    /// Gives the clone its disk `index` on the source's stack `chain`.
+    pub fn add_disk(
+        &mut self,
+        host: &Host,
+        index: usize,
+        chain: &[LayerRow],
+        read_only: bool,
+    ) -> anyhow::Result<()> {
+        let parent = &chain[0];
+        let delta = (!read_only).then(|| {
+            let delta = host.next_delta(&mut self.vm.live().row, index, parent);
+            (delta, parent.clone())
+        });
+        let top = delta.as_ref().map_or(&parent.id, |(delta, _)| &delta.id);
+        self.disks.push(SeatDisk {
+            row: DiskRow {
+                top: top.clone(),
+                pending: None,
+            },
+            delta,
+            below: Vec::new(),
+            top: None,
+        });
+        Ok(())
+    }
+
+    /// Rows of the layers that only this clone uses.
+    pub fn deltas(&self) -> impl Iterator<Item = &LayerRow> {
+        self.disks
+            .iter()
+            .filter_map(|disk| disk.delta.as_ref().map(|(delta, _)| delta))
+    }
+
+    /// Rows of its disks.
+    pub fn disk_rows(&self) -> Vec<DiskRow> {
+        self.disks.iter().map(|disk| disk.row.clone()).collect()
+    }
+
+    /// Makes the files of its deltas.
+    pub fn make_tops(&mut self) -> anyhow::Result<()> {
+        for disk in &mut self.disks {
+            if let Some((delta, parent)) = &disk.delta {
+                let file = make_delta(delta, parent)?;
+                disk.top = Some(OpenLayer {
+                    file: Arc::new(file.into()),
+                    format: delta.format,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Stacks of its disks, tops first.
+    fn stacks(&self) -> Vec<Vec<OpenLayer>> {
+        self.disks
+            .iter()
+            .map(|disk| disk.top.iter().chain(&disk.below).cloned().collect())
+            .collect()
+    }
+}
+
+impl Host {
+    /// Opens what lies below the clones' tops once for all of them.
+    pub(super) fn open_below(&self, seats: &mut [Seat]) -> anyhow::Result<()> {
+        let Some(first) = seats.first() else {
+            return Ok(());
+        };
+        let mut stacks = Vec::new();
+        for disk in &first.disks {
+            let from = disk
+                .delta
+                .as_ref()
+                .map_or(&disk.row.top, |(_, parent)| &parent.id);
+            let chain = self.layers().chain(from)?;
+            let open: Vec<OpenLayer> = chain
+                .iter()
+                .map(|layer| open_layer(layer, false))
+                .collect::<anyhow::Result<_>>()?;
+            stacks.push(open);
+        }
+        for seat in seats {
+            for (disk, below) in seat.disks.iter_mut().zip(&stacks) {
+                disk.below.clone_from(below);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the socket of a process that is to be born by `fork()` and connects to it: the
+    /// connection waits until the process serves it.
+    pub(super) fn lay_newborn(self: &Arc<Self>, seat: &mut Seat) -> anyhow::Result<()> {
+        let path = self.config.home.vm_socket(&seat.vm.id);
+        let uid = self.pool.take_uid()?;
+        seat.vm.update(|live| live.row.uid = Some(uid));
+        let listener = UnixListener::bind(&path)
+            .with_context(|| format!("cannot listen on {}", path.display()))?;
+        let link = Link::connect(&path)?;
+        seat.vm.update(|live| live.link = Some(Arc::clone(&link)));
+        self.reactor.watch(&link, self.handler(&seat.vm, &link))?;
+        seat.newborn = Some((Arc::new(listener.into()), uid));
+        seat.link = Some(link);
+        Ok(())
+    }
+
+    /// Waits until the process born for the seat says that it lives.
+    pub(super) fn meet_newborn(&self, seat: &mut Seat) -> anyhow::Result<()> {
+        // The daemon's copy of the listener must not keep a dead process's socket alive.
+        seat.newborn = None;
+        let link = seat.link.as_ref().context("the clone has no connection")?;
+        let deadline = Instant::now() + BIRTH_TIMEOUT;
+        let born = seat.vm.wait(deadline, |live| {
+            (live.newborn || link.is_closed()).then_some(live.newborn)
+        });
+        if born != Some(true) {
+            anyhow::bail!("the process of {} was not born", seat.vm.name);
+        }
+        let pid = link.peer_pid();
+        seat.vm.update(|live| live.row.pid = pid);
+        Ok(())
+    }
+
+    /// Tells a clone to run, without waiting for its answer.
+    pub(super) fn tell_restore(
+        &self,
+        seat: &mut Seat,
+        kvm: &Arc<OwnedFd>,
+        ram: Option<Arc<OwnedFd>>,
+        checkpoint: Option<&OwnedFd>,
+    ) -> anyhow::Result<()> {
+        let link = seat.link.as_ref().context("the clone has no process")?;
+        let row = seat.vm.row();
+        let mut fds = FdList::default();
+        let ram = clone_ram(ram, &mut fds);
+        let checkpoint = match checkpoint {
+            Some(checkpoint) => Some(fds.add(reopen_read_only(checkpoint.as_fd())?)),
+            None => None,
+        };
+        let identity = identity_message(&row, IdentityKind::Clone, Vec::new());
+        let stacks = seat.stacks();
+        let backends = self.backends(&row, kvm, &stacks, &seat.taps, identity, &mut fds)?;
+        let restore = Restore {
+            spec: row.spec,
+            ram,
+            checkpoint,
+            backends,
+            generation_id: random_hex::<16>(),
+            paused: false,
+        };
+        let pending = link.request(Command::Restore(Box::new(restore)), &fds.borrowed())?;
+        seat.pending = Some(pending);
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! What makes a VM different from its siblings: addresses, ids, keys, and the message that tells
+//! the guest's agent.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use agent_protocol::{Identity, IdentityKind, NicIdentity, SshHostKey, ToGuest};
+use vm_spec::MacAddr;
+
+use super::Host;
+use crate::clock::hex;
+use crate::inventory::VmRow;
+
+/// Prefix of the addresses that are made here: locally administered, and known as a VM's.
+const MAC_PREFIX: [u8; 3] = [0x52, 0x54, 0x00];
+
+impl Host {
+    /// All hardware addresses of the inventory.
+    pub(super) fn macs_in_use(&self) -> HashSet<MacAddr> {
+        self.all()
+            .iter()
+            .flat_map(|vm| {
+                let live = vm.live();
+                live.row
+                    .spec
+                    .nics
+                    .iter()
+                    .map(|nic| nic.mac)
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+/// Makes an address that is not in `used`, and puts it there.
+pub(super) fn new_mac(used: &mut HashSet<MacAddr>) -> MacAddr {
+    loop {
+        let [a, b, c] = rand::random::<[u8; 3]>();
+        let [x, y, z] = MAC_PREFIX;
+        let mac = MacAddr::local([x, y, z, a, b, c]);
+        if used.insert(mac) {
+            return mac;
+        }
+    }
+}
+
+/// The agent's identity message for a VM that boots, or that is a clone of a fork point.
+pub(super) fn identity_message(row: &VmRow, kind: IdentityKind, keys: Vec<SshHostKey>) -> String {
+    // A message for a guest that boots may wait for long: its clock is set by other means.
+    let wall_clock_unix_ns = match kind {
+        IdentityKind::Boot => 0,
+        IdentityKind::Clone => SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_nanos() as u64),
+    };
+    let nics = (0..)
+        .zip(&row.spec.nics)
+        .map(|(index, nic)| NicIdentity {
+            index,
+            mac: nic.mac.to_string(),
+            address: None,
+            gateway: None,
+            dns: Vec::new(),
+        })
+        .collect();
+    let identity = Identity {
+        kind,
+        vm_name: row.name.clone(),
+        hostname: host_name(&row.name),
+        instance_uuid: row.uuid.clone(),
+        machine_id: row.machine_id.clone(),
+        nics,
+        ssh_host_keys: keys,
+        entropy: hex(&rand::random::<[[u8; 32]; 3]>().concat()),
+        wall_clock_unix_ns,
+        guestinfo: BTreeMap::new(),
+    };
+    serde_json::to_string(&ToGuest::Identity(Box::new(identity)))
+        .expect("an identity has only strings and numbers")
+}
+
+/// A VM's name as a host name (RFC 1123): names may also hold underscores.
+fn host_name(name: &str) -> String {
+    name.replace('_', "-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_local_unicast_and_unique() {
+        let mut used = HashSet::new();
+        for _ in 0..1000 {
+            let mac = new_mac(&mut used);
+            assert!(mac.is_unicast());
+            assert_eq!(mac.0[0] & 2, 2);
+        }
+        assert_eq!(used.len(), 1000);
+    }
+
+    #[test]
+    fn host_names_have_no_underscores() {
+        assert_eq!(host_name("web_1.test"), "web-1.test");
+    }
+}

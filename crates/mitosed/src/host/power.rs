@@ -1,0 +1,182 @@
+//! Power and pause of a VM that exists.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api_types::{ErrorKind, StopRequest};
+use vmm_protocol::Command;
+
+use super::events::with_event;
+use super::{Host, Vm, event, needs_process};
+use crate::error::{OpError, OpResult};
+use crate::inventory::PowerState;
+use crate::vmm::LinkError;
+
+/// Wait for a guest to power off, seconds.
+const STOP_TIMEOUT_S: u64 = 90;
+/// Time that a VM process has for a command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
+
+impl Host {
+    /// Boots a powered-off VM from its disks.
+    pub fn start(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<()> {
+        let _busy = self.pool.busy();
+        let _turn = self.turn(vm)?;
+        match vm.state() {
+            PowerState::PoweredOff => {}
+            PowerState::Creating => needs_process(&vm.name, PowerState::Creating)?,
+            state => {
+                return Err(OpError::conflict(format!(
+                    "{} is {} already",
+                    vm.name,
+                    state.word()
+                )));
+            }
+        }
+        self.check_memory("the VM", vm.row().spec.memory_bytes)?;
+        self.power_on(vm)?;
+        Ok(())
+    }
+
+    /// Powers a VM off: asks the guest and waits, or at once.
+    pub fn power_off(&self, vm: &Arc<Vm>, request: &StopRequest) -> OpResult<()> {
+        let _turn = self.turn(vm)?;
+        if vm.state() == PowerState::PoweredOff {
+            return Ok(());
+        }
+        needs_process(&vm.name, vm.state())?;
+        if request.force {
+            self.end_process(vm);
+        } else {
+            self.ask_to_stop(vm, request.timeout_s.unwrap_or(STOP_TIMEOUT_S))?;
+        }
+        match vm.state() {
+            PowerState::PoweredOff => Ok(()),
+            state => Err(OpError::failed(format!(
+                "{} is still {}; its process does not end",
+                vm.name,
+                state.word()
+            ))),
+        }
+    }
+
+    fn ask_to_stop(&self, vm: &Arc<Vm>, timeout_s: u64) -> OpResult<()> {
+        if vm.state() != PowerState::Running {
+            return Err(OpError::conflict(format!(
+                "{0} is paused, so its guest cannot shut down; 'mitose resume {0}' first, or use --force",
+                vm.name
+            )));
+        }
+        let deadline = Instant::now() + Duration::from_secs(timeout_s.min(86_400));
+        match self.order(vm, Command::PowerButton) {
+            Ok(()) => {}
+            // The guest may power off before the answer.
+            Err(_) if vm.link().is_none_or(|link| link.is_closed()) => {}
+            Err(error) => return Err(error),
+        }
+        let off =
+            |live: &mut super::vm::Live| (live.row.state == PowerState::PoweredOff).then_some(());
+        vm.wait(deadline, off).ok_or_else(|| {
+            OpError::new(
+                ErrorKind::Timeout,
+                format!(
+                    "{0} did not power off within {timeout_s} s; use 'mitose stop {0} --force'",
+                    vm.name
+                ),
+            )
+        })
+    }
+
+    /// Stops a VM's vCPUs.
+    pub fn pause(&self, vm: &Arc<Vm>) -> OpResult<()> {
+        let _turn = self.turn(vm)?;
+        match vm.state() {
+            PowerState::Paused => return Ok(()),
+            state => needs_process(&vm.name, state)?,
+        }
+        self.order(vm, Command::Pause)?;
+        self.set_state(vm, PowerState::Paused, "vm.paused", "paused")
+    }
+
+    /// Lets a VM's vCPUs run on; retries a write that found no space.
+    pub fn resume(&self, vm: &Arc<Vm>) -> OpResult<()> {
+        let _turn = self.turn(vm)?;
+        let state = vm.state();
+        needs_process(&vm.name, state)?;
+        if state == PowerState::Running {
+            return Ok(());
+        }
+        // Set first: the retried write may find no space again before the answer is here.
+        vm.update(|live| live.row.state = PowerState::Running);
+        if let Err(error) = self.order(vm, Command::Resume) {
+            vm.update(|live| {
+                if live.row.state == PowerState::Running {
+                    live.row.state = state;
+                }
+            });
+            return Err(error);
+        }
+        self.commit(&[vm], with_event(event(&vm.name, "vm.resumed", "running")))
+    }
+
+    /// Resets a VM: it boots again from its disks.
+    pub fn reset(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<()> {
+        let _busy = self.pool.busy();
+        let _turn = self.turn(vm)?;
+        needs_process(&vm.name, vm.state())?;
+        self.end_process(vm);
+        if vm.state() != PowerState::PoweredOff {
+            return Err(OpError::failed(format!(
+                "{}: its process does not end",
+                vm.name
+            )));
+        }
+        self.power_on(vm)?;
+        Ok(())
+    }
+
+    /// Bytes typed on COM1.
+    pub fn type_serial(&self, vm: &Vm, bytes: Vec<u8>) -> OpResult<()> {
+        self.order(vm, Command::SerialInput(bytes))
+    }
+
+    /// Waits for the VM's turn and makes sure that it was not removed meanwhile.
+    pub(super) fn turn<'a>(&self, vm: &'a Vm) -> OpResult<std::sync::MutexGuard<'a, ()>> {
+        let turn = vm.operate();
+        if vm.live().removed {
+            return Err(OpError::new(
+                ErrorKind::NotFound,
+                format!("{} was removed", vm.name),
+            ));
+        }
+        Ok(turn)
+    }
+
+    fn order(&self, vm: &Vm, command: Command) -> OpResult<()> {
+        let Some(link) = vm.link() else {
+            return needs_process(&vm.name, PowerState::PoweredOff);
+        };
+        match link.call(command, &[], COMMAND_TIMEOUT) {
+            Ok(_) => Ok(()),
+            Err(error @ LinkError::Refused { .. }) => {
+                Err(OpError::conflict(format!("{}: {error}", vm.name)))
+            }
+            Err(error) => Err(self.explain(vm, "no answer from", error).into()),
+        }
+    }
+
+    fn set_state(
+        &self,
+        vm: &Arc<Vm>,
+        state: PowerState,
+        kind: &'static str,
+        message: &str,
+    ) -> OpResult<()> {
+        vm.update(|live| {
+            if live.link.is_some() {
+                live.row.state = state;
+            }
+        });
+        self.commit(&[vm], with_event(event(&vm.name, kind, message)))
+    }
+}

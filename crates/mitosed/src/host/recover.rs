@@ -1,0 +1,283 @@
+//! Start of a daemon: finding again what an earlier one left, and removing what never lived.
+//!
+//! - A VM whose process answers goes on; a row `creating` among them is rolled forward.
+//! - A row `creating` without a running guest is removed with all that was made for it.
+//! - A valid pending top becomes the top: an empty overlay equals its base.
+//! - Sockets, processes, home folders and deltas that no row names are removed.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use disk_layers::inspect_as;
+use vmm_protocol::{Command, Outcome, Status, VmState};
+
+use super::{Host, Vm, event};
+use crate::config::Config;
+use crate::inventory::{Changes, Contents, Inventory, LayerRow, PowerState};
+use crate::layers::{disk_format, remove_files};
+use crate::vmm::{self, Link, Pending, Reactor};
+
+/// Time that a VM process has to tell its state.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Host {
+    /// Takes over a data directory.
+    pub fn recover(config: Config, inventory: Box<dyn Inventory>) -> anyhow::Result<Arc<Self>> {
+        let contents = inventory.load()?;
+        let uids: HashSet<u32> = contents.vms.iter().filter_map(|row| row.uid).collect();
+        let host = Self::new(config, inventory, Reactor::start()?, uids);
+        host.load(contents);
+        host.meet_processes();
+        host.settle_pending();
+        host.remove_leftovers();
+        host.fail_interrupted_tasks();
+        host.pool.fill_in_background()?;
+        Ok(host)
+    }
+
+    fn load(&self, contents: Contents) {
+        let mut layers = self.layers();
+        layers.insert(contents.layers);
+        let mut vms = Vec::new();
+        for row in contents.vms {
+            for disk in &row.disks {
+                layers.hold(&disk.top);
+                disk.pending.iter().for_each(|pending| layers.hold(pending));
+            }
+            vms.push(Vm::new(row));
+        }
+        drop(layers);
+        if let Err(error) = self.reserve(&vms) {
+            // Names are unique in the store.
+            tracing::error!("{}", error.message());
+        }
+    }
+
+    /// Connects to every process that a row may have, and settles each VM by its answer.
+    fn meet_processes(self: &Arc<Self>) {
+        let asked: Vec<(Arc<Vm>, Option<(Arc<Link>, Pending)>)> = self
+            .all()
+            .into_iter()
+            .map(|vm| {
+                let asked = self.ask(&vm);
+                (vm, asked)
+            })
+            .collect();
+        for (vm, asked) in asked {
+            let answer = asked.and_then(|(link, pending)| match pending.wait(STATUS_TIMEOUT) {
+                Ok((Outcome::Status(status), _)) => Some((link, status)),
+                Ok(_) => None,
+                Err(error) => {
+                    tracing::warn!(vm = vm.name, %error, "no state from a VM process");
+                    None
+                }
+            });
+            match answer {
+                Some((link, status)) if status.state != VmState::Shell => {
+                    self.go_on(&vm, &link, &status);
+                }
+                _ => self.settle_without_process(&vm),
+            }
+        }
+    }
+
+    fn ask(self: &Arc<Self>, vm: &Arc<Vm>) -> Option<(Arc<Link>, Pending)> {
+        let link = Link::connect(&self.config.home.vm_socket(&vm.id)).ok()?;
+        vm.update(|live| live.link = Some(Arc::clone(&link)));
+        self.reactor.watch(&link, self.handler(vm, &link)).ok()?;
+        let pending = link.request(Command::Status, &[]).ok()?;
+        Some((link, pending))
+    }
+
+    fn go_on(&self, vm: &Arc<Vm>, link: &Arc<Link>, status: &Status) {
+        let was_creating = vm.update(|live| {
+            let was_creating = live.row.state == PowerState::Creating;
+            live.row.state = match status.state {
+                VmState::Paused => PowerState::Paused,
+                VmState::PausedNoSpace => PowerState::PausedNoSpace,
+                VmState::Running | VmState::Shell => PowerState::Running,
+            };
+            live.row.pid = link.peer_pid().or(live.row.pid);
+            live.ram = status.ram;
+            live.ready_at_ns = status.agent_ready.then(|| status.ready_at_ns.unwrap_or(0));
+            was_creating
+        });
+        let changes = if was_creating {
+            let message = "was being made when the daemon ended; it runs";
+            super::events::with_event(event(&vm.name, "vm.recovered", message))
+        } else {
+            Changes::default()
+        };
+        self.commit_logged(&[vm], changes);
+    }
+
+    fn settle_without_process(&self, vm: &Arc<Vm>) {
+        let state = vm.state();
+        // A recorded process id may belong to another process by now; forgotten VM processes are
+        // found by their mark.
+        vm.update(|live| live.row.pid = None);
+        self.abandon_process(vm);
+        match state {
+            PowerState::PoweredOff => {}
+            PowerState::Creating => {
+                let message = "was being made when the daemon ended; removed";
+                self.erase(vm, Some(event(&vm.name, "vm.removed", message)));
+            }
+            _ => {
+                let mut message = "the VM process ended while the daemon was down".to_owned();
+                if let Some(words) = self.last_words(vm) {
+                    message = format!("{message}; {words}");
+                }
+                vm.update(|live| {
+                    live.row.state = PowerState::PoweredOff;
+                    live.row.reason = Some(message.clone());
+                });
+                let told = super::events::with_event(event(&vm.name, "vm.failed", message));
+                self.commit_logged(&[vm], told);
+            }
+        }
+    }
+
+    /// Takes valid pending tops, forgets others, and finds deltas that are newer than their row.
+    fn settle_pending(&self) {
+        for vm in self.all() {
+            self.find_unrecorded(&vm);
+            let row = vm.row();
+            if row.disks.iter().all(|disk| disk.pending.is_none()) {
+                continue;
+            }
+            let valid = {
+                let layers = self.layers();
+                row.disks
+                    .iter()
+                    .filter_map(|disk| disk.pending.as_ref())
+                    .all(|pending| layers.get(pending).is_some_and(is_valid_delta))
+            };
+            let mut changes = Changes::default();
+            if valid {
+                self.take_pending_tops(&vm);
+            } else {
+                let gone = self.drop_pending_tops(&vm);
+                changes.removed_layers = gone.iter().map(|layer| layer.id.clone()).collect();
+                remove_files(&gone);
+            }
+            self.commit_logged(&[&vm], changes);
+        }
+    }
+
+    /// After the host's end a delta's directory entry may be durable while the row naming it is
+    /// not: its name says whose it is, its header what it stands on.
+    fn find_unrecorded(&self, vm: &Arc<Vm>) {
+        let row = vm.row();
+        for (index, disk) in row.disks.iter().enumerate() {
+            if disk.pending.is_some() || row.spec.disks.get(index).is_none_or(|d| d.read_only) {
+                continue;
+            }
+            let Some(top) = self.layers().get(&disk.top).cloned() else {
+                continue;
+            };
+            let mut probe = row.clone();
+            // Numbers are given in order; a few may have been used up by failed calls.
+            for _ in 0..64 {
+                let delta = self.next_delta(&mut probe, index, &top);
+                if self.layers().get(&delta.id).is_some() || !stands_on(&delta, &top) {
+                    continue;
+                }
+                let id = delta.id.clone();
+                let mut layers = self.layers();
+                layers.insert([delta.clone()]);
+                layers.hold(&id);
+                drop(layers);
+                vm.update(|live| {
+                    live.row.next_layer = probe.next_layer;
+                    live.row.disks[index].pending = Some(id);
+                });
+                let changes = Changes {
+                    layers: vec![delta],
+                    ..Changes::default()
+                };
+                self.commit_logged(&[vm], changes);
+                break;
+            }
+        }
+    }
+
+    fn remove_leftovers(&self) {
+        let gone = self.layers().unused();
+        if !gone.is_empty() {
+            let changes = Changes {
+                removed_layers: gone.iter().map(|layer| layer.id.clone()).collect(),
+                ..Changes::default()
+            };
+            self.commit_logged(&[], changes);
+            remove_files(&gone);
+        }
+        let pids: HashSet<i32> = self.all().iter().filter_map(|vm| vm.row().pid).collect();
+        let root = self.config.home.root();
+        for pid in vmm::orphans_of(root, |pid| pids.contains(&pid)) {
+            tracing::info!(pid, "ending a VM process that belongs to no VM");
+            vmm::kill(pid);
+        }
+        let ids: HashSet<String> = self.all().iter().map(|vm| vm.id.clone()).collect();
+        let live: HashSet<String> = self
+            .all()
+            .iter()
+            .filter(|vm| vm.link().is_some())
+            .map(|vm| vm.id.clone())
+            .collect();
+        let of_vm = |name: &str| {
+            let id = name.strip_prefix("vm-").and_then(|n| n.split_once('.'));
+            id.is_some_and(|(id, _)| live.contains(id))
+        };
+        sweep(&self.config.home.run(), |name| {
+            of_vm(name) || name == api_types::SOCKET_NAME
+        });
+        sweep(&self.config.home.vms(), |name| ids.contains(name));
+        sweep(&self.config.home.logs(), |name| !name.starts_with("shell-"));
+        let layers = self.config.home.layers();
+        sweep(&layers, |name| self.layers().has_path(&layers.join(name)));
+    }
+}
+
+/// Whether the file of a delta is there and complete.
+fn is_valid_delta(row: &LayerRow) -> bool {
+    let header = File::open(&row.path)
+        .ok()
+        .and_then(|file| inspect_as(&file, disk_format(row.format)).ok());
+    header.is_some_and(|h| h.virtual_size_bytes == row.size_bytes && h.backing.is_some())
+}
+
+fn stands_on(delta: &LayerRow, top: &LayerRow) -> bool {
+    let header = File::open(&delta.path)
+        .ok()
+        .and_then(|file| inspect_as(&file, disk_format(delta.format)).ok());
+    let backing = header.and_then(|h| h.backing).map(|b| b.name);
+    let wanted = top.path.file_name().and_then(|n| n.to_str());
+    backing.as_deref() == wanted && wanted.is_some()
+}
+
+/// Removes what is in `dir` and not to be kept.
+fn sweep(dir: &Path, keep: impl Fn(&str) -> bool) {
+    let removed = (|| -> anyhow::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(&keep) {
+                continue;
+            }
+            tracing::info!(path = %entry.path().display(), "removing what belongs to no VM");
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    })();
+    if let Err(error) = removed.with_context(|| format!("cannot clean up {}", dir.display())) {
+        tracing::warn!("{error:#}");
+    }
+}

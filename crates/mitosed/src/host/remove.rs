@@ -1,0 +1,32 @@
+//! Removing VMs.
+
+use std::sync::Arc;
+
+use super::{Host, Vm, event};
+use crate::error::{OpError, OpResult};
+use crate::inventory::PowerState;
+
+impl Host {
+    /// Removes a VM with its own disks; a running one only with `force`.
+    pub fn remove(&self, vm: &Arc<Vm>, force: bool) -> OpResult<()> {
+        let _turn = self.turn(vm)?;
+        if vm.state().has_process() {
+            if !force {
+                return Err(OpError::conflict(format!(
+                    "{0} is {1}; stop it with 'mitose stop {0}', or remove it with --force",
+                    vm.name,
+                    vm.state().word()
+                )));
+            }
+            self.end_process(vm);
+        }
+        if vm.state() != PowerState::PoweredOff {
+            return Err(OpError::failed(format!(
+                "{} cannot be removed: its process does not end",
+                vm.name
+            )));
+        }
+        self.erase(vm, Some(event(&vm.name, "vm.removed", "removed")));
+        Ok(())
+    }
+}

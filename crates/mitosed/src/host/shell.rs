@@ -1,0 +1,116 @@
+//! Making a shell the process of a VM, and ending such a process.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use vmm_protocol::Command;
+
+use super::{Host, Vm};
+use crate::vmm::{self, Link, LinkError, Shell};
+
+/// Time that a process has to obey, and then to end.
+const OBEY: Duration = Duration::from_secs(5);
+
+impl Host {
+    /// Gives a shell to a VM: its socket and log get the VM's names, what it says goes to the VM.
+    pub(super) fn assign(
+        self: &Arc<Self>,
+        vm: &Arc<Vm>,
+        shell: Shell,
+    ) -> anyhow::Result<Arc<Link>> {
+        let home = &self.config.home;
+        let renamed = fs::rename(&shell.socket, home.vm_socket(&vm.id))
+            .and_then(|()| fs::rename(&shell.log, home.vm(&vm.id).join("vmm.log")));
+        if let Err(error) = renamed {
+            let _ = fs::remove_file(home.vm_socket(&vm.id));
+            self.pool.discard(shell);
+            return Err(error).context("cannot give a VM process its name");
+        }
+        let link = Arc::clone(&shell.link);
+        vm.update(|live| {
+            live.row.uid = Some(shell.uid);
+            live.row.pid = Some(shell.pid);
+            live.link = Some(Arc::clone(&link));
+            live.ended = None;
+            live.ready_at_ns = None;
+        });
+        shell.watch.redirect(self.handler(vm, &link));
+        Ok(link)
+    }
+
+    /// Ends the process of a VM that did not come to life, and forgets it.
+    pub(super) fn abandon_process(&self, vm: &Vm) {
+        let (link, pid, uid) =
+            vm.update(|live| (live.link.take(), live.row.pid.take(), live.row.uid.take()));
+        let pid = pid.or_else(|| link.as_ref().and_then(|l| l.peer_pid()));
+        if let Some(link) = &link {
+            link.shut();
+        }
+        if let Some(pid) = pid {
+            vmm::kill(pid);
+        }
+        self.forget_sockets(vm);
+        if let Some(uid) = uid {
+            self.pool.free_uid(uid);
+        }
+    }
+
+    /// Asks a VM's process to end at once and waits until it has; kills it where it does not.
+    pub(super) fn end_process(&self, vm: &Vm) {
+        let (link, pid) = {
+            let live = vm.live();
+            (live.link.clone(), live.row.pid)
+        };
+        let Some(link) = link else { return };
+        let asked = link.call(Command::PowerOff, &[], OBEY);
+        if !matches!(asked, Ok(_) | Err(LinkError::Closed)) {
+            tracing::warn!(vm = vm.name, "the VM process does not obey; it is killed");
+        }
+        let gone = || {
+            let deadline = Instant::now() + OBEY;
+            vm.wait(deadline, |live| live.link.is_none().then_some(()))
+        };
+        if gone().is_none() {
+            if let Some(pid) = pid.or_else(|| link.peer_pid()) {
+                vmm::kill(pid);
+            }
+            link.shut();
+            let _ = gone();
+        }
+    }
+
+    /// Removes the sockets of a VM without a process.
+    pub(super) fn forget_sockets(&self, vm: &Vm) {
+        let home = &self.config.home;
+        let _ = fs::remove_file(home.vm_socket(&vm.id));
+        let _ = fs::remove_file(home.vm_vsock(&vm.id));
+    }
+
+    /// What the process of a VM last wrote to its log, for an error message.
+    pub(super) fn last_words(&self, vm: &Vm) -> Option<String> {
+        let text = fs::read(self.config.home.vm(&vm.id).join("vmm.log")).ok()?;
+        let tail = &text[text.len().saturating_sub(4096)..];
+        let tail = String::from_utf8_lossy(tail);
+        let line = tail.lines().rev().find(|l| !l.trim().is_empty())?;
+        Some(
+            line.trim()
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(300)
+                .collect(),
+        )
+    }
+
+    /// An error of a VM's process, with what it last wrote where it just ended.
+    pub(super) fn explain(&self, vm: &Vm, what: &str, error: LinkError) -> anyhow::Error {
+        let mut message = format!("{what} {}", vm.name);
+        if matches!(error, LinkError::Closed)
+            && let Some(words) = self.last_words(vm)
+        {
+            message = format!("{message} ({words})");
+        }
+        anyhow::Error::from(error).context(message)
+    }
+}

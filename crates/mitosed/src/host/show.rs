@@ -1,0 +1,108 @@
+//! Answers about VMs.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use api_types::{DiskDetail, DiskUse, NicDetail, Vm as VmAnswer, VmDetail};
+
+use super::{Host, Vm};
+use crate::inventory::VmRow;
+use crate::usage;
+
+impl Host {
+    /// A VM as `ls` shows it.
+    pub fn show(&self, vm: &Vm) -> VmAnswer {
+        let live = vm.live();
+        answer(&live.row, live.ready_at_ns.is_some())
+    }
+
+    /// A VM as `info` shows it.
+    pub fn detail(&self, vm: &Vm) -> VmDetail {
+        let (row, ready, ram, link) = {
+            let live = vm.live();
+            (
+                live.row.clone(),
+                live.ready_at_ns.is_some(),
+                live.ram,
+                live.link.clone(),
+            )
+        };
+        let pid = row.pid.filter(|_| link.is_some());
+        let mut memory = pid.map_or_else(Default::default, |pid| usage::memory_of(pid, ram));
+        memory.configured_bytes = row.spec.memory_bytes;
+        VmDetail {
+            vm: answer(&row, ready),
+            id: row.id.clone(),
+            uuid: row.uuid.clone(),
+            machine_id: row.machine_id.clone(),
+            reason: row.reason.clone(),
+            image: row.boot.image.clone(),
+            kernel: row.boot.kernel.display().to_string(),
+            cmdline: row.spec.cmdline.clone(),
+            pid,
+            uid: row.uid,
+            created_at_ms: row.created_at_ms,
+            memory,
+            disk: self.disk_use(&row),
+            disks: self.disk_details(&row),
+            nics: row
+                .spec
+                .nics
+                .iter()
+                .zip(&row.nics)
+                .map(|(spec, nic)| NicDetail {
+                    mac: spec.mac,
+                    tap: nic.tap.clone(),
+                })
+                .collect(),
+            stuns: row.stuns.clone(),
+            guest: row.guest.clone(),
+            vsock: self.config.home.vm_vsock(&row.id).display().to_string(),
+            serial: self.serial_path(&row).map(|p| p.display().to_string()),
+        }
+    }
+
+    fn disk_use(&self, row: &VmRow) -> DiskUse {
+        let layers = self.layers();
+        let delta_bytes = row
+            .disks
+            .iter()
+            .filter_map(|disk| layers.get(&disk.top))
+            .filter(|layer| layer.owned)
+            .filter_map(|layer| fs::metadata(&layer.path).ok())
+            .map(|file| file.blocks() * 512)
+            .sum();
+        DiskUse { delta_bytes }
+    }
+
+    fn disk_details(&self, row: &VmRow) -> Vec<DiskDetail> {
+        let layers = self.layers();
+        row.disks
+            .iter()
+            .zip(&row.spec.disks)
+            .map(|(disk, spec)| DiskDetail {
+                serial: spec.serial.clone(),
+                read_only: spec.read_only,
+                layers: layers
+                    .chain(&disk.top)
+                    .unwrap_or_default()
+                    .iter()
+                    .map(|layer| layer.path.display().to_string())
+                    .collect(),
+            })
+            .collect()
+    }
+}
+
+fn answer(row: &VmRow, ready: bool) -> VmAnswer {
+    VmAnswer {
+        name: row.name.clone(),
+        state: row.state.word().to_owned(),
+        engine: row.engine.clone(),
+        cpus: row.spec.cpus,
+        memory_bytes: row.spec.memory_bytes,
+        source: row.source.clone(),
+        generation: row.generation,
+        ready,
+    }
+}

@@ -1,0 +1,138 @@
+//! One VM as the daemon holds it: its row and its connection.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use vmm_protocol::{EndReason, RamView};
+
+use crate::inventory::{PowerState, VmRow};
+use crate::vmm::Link;
+
+/// What changes in the life of a VM.
+#[derive(Debug)]
+pub struct Live {
+    /// Its row.
+    pub row: VmRow,
+    /// Connection to its process.
+    pub link: Option<Arc<Link>>,
+    /// Where its RAM is.
+    pub ram: Option<RamView>,
+    /// `CLOCK_MONOTONIC` of the agent's word, nanoseconds.
+    pub ready_at_ns: Option<u64>,
+    /// Why the process said that it ends.
+    pub ended: Option<EndReason>,
+    /// A process born by `fork()` has told that it lives.
+    pub newborn: bool,
+    /// Latest times that the guest reset itself.
+    pub resets: Vec<Instant>,
+    /// Removed: its row is not to be written any more.
+    pub removed: bool,
+}
+
+/// One VM.
+#[derive(Debug)]
+pub struct Vm {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    operation: Mutex<()>,
+    live: Mutex<Live>,
+    changed: Condvar,
+}
+
+impl Vm {
+    /// A VM without a process.
+    pub fn new(row: VmRow) -> Arc<Self> {
+        Arc::new(Self {
+            id: row.id.clone(),
+            name: row.name.clone(),
+            operation: Mutex::new(()),
+            live: Mutex::new(Live {
+                row,
+                link: None,
+                ram: None,
+                ready_at_ns: None,
+                ended: None,
+                newborn: false,
+                resets: Vec::new(),
+                removed: false,
+            }),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Waits for the VM's turn: one operation that changes its power state, disks or existence at
+    /// a time.
+    pub fn operate(&self) -> MutexGuard<'_, ()> {
+        self.operation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its present state.
+    pub fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes its state and wakes whoever waits for it.
+    pub fn update<T>(&self, change: impl FnOnce(&mut Live) -> T) -> T {
+        let result = change(&mut self.live());
+        self.changed.notify_all();
+        result
+    }
+
+    /// A copy of its row.
+    pub fn row(&self) -> VmRow {
+        self.live().row.clone()
+    }
+
+    /// Its row unless it was removed.
+    pub fn row_to_store(&self) -> Option<VmRow> {
+        let live = self.live();
+        (!live.removed).then(|| live.row.clone())
+    }
+
+    /// Its power state.
+    pub fn state(&self) -> PowerState {
+        self.live().row.state
+    }
+
+    /// Connection to its process.
+    pub fn link(&self) -> Option<Arc<Link>> {
+        self.live().link.clone()
+    }
+
+    /// Waits until `found` gives something, at most until `deadline`.
+    pub fn wait<T>(
+        &self,
+        deadline: Instant,
+        mut found: impl FnMut(&mut Live) -> Option<T>,
+    ) -> Option<T> {
+        let mut live = self.live();
+        loop {
+            if let Some(value) = found(&mut live) {
+                return Some(value);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left == Duration::ZERO {
+                return None;
+            }
+            live = self
+                .changed
+                .wait_timeout(live, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Waits for the agent's word: its time, or none when the VM ended or time ran out.
+    pub fn wait_ready(&self, deadline: Instant) -> Option<u64> {
+        self.wait(deadline, |live| match (live.ready_at_ns, &live.link) {
+            (Some(at), _) => Some(Some(at)),
+            (None, None) => Some(None),
+            (None, Some(_)) => None,
+        })
+        .flatten()
+    }
+}

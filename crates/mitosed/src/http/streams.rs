@@ -1,0 +1,310 @@
+//! Endpoints that go on: logs, events, and connections that turn into byte streams.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::{Event as EventAnswer, STREAM_PROTOCOL};
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::answer::HttpError;
+use crate::error::{OpError, OpResult};
+use crate::host::{Host, Vm};
+
+/// Pause between two looks at a log that is followed.
+const LOG_INTERVAL: Duration = Duration::from_millis(50);
+/// Longest wait for the guest to take a vsock connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes of the log that a console shows first.
+const CONSOLE_TAIL_BYTES: u64 = 4096;
+/// Events shown where the client names no number.
+const LATEST_EVENTS: usize = 100;
+/// Most events of one answer.
+const MAX_EVENTS: usize = 10_000;
+
+type Shared = State<Arc<Host>>;
+
+#[derive(Debug, Deserialize)]
+pub struct LogQuery {
+    /// Bytes from the end; the whole log where not given.
+    tail_bytes: Option<u64>,
+    /// Go on with what is written later.
+    #[serde(default)]
+    follow: bool,
+    /// The log of the VM process instead of COM1's.
+    #[serde(default)]
+    process: bool,
+}
+
+pub async fn log(
+    State(host): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> Result<Response, HttpError> {
+    let vm = host.find(&name)?;
+    let path = if query.process {
+        host.config.home.vm(&vm.id).join("vmm.log")
+    } else {
+        host.serial_log(&vm)?
+    };
+    let (sender, receiver) = mpsc::channel(16);
+    let tail = query.tail_bytes.unwrap_or(u64::MAX);
+    tokio::spawn(async move {
+        let follow = query.follow.then_some(vm);
+        if let Err(error) = send_file(path, tail, follow, sender).await {
+            tracing::debug!(%error, "a log reader ended");
+        }
+    });
+    let body = Body::from_stream(ReceiverStream::new(receiver));
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response())
+}
+
+type Chunks = mpsc::Sender<Result<Bytes, std::io::Error>>;
+
+/// Sends the end of a file, then what is appended for as long as the VM exists.
+async fn send_file(
+    path: PathBuf,
+    tail_bytes: u64,
+    follow: Option<Arc<Vm>>,
+    chunks: Chunks,
+) -> std::io::Result<()> {
+    let mut file = match tokio::fs::File::open(&path).await {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && follow.is_none() => {
+            return Ok(());
+        }
+        opened => opened?,
+    };
+    let length = file.metadata().await?.len();
+    let start = length.saturating_sub(tail_bytes);
+    file.seek(std::io::SeekFrom::Start(start)).await?;
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let count = file.read(&mut buffer).await?;
+        if count > 0 {
+            let chunk = Bytes::copy_from_slice(&buffer[..count]);
+            if chunks.send(Ok(chunk)).await.is_err() {
+                return Ok(());
+            }
+            continue;
+        }
+        match &follow {
+            Some(vm) if !vm.live().removed && !chunks.is_closed() => {
+                tokio::time::sleep(LOG_INTERVAL).await;
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub struct EventQuery {
+    after: Option<i64>,
+}
+
+/// Events: a list, or server-sent events where the client accepts them.
+pub async fn events(
+    State(host): Shared,
+    Query(query): Query<EventQuery>,
+    request: Request,
+) -> Result<Response, HttpError> {
+    let accept = request.headers().get(header::ACCEPT);
+    let follow = accept
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.contains("text/event-stream"));
+    let mut news = host.subscribe();
+    let reader = Arc::clone(&host);
+    let known = tokio::task::spawn_blocking(move || match query.after {
+        Some(after) => reader.events(after, MAX_EVENTS),
+        None if follow => Ok(Vec::new()),
+        None => reader.latest_events(LATEST_EVENTS),
+    });
+    let known = known
+        .await
+        .unwrap_or_else(|_| Err(OpError::failed("cannot read events")))?;
+    if !follow {
+        return Ok(Json(known).into_response());
+    }
+    let (sender, receiver) = mpsc::channel::<Result<Event, Infallible>>(64);
+    tokio::spawn(async move {
+        let mut last = query.after.unwrap_or(0);
+        for event in known {
+            last = event.id;
+            if sender.send(Ok(as_sse(&event))).await.is_err() {
+                return;
+            }
+        }
+        loop {
+            let missed = match news.recv().await {
+                Ok(event) if event.id <= last => continue,
+                Ok(event) => vec![event],
+                // This reader was too slow for the channel; the inventory has them all.
+                Err(RecvError::Lagged(_)) => host.events(last, MAX_EVENTS).unwrap_or_default(),
+                Err(RecvError::Closed) => return,
+            };
+            for event in missed {
+                last = event.id;
+                if sender.send(Ok(as_sse(&event))).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    Ok(Sse::new(ReceiverStream::new(receiver))
+        .keep_alive(KeepAlive::default())
+        .into_response())
+}
+
+fn as_sse(event: &EventAnswer) -> Event {
+    Event::default()
+        .id(event.id.to_string())
+        .json_data(event)
+        .unwrap_or_else(|_| Event::default().data("{}"))
+}
+
+/// Attaches to COM1: the end of its log and what follows one way, typed bytes the other way.
+pub async fn console(
+    State(host): Shared,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, HttpError> {
+    let vm = host.find(&name)?;
+    let path = host.serial_log(&vm)?;
+    upgrade(request, move |stream| async move {
+        let (mut from_client, mut to_client) = tokio::io::split(stream);
+        let (sender, mut receiver) = mpsc::channel(16);
+        let followed = Arc::clone(&vm);
+        tokio::spawn(send_file(path, CONSOLE_TAIL_BYTES, Some(followed), sender));
+        let output = async {
+            while let Some(Ok(chunk)) = receiver.recv().await {
+                if to_client.write_all(&chunk).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let input = async {
+            let mut buffer = vec![0; 1024];
+            while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+                let (host, vm, bytes) =
+                    (Arc::clone(&host), Arc::clone(&vm), buffer[..count].to_vec());
+                let typed = tokio::task::spawn_blocking(move || host.type_serial(&vm, bytes)).await;
+                if !matches!(typed, Ok(Ok(()))) {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = output => {}
+            () = input => {}
+        }
+    })
+}
+
+/// Connects to a vsock port of the guest.
+pub async fn vsock(
+    State(host): Shared,
+    Path((name, port)): Path<(String, u32)>,
+    request: Request,
+) -> Result<Response, HttpError> {
+    let vm = host.find(&name)?;
+    host.check_running(&vm)?;
+    let path = host.config.home.vm_vsock(&vm.id);
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(path, port)).await;
+    let guest = match connected {
+        Ok(Ok(guest)) => guest,
+        Ok(Err(reason)) => {
+            return Err(OpError::unavailable(format!(
+                "the agent of {name} cannot be reached: {reason}; is it running in the guest?"
+            ))
+            .into());
+        }
+        Err(_) => {
+            return Err(OpError::unavailable(format!(
+                "the agent of {name} did not answer within {} s; see 'mitose logs {name}'",
+                CONNECT_TIMEOUT.as_secs()
+            ))
+            .into());
+        }
+    };
+    upgrade(request, move |mut stream| async move {
+        let mut guest = guest;
+        let _ = tokio::io::copy_bidirectional(&mut stream, &mut guest).await;
+    })
+}
+
+/// Speaks `CONNECT <port>` and takes the `OK` line, no byte more.
+async fn connect(path: PathBuf, port: u32) -> Result<UnixStream, String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let mut stream = UnixStream::connect(path).await.map_err(failed)?;
+    let line = format!("CONNECT {port}\n");
+    stream.write_all(line.as_bytes()).await.map_err(failed)?;
+    let mut answer = Vec::new();
+    while answer.last() != Some(&b'\n') {
+        if answer.len() >= 64 {
+            return Err("its answer has no end".to_owned());
+        }
+        match stream.read_u8().await {
+            Ok(byte) => answer.push(byte),
+            Err(_) => return Err(format!("nothing listens on vsock port {port}")),
+        }
+    }
+    if answer.starts_with(b"OK ") {
+        Ok(stream)
+    } else {
+        Err("its answer is no OK".to_owned())
+    }
+}
+
+/// Turns a request into a byte stream that `serve` handles.
+fn upgrade<F>(
+    mut request: Request,
+    serve: impl FnOnce(TokioIo<hyper::upgrade::Upgraded>) -> F + Send + 'static,
+) -> Result<Response, HttpError>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let asked = request.headers().get(header::UPGRADE);
+    if asked.is_none_or(|value| value != STREAM_PROTOCOL) {
+        let message = format!("this path needs the header 'Upgrade: {STREAM_PROTOCOL}'");
+        return Err(OpError::invalid(message).into());
+    }
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgraded.await {
+            Ok(stream) => serve(TokioIo::new(stream)).await,
+            Err(error) => tracing::debug!(%error, "a client did not go on with its stream"),
+        }
+    });
+    let answer = (
+        StatusCode::SWITCHING_PROTOCOLS,
+        [
+            (header::CONNECTION, "upgrade"),
+            (header::UPGRADE, STREAM_PROTOCOL),
+        ],
+    );
+    Ok(answer.into_response())
+}
+
+impl Host {
+    /// The file that COM1's output goes to.
+    fn serial_log(&self, vm: &Vm) -> OpResult<PathBuf> {
+        self.serial_path(&vm.row()).ok_or_else(|| {
+            OpError::conflict(format!(
+                "{} was made with --serial none: it has no log",
+                vm.name
+            ))
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! Documents of the inventory. They are stored as JSON: fields are only ever added, with a default.
+
+use std::path::PathBuf;
+
+use api_types::{GuestReply, SerialRequest, StunRecord};
+use serde::{Deserialize, Serialize};
+use vm_spec::VmSpec;
+use vmm_protocol::LayerFormat;
+
+/// Latest forks that a VM remembers.
+pub const MAX_STUN_RECORDS: usize = 32;
+
+/// Name of a disk layer; the stem of its file for a delta: `<vm id>-<disk>-<number>`, so that the
+/// directory entry of a delta tells whose it is and which of that VM's deltas is the latest.
+pub type LayerId = String;
+
+/// Power state of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PowerState {
+    /// Being made: it is removed after a crash unless its process runs.
+    Creating,
+    /// vCPUs run.
+    Running,
+    /// vCPUs stand still because somebody asked.
+    Paused,
+    /// vCPUs stand still until there is space for a guest write.
+    PausedNoSpace,
+    /// No process.
+    PoweredOff,
+}
+
+impl PowerState {
+    /// The word for it in answers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::PausedNoSpace => "paused: no space",
+            Self::PoweredOff => "poweredOff",
+        }
+    }
+
+    /// Whether a VM in this state has a process.
+    pub fn has_process(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::PausedNoSpace)
+    }
+}
+
+/// What a VM boots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootSource {
+    /// Image it was made from.
+    pub image: Option<String>,
+    /// Kernel file.
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+}
+
+/// One disk of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRow {
+    /// Layer that the VM writes to, or reads where the disk is read-only.
+    pub top: LayerId,
+    /// Next top of a fork under way. An empty overlay equals its base, so whoever finds a valid
+    /// pending top may take it as the top.
+    #[serde(default)]
+    pub pending: Option<LayerId>,
+}
+
+/// One NIC of a VM, host side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicRow {
+    /// TAP interface.
+    pub tap: Option<String>,
+}
+
+/// One VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmRow {
+    /// Its id, never used again.
+    pub id: String,
+    /// Its name, unique.
+    pub name: String,
+    /// Power state.
+    pub state: PowerState,
+    /// Why it is in that state, where a fault or the guest led there.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// `kvm` or `soft`.
+    pub engine: String,
+    /// What it boots.
+    pub boot: BootSource,
+    /// The machine as the guest sees it.
+    pub spec: VmSpec,
+    /// Disks, in the order of the description.
+    pub disks: Vec<DiskRow>,
+    /// NICs, in the order of the description.
+    pub nics: Vec<NicRow>,
+    /// Where COM1's output goes.
+    pub serial: SerialRequest,
+    /// Instance and BIOS UUID.
+    pub uuid: String,
+    /// Machine id that the agent is told.
+    pub machine_id: String,
+    /// Name of the VM that it was cloned from, as it was then.
+    pub source: Option<String>,
+    /// Forks between it and a VM that booted.
+    pub generation: u32,
+    /// User id of its process.
+    pub uid: Option<u32>,
+    /// Its process.
+    #[serde(default)]
+    pub pid: Option<i32>,
+    /// An agent has answered in it, or its image has one.
+    #[serde(default)]
+    pub has_agent: bool,
+    /// Kinds of SSH host keys that its agent told.
+    #[serde(default)]
+    pub ssh_host_key_kinds: Vec<String>,
+    /// What its agent said when it was ready.
+    #[serde(default)]
+    pub guest: Option<GuestReply>,
+    /// Latest forks of it.
+    #[serde(default)]
+    pub stuns: Vec<StunRecord>,
+    /// Number of the next delta of this VM.
+    #[serde(default)]
+    pub next_layer: u32,
+}
+
+/// One disk layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRow {
+    /// Its name.
+    pub id: LayerId,
+    /// Layer below it.
+    pub parent: Option<LayerId>,
+    /// Absolute path of its file.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: LayerFormat,
+    /// Size of the disk, bytes.
+    pub size_bytes: u64,
+    /// Whether the daemon made the file and removes it with its last user.
+    pub owned: bool,
+}

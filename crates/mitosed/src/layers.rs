@@ -1,0 +1,267 @@
+//! Disk layers in use: who refers to which, and making and removing their files.
+//!
+//! A layer lives as long as a VM's disk or another layer refers to it. References are counted in
+//! memory from the rows alone, so they are rebuilt, not trusted, when the daemon starts.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use disk_layers::{DiskFormat, MAX_LAYERS, create_overlay};
+use vmm_protocol::LayerFormat;
+
+use crate::inventory::{LayerId, LayerRow};
+
+#[derive(Debug)]
+struct Entry {
+    row: LayerRow,
+    users: u32,
+}
+
+/// Layers by name, with the number of their users.
+#[derive(Debug, Default)]
+pub struct Layers {
+    entries: HashMap<LayerId, Entry>,
+}
+
+/// An open layer, shareable between the messages of one call.
+#[derive(Clone, Debug)]
+pub struct OpenLayer {
+    /// Its file.
+    pub file: Arc<OwnedFd>,
+    /// Its format.
+    pub format: LayerFormat,
+}
+
+impl Layers {
+    /// Adds layers in any order, each of which uses its parent; those that are there already stay
+    /// as they are.
+    pub fn insert(&mut self, rows: impl IntoIterator<Item = LayerRow>) {
+        let mut parents = Vec::new();
+        for row in rows {
+            if !self.entries.contains_key(&row.id) {
+                parents.extend(row.parent.clone());
+                self.entries.insert(row.id.clone(), Entry { row, users: 0 });
+            }
+        }
+        for parent in parents {
+            self.hold(&parent);
+        }
+    }
+
+    /// Counts one more user of a layer.
+    pub fn hold(&mut self, id: &str) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.users += 1;
+        }
+    }
+
+    /// Counts one user less; returns the layers that have none left and are forgotten.
+    #[must_use]
+    pub fn release(&mut self, id: &str) -> Vec<LayerRow> {
+        let mut gone = Vec::new();
+        let mut next = Some(id.to_owned());
+        while let Some(id) = next.take() {
+            let Some(entry) = self.entries.get_mut(&id) else {
+                break;
+            };
+            entry.users = entry.users.saturating_sub(1);
+            if entry.users == 0
+                && let Some(entry) = self.entries.remove(&id)
+            {
+                next = entry.row.parent.clone();
+                gone.push(entry.row);
+            }
+        }
+        gone
+    }
+
+    /// Returns and forgets layers without users.
+    pub fn unused(&mut self) -> Vec<LayerRow> {
+        let mut gone = Vec::new();
+        loop {
+            let idle: Vec<_> = self
+                .entries
+                .values()
+                .filter(|e| e.users == 0)
+                .map(|e| e.row.id.clone())
+                .collect();
+            if idle.is_empty() {
+                return gone;
+            }
+            for id in idle {
+                gone.extend(self.release(&id));
+            }
+        }
+    }
+
+    /// A layer's row.
+    pub fn get(&self, id: &str) -> Option<&LayerRow> {
+        self.entries.get(id).map(|e| &e.row)
+    }
+
+    /// Whether a file is one of the layers.
+    pub fn has_path(&self, path: &Path) -> bool {
+        self.entries.values().any(|e| e.row.path == path)
+    }
+
+    /// Whether a layer's file lies below `dir`.
+    pub fn any_below(&self, dir: &Path) -> bool {
+        self.entries.values().any(|e| e.row.path.starts_with(dir))
+    }
+
+    /// The stack under `top`, itself first.
+    pub fn chain(&self, top: &str) -> anyhow::Result<Vec<LayerRow>> {
+        let mut chain = Vec::new();
+        let mut next = Some(top);
+        while let Some(id) = next {
+            let row = self
+                .get(id)
+                .with_context(|| format!("disk layer {id} is not in the inventory"))?;
+            if chain.len() >= MAX_LAYERS {
+                anyhow::bail!("disk has more than {MAX_LAYERS} layers");
+            }
+            chain.push(row.clone());
+            next = row.parent.as_deref();
+        }
+        Ok(chain)
+    }
+}
+
+/// Makes the file of a delta on `parent`, empty.
+pub fn make_delta(row: &LayerRow, parent: &LayerRow) -> anyhow::Result<File> {
+    let failed = || format!("cannot make the delta disk {}", row.path.display());
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&row.path)
+        .with_context(failed)?;
+    let backing = backing_name(&row.path, &parent.path);
+    let made = create_overlay(&file, row.size_bytes, &backing, disk_format(parent.format));
+    if let Err(error) = made {
+        let _ = fs::remove_file(&row.path);
+        return Err(error).with_context(failed);
+    }
+    Ok(file)
+}
+
+/// Opens a layer for reading, or also for writing.
+pub fn open_layer(row: &LayerRow, writable: bool) -> anyhow::Result<OpenLayer> {
+    let file = File::options()
+        .read(true)
+        .write(writable)
+        .open(&row.path)
+        .with_context(|| format!("cannot open the disk layer {}", row.path.display()))?;
+    Ok(OpenLayer {
+        file: Arc::new(file.into()),
+        format: row.format,
+    })
+}
+
+/// Removes the files of layers that the daemon made.
+pub fn remove_files(rows: &[LayerRow]) {
+    for row in rows.iter().filter(|row| row.owned) {
+        match fs::remove_file(&row.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %row.path.display(), %error, "cannot remove a disk layer");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Name of `backing` in the header of the file `delta`: relative where both are in one data
+/// directory, so that the directory can be moved.
+fn backing_name(delta: &Path, backing: &Path) -> String {
+    let absolute = || backing.display().to_string();
+    let Some(dir) = delta.parent() else {
+        return absolute();
+    };
+    // .../datastore1/layers: two levels below the data directory.
+    let mut up = String::new();
+    for ancestor in dir.ancestors().take(3) {
+        if let Ok(rest) = backing.strip_prefix(ancestor) {
+            return format!("{up}{}", rest.display());
+        }
+        up.push_str("../");
+    }
+    absolute()
+}
+
+/// Format in the words of crate `disk_layers`.
+pub fn disk_format(format: LayerFormat) -> DiskFormat {
+    match format {
+        LayerFormat::Raw => DiskFormat::Raw,
+        LayerFormat::Qcow2 => DiskFormat::Qcow2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: &str, parent: Option<&str>) -> LayerRow {
+        LayerRow {
+            id: id.into(),
+            parent: parent.map(str::to_owned),
+            path: format!("/x/{id}").into(),
+            format: LayerFormat::Qcow2,
+            size_bytes: 1 << 20,
+            owned: true,
+        }
+    }
+
+    fn ids(rows: &[LayerRow]) -> Vec<&str> {
+        rows.iter().map(|r| r.id.as_str()).collect()
+    }
+
+    #[test]
+    fn a_layer_goes_with_its_last_user() {
+        let mut layers = Layers::default();
+        layers.insert([
+            row("a", Some("base")),
+            row("base", None),
+            row("b", Some("base")),
+        ]);
+        layers.hold("a");
+        layers.hold("b");
+        assert_eq!(ids(&layers.chain("a").unwrap()), ["a", "base"]);
+        assert_eq!(ids(&layers.release("a")), ["a"]);
+        assert_eq!(ids(&layers.release("b")), ["b", "base"]);
+        assert!(layers.release("b").is_empty());
+    }
+
+    #[test]
+    fn layers_that_nobody_uses_are_found() {
+        let mut layers = Layers::default();
+        layers.insert([
+            row("base", None),
+            row("left", Some("base")),
+            row("used", None),
+        ]);
+        layers.hold("used");
+        let gone = layers.unused();
+        assert_eq!(gone.len(), 2);
+        assert!(layers.get("used").is_some());
+    }
+
+    #[test]
+    fn a_parent_loop_is_an_error() {
+        let mut layers = Layers::default();
+        layers.insert([row("a", Some("b")), row("b", Some("a"))]);
+        assert!(layers.chain("a").is_err());
+    }
+
+    #[test]
+    fn backing_names_are_relative_within_the_data_directory() {
+        let delta = Path::new("/h/datastore1/layers/a.qcow2");
+        let check = |backing: &str| backing_name(delta, Path::new(backing));
+        assert_eq!(check("/h/datastore1/layers/b.qcow2"), "b.qcow2");
+        assert_eq!(check("/h/images/d/disk.raw"), "../../images/d/disk.raw");
+        assert_eq!(check("/srv/disk.raw"), "/srv/disk.raw");
+    }
+}

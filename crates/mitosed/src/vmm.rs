@@ -1,0 +1,12 @@
+//! VM processes: connections to them, and the pool of pre-started ones.
+
+mod decode;
+mod link;
+mod pool;
+mod process;
+mod reactor;
+
+pub use link::{Link, LinkError, Pending};
+pub use pool::{Pool, Shell};
+pub use process::{kill, orphans_of, wait_gone};
+pub use reactor::{Notice, Reactor};

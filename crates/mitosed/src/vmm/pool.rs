@@ -1,0 +1,344 @@
+//! The pool of pre-started shells: empty VM processes that wait to be told what to become.
+//!
+//! Filling it costs some milliseconds of processor time for each, so it happens on a thread of its
+//! own, and only while no operation that someone waits for is under way.
+
+use std::collections::{HashSet, VecDeque};
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::link::Link;
+use super::process::{self, HOME_MARK};
+use super::reactor::{Notice, Reactor, Watch};
+use crate::config::Config;
+
+/// Quiet time before shells are started ahead.
+const QUIET: Duration = Duration::from_millis(40);
+/// Shells that ended by themselves before the pool stops starting more ahead of time.
+const MAX_FAILURES: u32 = 3;
+
+/// An empty VM process, connected.
+#[derive(Debug)]
+pub struct Shell {
+    /// Its user id, taken from the daemon's range.
+    pub uid: u32,
+    /// Its process id.
+    pub pid: i32,
+    /// Path of its control socket.
+    pub socket: PathBuf,
+    /// Path of its log.
+    pub log: PathBuf,
+    /// Connection to it.
+    pub link: Arc<Link>,
+    /// What it says goes to the pool until this is redirected.
+    pub watch: Watch,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    ready: VecDeque<Shell>,
+    busy: usize,
+    last_use: Option<Instant>,
+    failures: u32,
+    stopped: bool,
+}
+
+/// Pool of shells and the user ids of all VM processes.
+#[derive(Debug)]
+pub struct Pool {
+    config: Config,
+    reactor: Reactor,
+    next: AtomicU64,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    uids: Mutex<HashSet<u32>>,
+}
+
+/// While it lives no shell is started ahead.
+#[derive(Debug)]
+pub struct Busy<'a>(&'a Pool);
+
+impl Pool {
+    /// Makes the pool; `uids_in_use` belong to VMs that run already.
+    pub fn new(config: &Config, reactor: &Reactor, uids_in_use: HashSet<u32>) -> Arc<Self> {
+        Arc::new(Self {
+            config: config.clone(),
+            reactor: reactor.clone(),
+            next: AtomicU64::new(rand::random::<u32>().into()),
+            inner: Mutex::default(),
+            changed: Condvar::new(),
+            uids: Mutex::new(uids_in_use),
+        })
+    }
+
+    /// Starts the thread that fills it.
+    pub fn fill_in_background(self: &Arc<Self>) -> anyhow::Result<()> {
+        let pool = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("shell-pool".into())
+            .spawn(move || pool.fill())
+            .context("cannot start the thread of the shell pool")?;
+        Ok(())
+    }
+
+    /// Number of shells that wait.
+    pub fn ready(&self) -> usize {
+        self.lock().ready.len()
+    }
+
+    /// Keeps the pool from starting shells until the guard is dropped.
+    pub fn busy(&self) -> Busy<'_> {
+        self.lock().busy += 1;
+        Busy(self)
+    }
+
+    /// Takes a waiting shell, or starts one.
+    pub fn take(&self) -> anyhow::Result<Shell> {
+        loop {
+            let taken = self.lock().ready.pop_front();
+            match taken {
+                Some(shell) if shell.link.is_closed() => self.discard(shell),
+                Some(shell) => return Ok(shell),
+                None => return self.start_shell(),
+            }
+        }
+    }
+
+    /// Puts back a shell that was not told anything.
+    pub fn give_back(&self, shell: Shell) {
+        let keep = !shell.link.is_closed() && self.lock().ready.len() < self.config.shells.max(1);
+        if keep {
+            self.lock().ready.push_back(shell);
+        } else {
+            self.discard(shell);
+        }
+    }
+
+    /// Ends a shell and frees what it holds.
+    pub fn discard(&self, shell: Shell) {
+        shell.link.shut();
+        process::kill(shell.pid);
+        let _ = fs::remove_file(&shell.socket);
+        let _ = fs::remove_file(&shell.log);
+        self.free_uid(shell.uid);
+    }
+
+    /// Ends all waiting shells; none is started any more ahead of time.
+    pub fn stop(&self) {
+        let shells = {
+            let mut inner = self.lock();
+            inner.stopped = true;
+            std::mem::take(&mut inner.ready)
+        };
+        for shell in shells {
+            self.discard(shell);
+        }
+    }
+
+    /// Takes a user id that no VM process has.
+    pub fn take_uid(&self) -> anyhow::Result<u32> {
+        let (first, last) = self.config.uids;
+        let count = last - first + 1;
+        let mut used = self.uids.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = rand::random::<u32>() % count;
+        let free = (0..count)
+            .map(|n| first + (start + n) % count)
+            .find(|uid| !used.contains(uid))
+            .context("all user ids for VM processes are in use")?;
+        used.insert(free);
+        Ok(free)
+    }
+
+    /// Gives a user id back.
+    pub fn free_uid(&self, uid: u32) {
+        self.uids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&uid);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_shell(&self) -> anyhow::Result<Shell> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let uid = self.take_uid()?;
+        let socket = self.config.home.run().join(format!("sh-{number:x}.sock"));
+        let log = self
+            .config
+            .home
+            .logs()
+            .join(format!("shell-{number:x}.log"));
+        let shell = self.spawn(uid, &socket, &log);
+        if shell.is_err() {
+            let _ = fs::remove_file(&socket);
+            let _ = fs::remove_file(&log);
+            self.free_uid(uid);
+        }
+        shell
+    }
+
+    fn spawn(&self, uid: u32, socket: &Path, log: &Path) -> anyhow::Result<Shell> {
+        let listener = UnixListener::bind(socket)
+            .with_context(|| format!("cannot listen on {}", socket.display()))?;
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("cannot open {}", log.display()))?;
+        let (first, last) = self.config.uids;
+        let mut command = Command::new(&self.config.vmm);
+        command
+            .args(["shell", "--uid", &uid.to_string(), "--uid-range"])
+            .arg(format!("{first}-{last}"))
+            .env_clear()
+            .env(HOME_MARK, self.config.home.root())
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().context("cannot share a log file")?)
+            .stderr(output);
+        for name in ["RUST_LOG", "RUST_BACKTRACE"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        let child = linux_sys::spawn_with_fd(
+            &mut command,
+            listener.as_fd(),
+            vmm_protocol::CONTROL_FD,
+        )
+        .with_context(|| {
+            format!(
+                "cannot start the VM process {}; install it beside mitosed or set MITOSE_VMM",
+                self.config.vmm.display()
+            )
+        })?;
+        let pid = child.id() as i32;
+        // The daemon's own protection is inherited; VMs are to go before it and before others.
+        if let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), "200") {
+            tracing::debug!(%error, pid, "cannot set the OOM score of a VM process");
+        }
+        let connected = Link::connect(socket)
+            .map_err(anyhow::Error::from)
+            .and_then(|link| {
+                let watch = self.reactor.watch(&link, Box::new(|_: Notice| {}))?;
+                Ok((link, watch))
+            });
+        match connected {
+            Ok((link, watch)) => Ok(Shell {
+                uid,
+                pid,
+                socket: socket.to_owned(),
+                log: log.to_owned(),
+                link,
+                watch,
+            }),
+            Err(error) => {
+                process::kill(pid);
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&self) {
+        loop {
+            {
+                let mut inner = self.lock();
+                loop {
+                    if inner.stopped {
+                        return;
+                    }
+                    let wait = self.wait_before_filling(&mut inner);
+                    match wait {
+                        Some(Duration::ZERO) => break,
+                        Some(wait) => {
+                            let waited = self.changed.wait_timeout(inner, wait);
+                            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+                        }
+                        None => {
+                            let waited = self.changed.wait(inner);
+                            inner = waited.unwrap_or_else(PoisonError::into_inner);
+                        }
+                    }
+                }
+            }
+            self.add_one();
+        }
+    }
+
+    /// How long to wait before a shell is started ahead; none until something changes.
+    fn wait_before_filling(&self, inner: &mut Inner) -> Option<Duration> {
+        let mut dead = Vec::new();
+        inner.ready.retain_mut(|shell| {
+            let alive = !shell.link.is_closed();
+            if !alive {
+                dead.push((
+                    shell.uid,
+                    shell.pid,
+                    shell.socket.clone(),
+                    shell.log.clone(),
+                ));
+            }
+            alive
+        });
+        for (uid, pid, socket, log) in dead {
+            let ending = process::kill(pid);
+            let words = fs::read_to_string(&log).unwrap_or_default();
+            tracing::warn!(
+                ?ending,
+                words = words.trim(),
+                "an empty VM process ended by itself"
+            );
+            let _ = fs::remove_file(socket);
+            let _ = fs::remove_file(log);
+            self.free_uid(uid);
+            inner.failures += 1;
+        }
+        if inner.ready.len() >= self.config.shells || inner.failures >= MAX_FAILURES {
+            return None;
+        }
+        if inner.busy > 0 {
+            return None;
+        }
+        let quiet = inner.last_use.map_or(QUIET, |at| at.elapsed());
+        Some(QUIET.saturating_sub(quiet))
+    }
+
+    fn add_one(&self) {
+        match self.start_shell() {
+            Ok(shell) => {
+                let mut inner = self.lock();
+                if inner.stopped {
+                    drop(inner);
+                    self.discard(shell);
+                } else {
+                    inner.ready.push_back(shell);
+                }
+            }
+            Err(error) => {
+                tracing::warn!("cannot start a shell ahead of time: {error:#}");
+                self.lock().failures += 1;
+            }
+        }
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.0.lock();
+        inner.busy -= 1;
+        inner.failures = 0;
+        inner.last_use = Some(Instant::now());
+        drop(inner);
+        self.0.changed.notify_all();
+    }
+}

@@ -1,0 +1,90 @@
+//! Processes of VMs: ending them, waiting for their end, finding forgotten ones.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
+};
+
+/// Environment variable that marks the VM processes of one data directory.
+pub const HOME_MARK: &str = "MITOSE_VM_OF";
+/// How a process ended, where it was a child of this daemon.
+pub type Ending = Option<String>;
+
+/// Ends a process by SIGKILL and waits for it.
+pub fn kill(pid: i32) -> Ending {
+    let pid_fd = Pid::from_raw(pid).and_then(|p| pidfd_open(p, PidfdFlags::empty()).ok())?;
+    let _ = pidfd_send_signal(&pid_fd, Signal::KILL);
+    wait_gone(pid, Duration::from_secs(10))
+}
+
+/// Waits until a process has ended, and takes its status where it is a child.
+pub fn wait_gone(pid: i32, timeout: Duration) -> Ending {
+    let pid = Pid::from_raw(pid)?;
+    let deadline = Instant::now() + timeout;
+    if let Ok(pid_fd) = pidfd_open(pid, PidfdFlags::empty()) {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            let mut fds = [PollFd::new(&pid_fd, PollFlags::IN)];
+            match poll(&mut fds, Some(&timeout)) {
+                Err(rustix::io::Errno::INTR) if !left.is_zero() => {}
+                _ => break,
+            }
+        }
+    }
+    match waitpid(Some(pid), WaitOptions::NOHANG) {
+        Ok(Some((_, status))) => status
+            .terminating_signal()
+            .map(|s| format!("killed by signal {s}"))
+            .or_else(|| status.exit_status().map(|c| format!("exit code {c}"))),
+        _ => None,
+    }
+}
+
+/// Returns the VM processes that belong to the data directory `home`.
+pub fn orphans_of(home: &Path, known: impl Fn(i32) -> bool) -> Vec<i32> {
+    let mark = format!("{HOME_MARK}={}", home.display());
+    let own = std::process::id() as i32;
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| *pid != own && !known(*pid))
+        .filter(|pid| has_mark(*pid, mark.as_bytes()))
+        .collect()
+}
+
+fn has_mark(pid: i32, mark: &[u8]) -> bool {
+    fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|env| env.split(|b| *b == 0).any(|entry| entry == mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn marked_processes_are_found_and_ended() {
+        let home = tempfile::tempdir().unwrap();
+        let child = Command::new("sleep")
+            .arg("1000")
+            .env(HOME_MARK, home.path())
+            .spawn()
+            .unwrap();
+        let pid = child.id() as i32;
+        assert_eq!(orphans_of(home.path(), |_| false), [pid]);
+        assert_eq!(kill(pid).as_deref(), Some("killed by signal 9"));
+        assert!(orphans_of(home.path(), |_| false).is_empty());
+    }
+}
