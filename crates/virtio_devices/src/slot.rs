@@ -1,9 +1,10 @@
 //! One device with its registers and queues: everything of it that the worker's mutex protects.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tracing::warn;
+use tracing::{debug, warn};
 use virtio_queue::QueueState;
 
 use crate::config_space::ConfigSpace;
@@ -28,6 +29,9 @@ pub(crate) mod status {
     pub(crate) const NEEDS_RESET: u32 = 0x40;
     pub(crate) const FAILED: u32 = 0x80;
 }
+
+/// Breaches of the rules that are logged as warnings, per device.
+const BREAKS_LOGGED: u32 = 8;
 
 /// Pending bit: the host side has news, or the driver wrote the configuration.
 pub(crate) const PENDING_HOST: u64 = 1 << 63;
@@ -69,6 +73,8 @@ pub(crate) struct Slot {
     /// Empty unless the driver runs.
     queues: Vec<VirtQueue>,
     raise_again: bool,
+    /// How often the driver broke the rules.
+    breaks: u32,
 }
 
 impl Slot {
@@ -95,6 +101,7 @@ impl Slot {
             queue_regs: Vec::new(),
             queues: Vec::new(),
             raise_again: false,
+            breaks: 0,
         };
         slot.clear_registers();
         slot
@@ -193,8 +200,7 @@ impl Slot {
                 self.shared.pending.store(PENDING_ALL, Ordering::SeqCst);
             }
             Err(queue) => {
-                warn!(kind = ?self.device.kind(), queue, "driver set up an unusable virtqueue");
-                self.shared.interrupt.signal_needs_reset();
+                self.stop_broken(&format_args!("queue {queue} is not usable"));
             }
         }
     }
@@ -231,6 +237,20 @@ impl Slot {
         states.iter().enumerate().map(build).collect()
     }
 
+    /// The driver broke the rules: nothing is done for it until it resets the device.
+    fn stop_broken(&mut self, reason: &dyn fmt::Display) {
+        let kind = self.device.kind();
+        self.breaks = self.breaks.saturating_add(1);
+        // A guest can do this as often as it likes, so it is not to fill the log.
+        if self.breaks <= BREAKS_LOGGED {
+            warn!(?kind, %reason, "driver broke the rules of virtio, the device needs a reset");
+        } else {
+            debug!(?kind, %reason, "driver broke the rules of virtio again");
+        }
+        self.queues.clear();
+        self.shared.interrupt.signal_needs_reset();
+    }
+
     fn reset(&mut self) {
         self.device.reset();
         self.clear_registers();
@@ -265,10 +285,7 @@ impl Slot {
                 true
             }
             Err(broken) => {
-                let reason: &dyn std::error::Error = &broken;
-                warn!(kind = ?self.device.kind(), reason, "driver broke a virtqueue");
-                self.queues.clear();
-                self.shared.interrupt.signal_needs_reset();
+                self.stop_broken(&broken);
                 false
             }
         }

@@ -162,7 +162,7 @@ impl Net {
         if !self.tap_readable {
             return false;
         }
-        self.rx_frame.resize(BUFFER_BYTES, 0);
+        allocate(&mut self.rx_frame);
         match rustix::io::read(&self.tap, &mut self.rx_frame[..]) {
             // A runt counts as a frame that is dropped on delivery.
             Ok(len @ 1..) => self.rx_len = len,
@@ -225,7 +225,7 @@ impl Net {
             count(&self.counters.tx_dropped, 1);
             return Ok(Sent::Done);
         }
-        self.tx_frame.resize(BUFFER_BYTES, 0);
+        allocate(&mut self.tx_frame);
         let frame = &mut self.tx_frame[..len];
         self.chain.read(io.mem(), 0, frame)?;
         let source = &frame[HEADER_BYTES + 6..HEADER_BYTES + 12];
@@ -330,6 +330,13 @@ impl VirtioDevice for Net {
 
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
+    }
+}
+
+/// Makes the frame buffer at its first use; zeroed memory costs pages only where it is touched.
+fn allocate(frame: &mut Vec<u8>) {
+    if frame.is_empty() {
+        *frame = vec![0; BUFFER_BYTES];
     }
 }
 

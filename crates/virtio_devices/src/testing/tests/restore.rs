@@ -156,3 +156,65 @@ proptest! {
         });
     }
 }
+
+/// The encoded form is what checkpoints hold: a change here is a change of their schema.
+#[test]
+fn saved_states_keep_their_encoding() {
+    let queue = crate::SavedQueue {
+        size: 128,
+        ready: true,
+        desc_gpa: 0x1000,
+        avail_gpa: 0x2000,
+        used_gpa: 0x3000,
+        next_avail: 7,
+        next_used: 6,
+    };
+    let devices = [
+        SavedDevice::Block(crate::SavedBlock {
+            capacity_sectors: 8,
+            read_only: true,
+        }),
+        SavedDevice::Net(crate::SavedNet {
+            mac: [2, 1, 2, 3, 4, 5],
+            link_up: true,
+            own_mac_only: false,
+        }),
+        SavedDevice::Vsock(crate::SavedVsock {
+            next_host_port: 1 << 30,
+        }),
+        SavedDevice::Rng(SavedRng {}),
+        SavedDevice::Balloon(crate::SavedBalloon {
+            target_pages: 1,
+            actual_pages: 2,
+        }),
+    ];
+    let states = devices.map(|device| SavedTransport {
+        device_id: 2,
+        status: 15,
+        needs_reset: false,
+        device_features_sel: 1,
+        driver_features_sel: 1,
+        driver_features: 1 << 32,
+        queue_sel: 3,
+        interrupt_status: 1,
+        config_generation: 9,
+        queues: vec![queue.clone()],
+        device,
+    });
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&states, &mut bytes).expect("encode");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/src/testing/tests/saved_states.cbor"
+        );
+        std::fs::write(path, &bytes).expect("write");
+    }
+    let golden = include_bytes!("saved_states.cbor");
+    assert!(
+        bytes == golden,
+        "the encoding of saved virtio devices changed"
+    );
+    let decoded: Vec<SavedTransport> = ciborium::from_reader(&golden[..]).expect("decode");
+    assert_eq!(decoded, states);
+}
