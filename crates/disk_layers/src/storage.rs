@@ -86,9 +86,10 @@ impl Storage for File {
     }
 
     fn len(&self) -> io::Result<u64> {
-        // fstat itself: the call behind `File::metadata` takes paths, which a jailed process may not use.
+        // fstat itself: the call behind `File::metadata` takes paths, which a jailed process may
+        // not use.
         let stat = rustix::fs::fstat(self)?;
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        if FileType::from_raw_mode(stat.st_mode).is_file() {
             return Ok(stat.st_size.cast_unsigned());
         }
         // Block devices report their size only by seeking. The position is used by nobody.
