@@ -103,6 +103,19 @@ pub(crate) fn signal_fd(signals: &[i32]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Unblocks all signals: process 1 blocks those that it reads from a descriptor, and children
+/// inherit that.
+pub(crate) fn unblock_signals() -> io::Result<()> {
+    // SAFETY: sigset_t is plain data that sigemptyset initialises fully.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: set is a live sigset_t.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    // SAFETY: set is initialised and the old mask is not asked for.
+    let result =
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
+    check(result).map(drop)
+}
+
 /// Sends a signal to every process but this one and process 1 (`kill(-1)`).
 pub(crate) fn kill_everyone(signal: i32) {
     // SAFETY: no memory is passed; the effect on other processes is the purpose.
@@ -133,6 +146,7 @@ pub(crate) struct Attachment {
 /// Makes the command start a session of its own, take its terminal and drop to its user.
 pub(crate) fn attach(command: &mut Command, attachment: Attachment) {
     let prepare = move || {
+        unblock_signals()?;
         rustix::process::setsid()?;
         if attachment.terminal {
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;

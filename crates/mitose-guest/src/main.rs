@@ -30,6 +30,9 @@ fn main() -> ExitCode {
     if rustix::process::getpid().is_init() {
         pid1::main();
     }
+    if let Err(error) = linux::unblock_signals() {
+        log(&format!("cannot unblock signals: {error}"));
+    }
     let args: Vec<String> = std::env::args().collect();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,

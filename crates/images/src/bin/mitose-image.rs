@@ -4,12 +4,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use images::{Builder, BuilderConfig, CancelToken, Image, TinyRecipe, Watch};
+use images::{
+    Builder, BuilderConfig, CancelToken, DebianRecipe, Image, ImportRequest, TinyRecipe, Watch,
+};
 
 const USAGE: &str = "\
 usage: mitose-image [--images DIR] [--cache DIR] [--agent FILE] [--mirror URI] COMMAND
 
   tiny   [--name N] [--suite trixie|bookworm]
+  debian [--name N] [--suite trixie|bookworm] [--include a,b] [--init agent|systemd]
+         [--disk-bytes N]
+  import FILE --name N [--suite trixie|bookworm] [--disk-bytes N]
   list
   remove NAME";
 
@@ -36,6 +41,18 @@ impl Words {
             bail!("{name} needs a value\n{USAGE}");
         }
         Ok(Some(self.0.remove(at)))
+    }
+
+    fn parsed<T>(&mut self, name: &str) -> Result<Option<T>>
+    where
+        T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
+    {
+        let Some(text) = self.option(name)? else {
+            return Ok(None);
+        };
+        Ok(Some(
+            text.parse().with_context(|| format!("{name} {text}"))?,
+        ))
     }
 
     fn finish(self) -> Result<()> {
@@ -67,14 +84,38 @@ fn run(args: Vec<String>) -> Result<()> {
     match words.0.remove(0).as_str() {
         "tiny" => {
             let mut recipe = TinyRecipe::default();
-            if let Some(name) = words.option("--name")? {
-                recipe.name = name;
-            }
-            if let Some(suite) = words.option("--suite")? {
-                recipe.suite = suite.parse()?;
-            }
+            recipe.name = words.option("--name")?.unwrap_or(recipe.name);
+            recipe.suite = words.parsed("--suite")?.unwrap_or_default();
             words.finish()?;
             print(&builder.tiny(&recipe)?)
+        }
+        "debian" => {
+            let mut recipe = DebianRecipe::default();
+            recipe.name = words.option("--name")?.unwrap_or(recipe.name);
+            recipe.suite = words.parsed("--suite")?.unwrap_or_default();
+            recipe.init = words.parsed("--init")?.unwrap_or_default();
+            recipe.disk_bytes = words.parsed("--disk-bytes")?;
+            let include = words.option("--include")?.unwrap_or_default();
+            recipe.include = include
+                .split(',')
+                .filter(|p| !p.is_empty())
+                .map(str::to_owned)
+                .collect();
+            words.finish()?;
+            print(&builder.debian(&recipe)?)
+        }
+        "import" => {
+            let name = words.option("--name")?.context("import needs --name")?;
+            let suite = words.parsed("--suite")?.unwrap_or_default();
+            let disk_bytes = words.parsed("--disk-bytes")?;
+            let file = words.0.pop().context("import needs a file")?.into();
+            words.finish()?;
+            print(&builder.import(&ImportRequest {
+                file,
+                name,
+                suite,
+                disk_bytes,
+            })?)
         }
         "list" => {
             words.finish()?;

@@ -1,0 +1,231 @@
+//! `import`: an image out of somebody else's disk or container archive.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use agent_protocol::guest_paths;
+use tempfile::TempDir;
+
+use crate::builder::{Outcome, Parts};
+use crate::debian::install_agent;
+use crate::disk::{self, FileKind, RootPlace};
+use crate::kernel::Suite;
+use crate::manifest::DISK_FILE;
+use crate::oci::{self, ContainerConfig};
+use crate::tool::Tool;
+use crate::{Builder, Image, ImageError, ImageKind, ext4};
+
+/// Least memory that an imported image is expected to boot with, in bytes.
+const MIN_MEMORY: u64 = 256 << 20;
+
+/// What to import.
+#[derive(Debug, Clone)]
+pub struct ImportRequest {
+    /// Disk in raw or qcow2 form, or archive of a container image (`docker save`, OCI layout).
+    pub file: PathBuf,
+    /// Name of the image.
+    pub name: String,
+    /// Suite that the kernel is from.
+    pub suite: Suite,
+    /// Size of a container image's disk in bytes; chosen by its content when absent.
+    pub disk_bytes: Option<u64>,
+}
+
+impl Builder {
+    /// Imports a file. Container images need root, since file owners are kept.
+    pub fn import(&self, request: &ImportRequest) -> Result<Image, ImageError> {
+        self.store().check_free(&request.name)?;
+        let file = &request.file;
+        let open = File::open(file).map_err(ImageError::file("open", file))?;
+        let meta = open.metadata().map_err(ImageError::file("read", file))?;
+        let refuse = |problem: &str| refused(file, problem);
+        if !meta.is_file() {
+            return Err(refuse("it is not a regular file"));
+        }
+        let kind = disk::detect(&open).map_err(ImageError::file("read", file))?;
+        // Everything that can be refused is refused before packages are downloaded.
+        match kind {
+            FileKind::Foreign(name) => Err(refuse(&format!(
+                "it is a {name} file: convert it first, disks with qemu-img convert -O qcow2"
+            ))),
+            FileKind::Raw if meta.len() == 0 => Err(refuse("it is empty")),
+            FileKind::Raw if meta.len() % 512 != 0 => Err(refuse(
+                "it is neither qcow2, a container archive nor a raw disk, whose size would be a \
+                 multiple of 512 bytes",
+            )),
+            FileKind::Raw => self.import_disk(request, "raw"),
+            FileKind::Qcow2 => {
+                disk::check_qcow2(&open).map_err(|problem| refuse(&problem))?;
+                self.import_disk(request, "qcow2")
+            }
+            FileKind::Archive => self.import_archive(request),
+        }
+    }
+
+    fn import_disk(&self, request: &ImportRequest, format: &str) -> Result<Image, ImageError> {
+        let staging = self.store().staging()?;
+        let disk_path = staging.path().join(DISK_FILE);
+        self.watch.stage("copy the disk", 0.02)?;
+        // The format is named, so that a raw disk whose guest wrote a qcow2 header stays raw.
+        Tool::new("qemu-img", "qemu-utils")
+            .args(["convert", "-f", format, "-O", "raw", "--"])
+            .arg(absolute(&request.file)?)
+            .arg(&disk_path)
+            .output(&self.watch)?;
+        let disk = File::open(&disk_path).map_err(ImageError::file("open", &disk_path))?;
+        let bytes = disk
+            .metadata()
+            .map_err(ImageError::file("read", &disk_path))?
+            .len();
+        let root = match disk::find_root(&disk).map_err(ImageError::file("read", &disk_path))? {
+            RootPlace::WholeDisk => "/dev/vda".to_owned(),
+            RootPlace::Partition(number) => format!("/dev/vda{number}"),
+            RootPlace::Nowhere(problem) => {
+                let text = format!("{problem}: an ext4 root file system is needed");
+                return Err(refused(&request.file, &text));
+            }
+        };
+        let parts = self.parts(request.suite, &[])?;
+        self.place_boot_files(&parts, &staging)?;
+        let cmdline = format!("root={root} rw systemd.show_status=0 net.ifnames=0");
+        self.publish_import(staging, &parts, request, cmdline, bytes)
+    }
+
+    fn import_archive(&self, request: &ImportRequest) -> Result<Image, ImageError> {
+        let staging = self.store().staging()?;
+        let root = tempfile::tempdir_in(staging.path())
+            .map_err(ImageError::file("make a directory in", staging.path()))?;
+        let set = fs::set_permissions(root.path(), Permissions::from_mode(0o755));
+        set.map_err(ImageError::file("open up", root.path()))?;
+        let config = oci::unpack(&request.file, root.path(), staging.path(), &self.watch)?;
+        let parts = self.parts(request.suite, &[])?;
+        self.place_boot_files(&parts, &staging)?;
+        self.watch.stage("set the system up", 0.8)?;
+        set_up_container(root.path(), &request.name, &config, &parts.agent)
+            .map_err(ImageError::file("set up", root.path()))?;
+        let bytes = ext4::disk_size(root.path(), request.disk_bytes)?;
+        self.watch.stage("write the disk", 0.85)?;
+        ext4::make(
+            root.path(),
+            &staging.path().join(DISK_FILE),
+            bytes,
+            &self.watch,
+        )?;
+        root.close()
+            .map_err(ImageError::file("remove", staging.path()))?;
+        let cmdline = format!(
+            "root=/dev/vda rw rootflags=noatime init={}",
+            guest_paths::AGENT
+        );
+        self.publish_import(staging, &parts, request, cmdline, bytes)
+    }
+
+    fn publish_import(
+        &self,
+        staging: TempDir,
+        parts: &Parts,
+        request: &ImportRequest,
+        cmdline: String,
+        bytes: u64,
+    ) -> Result<Image, ImageError> {
+        let meta = fs::metadata(&request.file).map_err(ImageError::file("read", &request.file))?;
+        let changed = meta
+            .modified()
+            .ok()
+            .and_then(|t| t.elapsed().ok())
+            .unwrap_or_default();
+        let outcome = Outcome {
+            name: &request.name,
+            kind: ImageKind::Imported,
+            cmdline,
+            disk_bytes: Some(bytes),
+            min_memory: MIN_MEMORY,
+            agent: true,
+            inputs: vec![format!(
+                "import {} {} {changed:?}",
+                request.file.display(),
+                meta.len()
+            )],
+        };
+        self.publish(staging, parts, &outcome)
+    }
+}
+
+pub(crate) fn refused(file: &Path, problem: &str) -> ImageError {
+    ImageError::Refused {
+        path: file.to_owned(),
+        problem: problem.to_owned(),
+    }
+}
+
+/// qemu-img takes `driver:` prefixes and leading dashes in names; an absolute path has neither.
+fn absolute(file: &Path) -> Result<PathBuf, ImageError> {
+    fs::canonicalize(file).map_err(ImageError::file("find", file))
+}
+
+/// Gives a container's files what a machine needs: the agent as process 1, which starts what the
+/// container would have run.
+fn set_up_container(
+    root: &Path,
+    name: &str,
+    config: &ContainerConfig,
+    agent: &[u8],
+) -> std::io::Result<()> {
+    let tree = oci::Tree::open(root)?;
+    for (dir, mode) in [
+        ("proc", 0o555),
+        ("sys", 0o555),
+        ("dev", 0o755),
+        ("run", 0o755),
+        ("tmp", 0o1777),
+        ("etc", 0o755),
+        ("root", 0o700),
+        ("var/tmp", 0o1777),
+        ("usr/local/sbin", 0o755),
+        ("etc/mitose", 0o755),
+    ] {
+        tree.make_dir(Path::new(dir), mode)?;
+    }
+    let service = guest_paths::SERVICE;
+    let start = config.start();
+    if !start.argv.is_empty() {
+        tree.write(service, &serde_json::to_vec(&start)?, 0o644)?;
+    }
+    let env: String = config
+        .environment()
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect();
+    tree.write(guest_paths::ENVIRONMENT, env.as_bytes(), 0o644)?;
+    tree.write("/etc/hostname", format!("{name}\n").as_bytes(), 0o644)?;
+    tree.write(
+        "/etc/hosts",
+        b"127.0.0.1\tlocalhost\n::1\tlocalhost\n",
+        0o644,
+    )?;
+    tree.write("/etc/resolv.conf", b"", 0o644)?;
+    tree.write("/etc/machine-id", b"", 0o644)?;
+    tree.write(guest_paths::AGENT, agent, 0o755)?;
+    install_links(root, agent)
+}
+
+/// Uses the general installation only where the directories are real ones: a container may have
+/// put links to the host's directories there.
+fn install_links(root: &Path, agent: &[u8]) -> std::io::Result<()> {
+    let real = |path: &str| fs::symlink_metadata(root.join(path)).is_ok_and(|m| m.is_dir());
+    if [
+        "usr",
+        "usr/sbin",
+        "usr/local",
+        "usr/local/sbin",
+        "etc",
+        "etc/mitose",
+    ]
+    .into_iter()
+    .all(real)
+    {
+        return install_agent(root, agent);
+    }
+    Ok(())
+}

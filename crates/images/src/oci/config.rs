@@ -1,0 +1,198 @@
+//! The documents of a container archive: which layers, and what the container runs.
+//!
+//! `docker save` writes `manifest.json`; an OCI layout has `index.json`, which names manifests by
+//! digest (image-spec: image-layout, image-index, manifest, config).
+
+use agent_protocol::Start;
+use serde::Deserialize;
+
+use super::archive::{Archive, Blob};
+use super::{OciResult, refuse};
+
+/// Deepest nesting of indices.
+const INDEX_DEPTH_MAX: usize = 4;
+
+/// Most layers of an image.
+const LAYERS_MAX: usize = 512;
+
+/// What a container would run; the part of the image's configuration that is used.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct ContainerConfig {
+    #[serde(default)]
+    config: Execution,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Execution {
+    user: Option<String>,
+    env: Option<Vec<String>>,
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    working_dir: Option<String>,
+}
+
+impl ContainerConfig {
+    /// Returns the command that the agent starts; its `argv` is empty when the image names none.
+    pub(crate) fn start(&self) -> Start {
+        let parts = [&self.config.entrypoint, &self.config.cmd];
+        let cwd = self
+            .config
+            .working_dir
+            .clone()
+            .filter(|dir| dir.starts_with('/'));
+        Start {
+            argv: parts.into_iter().flatten().flatten().cloned().collect(),
+            env: Vec::new(),
+            cwd: cwd.or_else(|| Some("/".into())),
+            tty: None,
+            user: self.config.user.clone().filter(|user| !user.is_empty()),
+        }
+    }
+
+    /// Returns the image's variables as `NAME=VALUE` lines; those that do not fit a line are left
+    /// out.
+    pub(crate) fn environment(&self) -> Vec<String> {
+        let all = self.config.env.clone().unwrap_or_default();
+        all.into_iter()
+            .filter(|line| line.contains('=') && !line.contains(['\n', '\0']))
+            .collect()
+    }
+}
+
+/// An image inside an archive.
+#[derive(Debug)]
+pub(super) struct ImageInArchive {
+    pub(super) config: ContainerConfig,
+    pub(super) layers: Vec<Blob>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerManifest {
+    config: String,
+    layers: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Descriptor {
+    digest: String,
+    #[serde(default)]
+    platform: Option<Platform>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Platform {
+    architecture: String,
+    os: String,
+}
+
+/// An index or a manifest: they differ in which fields they have.
+#[derive(Debug, Deserialize)]
+struct Document {
+    #[serde(default)]
+    manifests: Vec<Descriptor>,
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+}
+
+/// Finds the x86-64 Linux image of an archive.
+pub(super) fn find_image(archive: &mut Archive) -> OciResult<ImageInArchive> {
+    let (config, layers) = if archive.has("manifest.json") {
+        docker(archive)?
+    } else if archive.has("index.json") {
+        layout(archive)?
+    } else {
+        return refuse(
+            "it is not a container image: it has neither manifest.json (docker save) nor \
+             index.json (OCI layout)",
+        );
+    };
+    if layers.len() > LAYERS_MAX {
+        return refuse(format!(
+            "it has {} layers, at most {LAYERS_MAX} are taken",
+            layers.len()
+        ));
+    }
+    let config: ContainerConfig = archive.json(&config)?;
+    let fits = |value: &str, wanted: &str| value.is_empty() || value == wanted;
+    if !fits(&config.architecture, "amd64") || !fits(&config.os, "linux") {
+        return refuse(format!(
+            "it is for {}/{}, and guests are linux/amd64",
+            config.os, config.architecture
+        ));
+    }
+    Ok(ImageInArchive { config, layers })
+}
+
+fn docker(archive: &mut Archive) -> OciResult<(Blob, Vec<Blob>)> {
+    let name = "manifest.json".to_owned();
+    let manifests: Vec<DockerManifest> = archive.json(&Blob { name, digest: None })?;
+    let [manifest] = manifests.as_slice() else {
+        return refuse(format!(
+            "it has {} images: save one of them alone with docker save NAME:TAG",
+            manifests.len()
+        ));
+    };
+    let blob = |name: &String| {
+        let digest = name.strip_prefix("blobs/sha256/").filter(|d| is_digest(d));
+        Blob {
+            name: name.clone(),
+            digest: digest.map(str::to_owned),
+        }
+    };
+    Ok((
+        blob(&manifest.config),
+        manifest.layers.iter().map(blob).collect(),
+    ))
+}
+
+fn layout(archive: &mut Archive) -> OciResult<(Blob, Vec<Blob>)> {
+    let mut blob = Blob {
+        name: "index.json".into(),
+        digest: None,
+    };
+    for _ in 0..INDEX_DEPTH_MAX {
+        let document: Document = archive.json(&blob)?;
+        if let Some(config) = &document.config {
+            let layers = document
+                .layers
+                .iter()
+                .map(blob_of)
+                .collect::<OciResult<_>>()?;
+            return Ok((blob_of(config)?, layers));
+        }
+        let usable = |descriptor: &&Descriptor| match &descriptor.platform {
+            None => true,
+            Some(platform) => platform.os == "linux" && platform.architecture == "amd64",
+        };
+        let Some(next) = document.manifests.iter().find(usable) else {
+            return refuse("it has no image for linux/amd64");
+        };
+        blob = blob_of(next)?;
+    }
+    refuse("its indices are nested too deeply")
+}
+
+fn blob_of(descriptor: &Descriptor) -> OciResult<Blob> {
+    match descriptor
+        .digest
+        .strip_prefix("sha256:")
+        .filter(|d| is_digest(d))
+    {
+        Some(digest) => Ok(Blob {
+            name: format!("blobs/sha256/{digest}"),
+            digest: Some(digest.to_owned()),
+        }),
+        None => refuse(format!("digest {:?} is not SHA-256", descriptor.digest)),
+    }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
