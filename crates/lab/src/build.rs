@@ -56,9 +56,11 @@ impl Lab {
         self.disk.parent().expect("the disk is in a directory")
     }
 
-    fn open(directory: &Path, recipe: &Recipe) -> Option<Self> {
+    /// Opens the lab in `directory` where it is built.
+    pub fn open(directory: &Path, recipe: &Recipe) -> Option<Self> {
+        let directory = std::path::absolute(directory).ok()?;
         let home = directory.join(recipe.key());
-        let lab = Self::at(directory, &home);
+        let lab = Self::at(&directory, &home);
         home.is_dir().then_some(lab)
     }
 

@@ -1,7 +1,7 @@
 //! `mitose-lab`: builds the lab, runs commands in it, and probes this machine's KVM.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -95,19 +95,24 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Build { force } => {
             let lab = if force {
-                Lab::rebuild_in(&directory, &recipe)
+                Lab::rebuild_in(&directory, &recipe).context("build the lab")?
             } else {
-                Lab::ensure_in(&directory, &recipe)
+                ensure(&directory, &recipe)?
             };
-            println!("{}", lab.context("build the lab")?.directory().display());
+            println!("{}", lab.directory().display());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Run(args) => {
-            let lab = Lab::ensure_in(&directory, &recipe).context("build the lab")?;
-            run(&lab, args)
-        }
+        Command::Run(args) => run(&ensure(&directory, &recipe)?, args),
         Command::Probe => Ok(probe()),
     }
+}
+
+fn ensure(directory: &Path, recipe: &Recipe) -> anyhow::Result<Lab> {
+    if let Some(lab) = Lab::open(directory, recipe) {
+        return Ok(lab);
+    }
+    eprintln!("mitose-lab: building the lab from Debian packages, which takes a minute or two");
+    Lab::ensure_in(directory, recipe).context("build the lab")
 }
 
 fn run(lab: &Lab, args: RunArgs) -> anyhow::Result<ExitCode> {
