@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+mod cli;
 mod programs;
 mod vmm;
 
+pub use cli::Cli;
 pub use programs::program;
 pub use vmm::{Clone, Disk, ForkOptions, SpawnOptions, VmProcess, kvm_present, memory_file};
