@@ -2,8 +2,8 @@
 //! time; input is injected from any thread. The transmitter is always ready, the line speed and
 //! the modem are not modelled.
 //!
-//! The interrupt is edge-triggered: an edge is raised whenever a condition becomes pending, also
-//! while another one is, so a handler that looks until nothing is pending never misses one.
+//! The interrupt line is high while a condition is pending, and its rise is an edge: a handler
+//! looks until nothing is pending, as with any UART on an edge-triggered line.
 
 mod output;
 mod saved;
@@ -110,9 +110,7 @@ impl Serial {
     /// Gives `bytes` to the guest and returns how many of them fit. After a refusal the input
     /// waker is called once the guest has read what it has.
     pub fn push_input(&self, bytes: &[u8]) -> usize {
-        let (accepted, edge) = lock(&self.registers).push_input(bytes);
-        self.raise_if(edge);
-        accepted
+        self.change(|registers| registers.push_input(bytes))
     }
 
     /// Sets what is called, on a vCPU's thread, when there is room again after a refusal.
@@ -120,10 +118,17 @@ impl Serial {
         *lock(&self.input_waker) = waker.map(Arc::from);
     }
 
-    fn raise_if(&self, edge: bool) {
+    /// Changes the registers and raises the edge that comes of it.
+    fn change<T>(&self, change: impl FnOnce(&mut Registers) -> T) -> T {
+        let mut registers = lock(&self.registers);
+        let before = registers.is_pending();
+        let result = change(&mut registers);
+        let edge = !before && registers.is_pending();
+        drop(registers);
         if edge {
             self.line.trigger();
         }
+        result
     }
 
     fn wake_input(&self) {
@@ -157,19 +162,10 @@ impl BusDevice for Serial {
 
     fn write(&self, offset: u64, data: &[u8]) {
         let Some(&value) = data.first() else { return };
-        let effect = lock(&self.registers).write(offset, value);
-        if let Some(byte) = effect.output {
+        if let Some(byte) = self.change(|registers| registers.write(offset, value)) {
             lock(&self.output).write(byte);
         }
-        self.raise_if(effect.edge);
     }
-}
-
-/// What a register write does outside the registers.
-#[derive(Debug, Default)]
-struct Effect {
-    output: Option<u8>,
-    edge: bool,
 }
 
 #[derive(Debug)]
@@ -224,7 +220,8 @@ impl Registers {
         }
     }
 
-    fn write(&mut self, offset: u64, value: u8) -> Effect {
+    /// Takes a register write and returns the byte it sends, if any.
+    fn write(&mut self, offset: u64, value: u8) -> Option<u8> {
         match offset {
             DATA if self.divisor_latched() => {
                 self.divisor = self.divisor & 0xff00 | u16::from(value);
@@ -233,7 +230,7 @@ impl Registers {
             INTERRUPT_ENABLE if self.divisor_latched() => {
                 self.divisor = self.divisor & 0x00ff | u16::from(value) << 8;
             }
-            INTERRUPT_ENABLE => return self.enable_interrupts(value & IER_BITS),
+            INTERRUPT_ENABLE => self.enable_interrupts(value & IER_BITS),
             INTERRUPT_ID => {
                 self.fifo = value & FCR_ENABLE != 0;
                 if value & FCR_CLEAR_INPUT != 0 {
@@ -245,29 +242,26 @@ impl Registers {
             SCRATCH => self.scratch = value,
             _ => {}
         }
-        Effect::default()
+        None
     }
 
-    fn transmit(&mut self, byte: u8) -> Effect {
+    fn transmit(&mut self, byte: u8) -> Option<u8> {
         self.output_pending = true;
-        let mut edge = self.interrupt_enable & IER_OUTPUT != 0;
-        if self.modem_control & MCR_LOOP != 0 {
-            edge |= self.push_input(&[byte]).1;
-            return Effect { output: None, edge };
+        if self.modem_control & MCR_LOOP == 0 {
+            return Some(byte);
         }
-        Effect {
-            output: Some(byte),
-            edge,
-        }
+        self.push_input(&[byte]);
+        None
     }
 
-    fn enable_interrupts(&mut self, value: u8) -> Effect {
-        let added = value & !self.interrupt_enable;
-        self.interrupt_enable = value;
+    fn enable_interrupts(&mut self, value: u8) {
         // The transmitter is empty at all times, which enabling its interrupt reports.
-        self.output_pending |= added & IER_OUTPUT != 0;
-        let edge = added != 0 && self.interrupt_id() != IIR_NONE;
-        Effect { output: None, edge }
+        self.output_pending |= value & !self.interrupt_enable & IER_OUTPUT != 0;
+        self.interrupt_enable = value;
+    }
+
+    fn is_pending(&self) -> bool {
+        self.interrupt_id() != IIR_NONE
     }
 
     fn interrupt_id(&self) -> u8 {
@@ -296,15 +290,12 @@ impl Registers {
         (control & 1) << 5 | (control & 2) << 3 | (control & 4) << 4 | (control & 8) << 4
     }
 
-    /// Returns how many bytes fit and whether an edge is due.
-    fn push_input(&mut self, bytes: &[u8]) -> (usize, bool) {
+    /// Takes what fits and returns how much that is.
+    fn push_input(&mut self, bytes: &[u8]) -> usize {
         let accepted = bytes.len().min(INPUT_BYTES_MAX - self.input.len());
         self.input.extend(&bytes[..accepted]);
         self.refused |= accepted < bytes.len();
-        (
-            accepted,
-            accepted > 0 && self.interrupt_enable & IER_INPUT != 0,
-        )
+        accepted
     }
 
     /// Returns whether whoever was refused can push again.
