@@ -20,8 +20,10 @@ const WRITER: &str =
 /// Plays it with VMs of `image`.
 pub(crate) fn play(cli: &Cli, image: &str) -> anyhow::Result<Story> {
     say("booting a Debian guest");
+    let tap = Tap::add("mitosedemo0")?;
+    let net = format!("tap={}", tap.0);
     let run = [
-        "run", "src", "--image", image, "--memory", "1G", "--cpus", "1", "--net", "none",
+        "run", "src", "--image", image, "--memory", "1G", "--cpus", "1", "--net", &net,
     ];
     let vm = cli.json(&[&run[..], &["--engine", "kvm", "--wait", "300"]].concat())?;
     say("starting redis, loading 20 000 keys, starting a writer");
