@@ -5,11 +5,11 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::epoll;
 
 use crate::config_space::ConfigSpace;
+use crate::gate::Gate;
 use crate::interrupt::Interrupt;
 use crate::queue::{Broken, Chain, GuestRam, VirtQueue};
 use crate::saved::{RestoreError, SavedDevice};
@@ -146,7 +146,7 @@ pub struct DeviceIo<'a> {
     pub(crate) mem: &'a GuestRam,
     pub(crate) queues: &'a mut [VirtQueue],
     pub(crate) interrupt: &'a Interrupt,
-    pub(crate) gate: &'a AtomicBool,
+    pub(crate) gate: &'a Gate,
     pub(crate) features: u64,
 }
 
@@ -166,9 +166,9 @@ impl<'a> DeviceIo<'a> {
         self.queues.get(queue).is_some_and(VirtQueue::ready)
     }
 
-    /// Says whether the gate is shut: no new descriptor may be taken.
+    /// Says whether no new descriptor may be taken: the gate is shut, or someone wants the devices.
     pub fn gated(&self) -> bool {
-        self.gate.load(Ordering::SeqCst)
+        self.gate.is_shut()
     }
 
     /// Takes the next chain of `queue`; `Ok(false)` when there is none or the gate is shut.

@@ -15,6 +15,7 @@ mod balloon;
 mod block;
 mod config_space;
 mod device;
+mod gate;
 mod interrupt;
 mod net;
 mod queue;

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::{debug, warn};
 use virtio_queue::QueueState;
 
 use crate::config_space::ConfigSpace;
 use crate::device::{DeviceIo, Progress, VirtioDevice};
+use crate::gate::Gate;
 use crate::interrupt::{INTERRUPT_CONFIG, INTERRUPT_USED_RING, Interrupt};
 use crate::queue::{GuestRam, VirtQueue};
 use crate::saved::{RestoreError, SavedQueue, SavedTransport};
@@ -259,7 +260,7 @@ impl Slot {
     }
 
     /// Lets the device work on what is pending; returns whether it wants another turn.
-    pub(crate) fn run(&mut self, gate: &AtomicBool) -> bool {
+    pub(crate) fn run(&mut self, gate: &Gate) -> bool {
         let kicked = self.shared.pending.swap(0, Ordering::SeqCst);
         if std::mem::take(&mut self.raise_again) {
             self.shared.interrupt.raise_unacknowledged();

@@ -24,6 +24,7 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::process::{Pid, getpid};
 
 use crate::device::{DeviceKind, Poller, Readiness, VirtioDevice};
+use crate::gate::Gate;
 use crate::interrupt::Interrupt;
 use crate::queue::GuestRam;
 use crate::saved::{RestoreError, SavedTransport};
@@ -44,7 +45,7 @@ const STACK_BYTES: usize = 256 << 10;
 pub(crate) struct WorkerShared {
     slots: Mutex<Vec<Slot>>,
     mem: Arc<GuestRam>,
-    gate: AtomicBool,
+    gate: Gate,
     stop: AtomicBool,
     /// Watched edge-triggered, so it is written and never read.
     wake: OwnedFd,
@@ -55,7 +56,7 @@ pub(crate) struct WorkerShared {
 
 impl fmt::Debug for WorkerShared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let gated = self.gate.load(Ordering::SeqCst);
+        let gated = self.gate.is_shut();
         f.debug_struct("WorkerShared")
             .field("gated", &gated)
             .finish_non_exhaustive()
@@ -71,7 +72,7 @@ impl WorkerShared {
         Ok(Self {
             slots: Mutex::new(Vec::new()),
             mem,
-            gate: AtomicBool::new(true),
+            gate: Gate::new(),
             stop: AtomicBool::new(false),
             wake,
             epoll: Arc::new(epoll),
@@ -114,22 +115,23 @@ impl WorkerShared {
         getpid() != self.process
     }
 
-    fn gated(&self) -> bool {
-        self.gate.load(Ordering::SeqCst)
-    }
-
     /// One turn over all devices; returns whether one of them wants another at once.
     fn turn(&self, events: &[Event]) -> bool {
         let host_news = events.iter().any(|event| event.data.u64() != WAKE);
-        if self.gated() && !host_news {
+        if self.gate.is_shut() && !host_news {
             return false;
         }
         let mut slots = self.lock();
         for event in events {
             note_event(&mut slots, event);
         }
-        if self.gated() {
+        if self.gate.is_shut() {
             return false;
+        }
+        if self.gate.take_recheck() {
+            for slot in slots.iter() {
+                slot.shared.pending.store(PENDING_ALL, Ordering::SeqCst);
+            }
         }
         let mut more = false;
         for slot in slots.iter_mut() {
@@ -163,24 +165,43 @@ impl WorkerShared {
     }
 
     pub(crate) fn guard(&self) -> WorkerGuard<'_> {
+        self.gate.hold();
         WorkerGuard {
             slots: self.lock(),
             shared: self,
-            touched: false,
         }
+    }
+
+    fn guard_until(&self, deadline: Instant) -> Option<WorkerGuard<'_>> {
+        self.gate.hold();
+        loop {
+            if let Some(slots) = self.try_lock() {
+                return Some(WorkerGuard {
+                    slots,
+                    shared: self,
+                });
+            }
+            if Instant::now() >= deadline {
+                self.release();
+                return None;
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    fn release(&self) {
+        self.gate.release();
+        self.wake();
     }
 
     /// Opens or shuts the gate; opening has every queue looked at again.
     pub(crate) fn set_gate(&self, shut: bool) {
         if shut {
-            self.gate.store(true, Ordering::SeqCst);
-            return;
+            self.gate.shut();
+        } else {
+            self.gate.open();
+            self.wake();
         }
-        for slot in self.lock().iter() {
-            slot.shared.pending.store(PENDING_ALL, Ordering::SeqCst);
-        }
-        self.gate.store(false, Ordering::SeqCst);
-        self.wake();
     }
 
     /// Returns another window to device `index`.
@@ -191,7 +212,7 @@ impl WorkerShared {
     /// Says whether a device has news that the next turn will bring.
     pub(crate) fn has_pending(&self) -> bool {
         let pending = |slot: &Slot| slot.shared.pending.load(Ordering::SeqCst) != 0;
-        !self.gated() && self.lock().iter().any(pending)
+        !self.gate.is_shut() && (self.gate.wants_recheck() || self.lock().iter().any(pending))
     }
 }
 
@@ -327,30 +348,16 @@ impl Worker {
         self.shared.set_gate(false);
     }
 
-    /// Locks the devices: until the guard is dropped the worker touches nothing.
+    /// Locks the devices: until the guard is dropped the worker touches nothing. A worker that is
+    /// busy stops at its next descriptor to let the caller in, and looks at every queue again
+    /// when the guard is dropped.
     pub fn lock(&self) -> WorkerGuard<'_> {
-        WorkerGuard {
-            slots: self.shared.lock(),
-            shared: &self.shared,
-            touched: false,
-        }
+        self.shared.guard()
     }
 
     /// Locks the devices, or gives up at `deadline`: a request in work may take long.
     pub fn lock_until(&self, deadline: Instant) -> Option<WorkerGuard<'_>> {
-        loop {
-            if let Some(slots) = self.shared.try_lock() {
-                return Some(WorkerGuard {
-                    slots,
-                    shared: &self.shared,
-                    touched: false,
-                });
-            }
-            if Instant::now() >= deadline {
-                return None;
-            }
-            std::thread::sleep(Duration::from_micros(50));
-        }
+        self.shared.guard_until(deadline)
     }
 
     /// Stops and joins the thread. Descriptors stay in the queues, complete or untouched.
@@ -385,7 +392,6 @@ impl Drop for Worker {
 pub struct WorkerGuard<'a> {
     slots: MutexGuard<'a, Vec<Slot>>,
     shared: &'a WorkerShared,
-    touched: bool,
 }
 
 impl WorkerGuard<'_> {
@@ -409,14 +415,11 @@ impl WorkerGuard<'_> {
         self.slots.get(index).is_some_and(Slot::is_active)
     }
 
-    /// Returns device `index` if it is a `T`. The worker looks at the device again once the guard
-    /// is dropped, so that changes made through the reference take effect.
+    /// Returns device `index` if it is a `T`. Changes made through the reference take effect when
+    /// the guard is dropped.
     pub fn device_mut<T: VirtioDevice + 'static>(&mut self, index: usize) -> Option<&mut T> {
         let slot = self.slots.get_mut(index)?;
-        let device = slot.device.as_any_mut().downcast_mut::<T>()?;
-        slot.shared.pending.fetch_or(PENDING_HOST, Ordering::SeqCst);
-        self.touched = true;
-        Some(device)
+        slot.device.as_any_mut().downcast_mut::<T>()
     }
 
     /// Brings everything that devices hold of the guest's data into their back ends' files.
@@ -438,8 +441,8 @@ impl WorkerGuard<'_> {
 
 impl Drop for WorkerGuard<'_> {
     fn drop(&mut self) {
-        if self.touched && !self.shared.in_forked_child() {
-            self.shared.wake();
+        if !self.shared.in_forked_child() {
+            self.shared.release();
         }
     }
 }
