@@ -31,7 +31,7 @@ pub enum BlockOp {
 /// News of a block device for its VM's owner.
 #[derive(Debug)]
 pub enum BlockEvent {
-    /// The host has no space for a write; the device waits for [`Block::resume`].
+    /// The host has no space for a write; the device waits for [`crate::Block::resume`].
     NoSpace,
     /// A request failed on the host and the guest was told so.
     IoError {

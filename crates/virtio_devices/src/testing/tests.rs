@@ -3,8 +3,8 @@
 mod restore;
 
 use std::any::Any;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 
 use chipset::BusDevice;
 use proptest::prelude::*;
@@ -25,7 +25,8 @@ struct Adder {
     config: Arc<ConfigSpace>,
     chain: Chain,
     served: Arc<AtomicU32>,
-    more: bool,
+    /// Told of the first request; then the device dawdles until somebody wants it.
+    dawdle: Option<mpsc::Sender<()>>,
 }
 
 impl Adder {
@@ -35,7 +36,7 @@ impl Adder {
             config,
             chain: Chain::default(),
             served: Arc::default(),
-            more: false,
+            dawdle: None,
         }
     }
 }
@@ -69,14 +70,17 @@ impl VirtioDevice for Adder {
             self.chain.write(io.mem(), 0, &bytes)?;
             io.complete(0, self.chain.head(), u32::try_from(len).expect("small"))?;
             self.served.fetch_add(1, Ordering::SeqCst);
+            if let Some(told) = self.dawdle.take() {
+                told.send(()).expect("the test waits");
+                while !io.gated() {
+                    std::thread::yield_now();
+                }
+            }
         }
-        self.more = true;
         Ok(Progress::More)
     }
 
-    fn reset(&mut self) {
-        self.more = false;
-    }
+    fn reset(&mut self) {}
 
     fn save(&self) -> SavedDevice {
         SavedDevice::Rng(SavedRng {})
@@ -493,6 +497,35 @@ fn a_worker_serves_while_its_gate_opens_and_shuts() {
     });
     worker.stop();
     assert_eq!(served.load(Ordering::SeqCst), 3000);
+}
+
+#[test]
+fn whoever_wants_the_devices_waits_for_one_request_only() {
+    let mem = test_ram();
+    let mut builder = Worker::builder("test", mem.clone()).expect("builder");
+    let line = Arc::new(TestLine::default());
+    let (told, first) = mpsc::channel();
+    let adder = Adder {
+        dawdle: Some(told),
+        ..Adder::new()
+    };
+    let served = adder.served.clone();
+    let transport = builder.add(Box::new(adder), line.clone()).expect("add");
+    let worker = builder.spawn().expect("spawn");
+    let mut driver = Driver::new(mem, transport, line);
+    driver.start();
+    for _ in 0..20 {
+        let pieces = [driver.input(b"x"), driver.output(1)];
+        driver.offer(0, &pieces);
+    }
+    worker.ungate();
+    first.recv().expect("a first request");
+    let guard = worker.lock();
+    assert_eq!(served.load(Ordering::SeqCst), 1);
+    drop(guard);
+    for _ in 0..20 {
+        driver.wait_used(0);
+    }
 }
 
 #[test]
