@@ -4,7 +4,9 @@
 //! A VM process must be able to `fork()` clones of the VM it runs, and each clone gets a user id
 //! of its own. It therefore keeps `CAP_SETUID` and `CAP_SETGID` in its permitted set (not
 //! effective), and the system-call filter lets it take only ids of the range that belongs to VM
-//! processes ([`UidRange`]). An id alone opens nothing: no file, no socket, no signal to others.
+//! processes ([`UidRange`]). An id alone opens nothing: not even a process that takes another VM's
+//! id can reach a file, a socket or that VM, since every call that would is absent. Threads
+//! interrupt each other with timers, which cannot signal another process.
 
 #![expect(
     unsafe_code,
@@ -31,8 +33,6 @@ pub struct Jail {
     pub uid: u32,
     /// Ids that clones born of this process may take.
     pub range: UidRange,
-    /// The only signal that its threads may send each other.
-    pub kick_signal: i32,
 }
 
 /// Which file-system barrier holds.
@@ -100,7 +100,7 @@ impl Jail {
         // The file-system barrier may need root, so it comes before the user id.
         let barrier = filesystem::close()?;
         credentials::drop_to(self.uid)?;
-        syscalls::confine(self.range, self.kick_signal)?;
+        syscalls::confine(self.range)?;
         Ok(barrier)
     }
 }

@@ -31,7 +31,6 @@ const PLAIN: &[i64] = &[
     libc::SYS_fallocate,
     libc::SYS_ftruncate,
     libc::SYS_fstat,
-    libc::SYS_fcntl,
     libc::SYS_flock,
     libc::SYS_dup,
     libc::SYS_dup3,
@@ -59,6 +58,8 @@ const PLAIN: &[i64] = &[
     libc::SYS_eventfd2,
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,
+    libc::SYS_timer_settime,
+    libc::SYS_timer_delete,
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_futex,
@@ -111,17 +112,42 @@ const KVM_IOCTL: u64 = 0xae;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
+/// Requests to descriptors that fcntl(2) may make: none that arranges for signals or leases.
+const FCNTL: &[i32] = &[
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+    libc::F_ADD_SEALS,
+    libc::F_GET_SEALS,
+];
+/// The kind of a socket, without its flags.
+const SOCKET_KIND: u64 = 0xf;
+
+/// One way of making a call: argument, comparison, value. The kernel looks at the low 32 bits of
+/// all these arguments.
 fn rule(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, seccompiler::Error> {
+    rule_of(SeccompCmpArgLen::Dword, conditions)
+}
+
+/// The same where the kernel looks at all 64 bits.
+fn wide_rule(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, seccompiler::Error> {
+    rule_of(SeccompCmpArgLen::Qword, conditions)
+}
+
+fn rule_of(
+    len: SeccompCmpArgLen,
+    conditions: &[(u8, SeccompCmpOp, u64)],
+) -> Result<SeccompRule, seccompiler::Error> {
     let conditions = conditions
         .iter()
-        .map(|(arg, op, value)| {
-            SeccompCondition::new(*arg, SeccompCmpArgLen::Dword, op.clone(), *value)
-        })
+        .map(|(arg, op, value)| SeccompCondition::new(*arg, len.clone(), op.clone(), *value))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(SeccompRule::new(conditions)?)
 }
 
-fn rules(range: UidRange, kick: i32) -> Result<Rules, seccompiler::Error> {
+fn rules(range: UidRange) -> Result<Rules, seccompiler::Error> {
     use SeccompCmpOp::{Eq, Ge, Le, MaskedEq};
     let mut rules: Rules = PLAIN.iter().map(|call| (*call, vec![])).collect();
     let (first, last) = (u64::from(range.first), u64::from(range.last));
@@ -139,29 +165,39 @@ fn rules(range: UidRange, kick: i32) -> Result<Rules, seccompiler::Error> {
         libc::SYS_clone,
         vec![rule(&[(0, MaskedEq(NAMESPACE_FLAGS), 0)])?],
     );
-    let local = libc::AF_UNIX as u64;
-    rules.insert(libc::SYS_socketpair, vec![rule(&[(0, Eq, local)])?]);
-    let signals = [kick as u64, libc::SIGABRT as u64];
-    let signals = signals.iter().map(|signal| rule(&[(2, Eq, *signal)]));
-    rules.insert(libc::SYS_tgkill, signals.collect::<Result<_, _>>()?);
+    // Connected streams only: the end of a datagram pair can send to any socket that has a name.
+    let local = (0, Eq, libc::AF_UNIX as u64);
+    let stream = (1, MaskedEq(SOCKET_KIND), libc::SOCK_STREAM as u64);
+    rules.insert(libc::SYS_socketpair, vec![rule(&[local, stream])?]);
+    // A timer signals threads of its own process and no others, whatever id this process takes;
+    // so timers are how threads interrupt each other, and kill(2) and its kin are absent.
+    let monotonic = libc::CLOCK_MONOTONIC as u64;
+    rules.insert(libc::SYS_timer_create, vec![rule(&[(0, Eq, monotonic)])?]);
+    let requests = FCNTL
+        .iter()
+        .map(|request| rule(&[(1, Eq, *request as u64)]));
+    rules.insert(libc::SYS_fcntl, requests.collect::<Result<_, _>>()?);
     let ioctls = [
         rule(&[(1, MaskedEq(0xff00), KVM_IOCTL << 8)])?,
         rule(&[(1, Eq, libc::FIONBIO)])?,
         rule(&[(1, Eq, libc::FIONREAD)])?,
     ];
     rules.insert(libc::SYS_ioctl, ioctls.into());
-    let names = [libc::PR_SET_NAME, libc::PR_SET_DUMPABLE, libc::PR_SET_VMA];
+    let names = [libc::PR_SET_NAME, libc::PR_SET_VMA];
     let names = names.iter().map(|option| rule(&[(0, Eq, *option as u64)]));
-    rules.insert(libc::SYS_prctl, names.collect::<Result<_, _>>()?);
+    let mut prctl: Vec<_> = names.collect::<Result<_, _>>()?;
+    prctl.push(rule(&[(0, Eq, libc::PR_SET_DUMPABLE as u64), (1, Eq, 0)])?);
+    rules.insert(libc::SYS_prctl, prctl);
     // The other filter answers it: of two filters the stricter action counts.
     rules.insert(libc::SYS_clone3, vec![]);
     // Reading own limits: libc asks for the stack's when it starts a thread.
-    rules.insert(libc::SYS_prlimit64, vec![rule(&[(0, Eq, 0), (2, Eq, 0)])?]);
+    let reading = wide_rule(&[(0, Eq, 0), (2, Eq, 0)])?;
+    rules.insert(libc::SYS_prlimit64, vec![reading]);
     Ok(rules)
 }
 
 /// Loads the filters into the calling thread; threads and processes made later inherit them.
-pub(crate) fn confine(range: UidRange, kick: i32) -> Result<(), JailError> {
+pub(crate) fn confine(range: UidRange) -> Result<(), JailError> {
     let errno = |code: i32| SeccompAction::Errno(code as u32);
     // clone3 hides its flags from filters: libc falls back to clone when it does not exist.
     let no_clone3 = BTreeMap::from([(libc::SYS_clone3, vec![])]);
@@ -172,7 +208,7 @@ pub(crate) fn confine(range: UidRange, kick: i32) -> Result<(), JailError> {
         TargetArch::x86_64,
     );
     let allowed = SeccompFilter::new(
-        rules(range, kick)?,
+        rules(range)?,
         errno(libc::EPERM),
         SeccompAction::Allow,
         TargetArch::x86_64,

@@ -26,4 +26,3 @@ pub use error::{BuildError, ForkCause, ForkError};
 pub use fork::{ForkOutcome, ForkPlan, ForkReport, Held};
 pub use machine::{BootFiles, Machine, MachineEvent, OnEvent};
 pub use platform::{AGENT_PORT, PlatformEvent, SavedPlatform};
-pub use vcpu_kvm::kick_signal;

@@ -82,7 +82,6 @@ fn parse(args: &[String]) -> anyhow::Result<Jail> {
     Ok(Jail {
         uid: uid.context("--uid is missing")?,
         range: range.context("--uid-range is missing")?,
-        kick_signal: machine::kick_signal(),
     })
 }
 

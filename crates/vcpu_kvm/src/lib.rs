@@ -18,7 +18,6 @@ mod state;
 mod vcpu;
 
 pub use engine::KvmEngine;
-pub use kick::signal_number as kick_signal;
 
 use std::io;
 

@@ -57,8 +57,10 @@ impl KvmVcpu {
 impl Vcpu for KvmVcpu {
     fn attach(&mut self) -> Result<Arc<dyn Kick>, EngineError> {
         let byte = self.immediate_exit();
-        let kick = Arc::new(KvmKick::for_this_thread(byte));
-        self.kick = Some(Arc::clone(&kick));
+        let kick = Arc::new(KvmKick::for_this_thread(byte)?);
+        if let Some(before) = self.kick.replace(Arc::clone(&kick)) {
+            before.detach();
+        }
         Ok(kick)
     }
 

@@ -108,7 +108,7 @@ impl VmSpec {
             return Err(SpecError::Cpus(self.cpus.into()));
         }
         if !(MIN_MEMORY_BYTES..=MAX_MEMORY_BYTES).contains(&self.memory_bytes)
-            || self.memory_bytes % MEMORY_GRANULE_BYTES != 0
+            || !self.memory_bytes.is_multiple_of(MEMORY_GRANULE_BYTES)
         {
             return Err(SpecError::Memory(self.memory_bytes));
         }
