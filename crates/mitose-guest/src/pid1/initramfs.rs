@@ -109,12 +109,9 @@ fn hex(bytes: &[u8]) -> String {
 
 fn mount_root(device: &Path, cmdline: &Cmdline) -> Result<()> {
     fs::create_dir_all(NEW_ROOT).context("cannot make the mount point")?;
-    let flags = if cmdline.has("ro") {
-        MountFlags::RDONLY
-    } else {
-        MountFlags::empty()
-    };
-    let options = CString::new(cmdline.value("rootflags").unwrap_or(""))?;
+    let (mut flags, options) = mount_options(cmdline.value("rootflags").unwrap_or(""));
+    flags.set(MountFlags::RDONLY, cmdline.has("ro"));
+    let options = CString::new(options)?;
     let kinds: Vec<String> = match cmdline.value("rootfstype") {
         Some(kind) => vec![kind.to_owned()],
         None => block_filesystems(&fs::read_to_string("/proc/filesystems").unwrap_or_default()),
@@ -137,6 +134,28 @@ fn mount_root(device: &Path, cmdline: &Cmdline) -> Result<()> {
         device.display(),
         failures.join("; ")
     )
+}
+
+/// Tells the options that every file system has, which are flags, from its own.
+fn mount_options(text: &str) -> (MountFlags, String) {
+    let mut flags = MountFlags::empty();
+    let mut others = Vec::new();
+    for option in text.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "noatime" => flags |= MountFlags::NOATIME,
+            "nodiratime" => flags |= MountFlags::NODIRATIME,
+            "relatime" => flags |= MountFlags::RELATIME,
+            "strictatime" => flags |= MountFlags::STRICTATIME,
+            "lazytime" => flags |= MountFlags::LAZYTIME,
+            "nodev" => flags |= MountFlags::NODEV,
+            "nosuid" => flags |= MountFlags::NOSUID,
+            "noexec" => flags |= MountFlags::NOEXEC,
+            "sync" => flags |= MountFlags::SYNCHRONOUS,
+            "defaults" | "rw" => {}
+            other => others.push(other),
+        }
+    }
+    (flags, others.join(","))
 }
 
 /// File systems that need a device, as /proc/filesystems lists them, ext4 before its elders.
@@ -225,6 +244,14 @@ fn choose_init(cmdline: &Cmdline, carried: bool) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn general_mount_options_become_flags() {
+        let (flags, others) = mount_options("noatime,data=ordered,rw,nodev,commit=5");
+        assert_eq!(flags, MountFlags::NOATIME | MountFlags::NODEV);
+        assert_eq!(others, "data=ordered,commit=5");
+        assert_eq!(mount_options(""), (MountFlags::empty(), String::new()));
+    }
 
     #[test]
     fn ext4_is_tried_first_and_virtual_file_systems_never() {

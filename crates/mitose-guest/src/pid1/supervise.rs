@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -144,6 +145,7 @@ fn prepare_system() {
 
 fn spawn_self(role: &str) -> Option<Pid> {
     let child = Command::new("/proc/self/exe")
+        .arg0("mitose-guest")
         .arg(role)
         .env_clear()
         .env("PATH", BASE_PATH)
