@@ -18,6 +18,8 @@ mod run;
 mod tree;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -134,6 +136,34 @@ impl Command {
             Self::Completion(args) => completion::run(&args),
         }
     }
+}
+
+/// Calls of one command that are under way at a time.
+const MAX_SIDE_BY_SIDE: usize = 16;
+
+/// Does `act` to each name, several at a time; results come in the order of the names.
+fn side_by_side<T: Send>(
+    names: &[String],
+    act: impl Fn(&str) -> T + Sync,
+) -> Vec<(&String, T)> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..names.len().min(MAX_SIDE_BY_SIDE) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(name) = names.get(index) else { break };
+                    let result = act(name);
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    results.push((index, name, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(index, ..)| *index);
+    results.into_iter().map(|(_, name, result)| (name, result)).collect()
 }
 
 #[cfg(test)]

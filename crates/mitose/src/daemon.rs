@@ -13,6 +13,8 @@ use client::{Client, ClientError};
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause between two tries.
 const TRY_INTERVAL: Duration = Duration::from_millis(10);
+/// Pause before a daemon is started again while another one holds the data directory.
+const RACE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Way to the daemon of one data directory.
 #[derive(Clone, Debug)]
@@ -54,6 +56,8 @@ impl Daemon {
                 ),
                 _ => Ok(None),
             },
+            // It ends at this moment.
+            Err(ClientError::Broken { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -94,50 +98,55 @@ impl Daemon {
             home.display(),
             log.display()
         );
-        let mut child = Command::new(&program)
-            .arg("--home")
-            .arg(home)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().context("cannot share the log file")?)
-            .stderr(output)
-            .spawn()
-            .with_context(|| {
-                format!(
-                    "cannot start the daemon {}; install it beside mitose or set MITOSED",
-                    program.display()
-                )
-            })?;
-        self.wait(&mut child, &log, start)
-    }
-
-    /// Waits until a daemon answers: the one started, or that of somebody who was faster.
-    fn wait(&self, child: &mut Child, log: &Path, log_start: u64) -> anyhow::Result<Client> {
         let deadline = Instant::now() + START_TIMEOUT;
-        let mut ended_at = None;
         loop {
-            if let Some(client) = self.running()? {
+            let child = spawn(&program, home, &output)?;
+            if let Some(client) = self.wait(child, deadline)? {
                 return Ok(client);
             }
-            if ended_at.is_none()
-                && child
-                    .try_wait()
-                    .context("cannot watch the daemon")?
-                    .is_some()
-            {
-                ended_at = Some(Instant::now());
+            let reason = last_line(&log, start);
+            // One that lost the race against another, or against one that still ends, tries again.
+            if !reason.contains("another mitosed") || Instant::now() > deadline {
+                bail!("the daemon does not start: {reason}");
             }
-            // One that lost the race ends at once; the winner may need a moment to answer.
-            let given_up = ended_at.is_some_and(|at| at.elapsed() > Duration::from_secs(3));
-            if given_up || Instant::now() > deadline {
-                bail!("the daemon does not start: {}", last_line(log, log_start));
+            thread::sleep(RACE_INTERVAL);
+        }
+    }
+
+    /// Waits until a daemon answers, or the one that was started has ended.
+    fn wait(&self, mut child: Child, deadline: Instant) -> anyhow::Result<Option<Client>> {
+        loop {
+            let ended = child.try_wait().context("cannot watch the daemon")?;
+            if let Some(client) = self.running()? {
+                return Ok(Some(client));
             }
-            if ended_at.is_some() && !last_line(log, log_start).contains("another mitosed") {
-                bail!("the daemon does not start: {}", last_line(log, log_start));
+            if ended.is_some() {
+                return Ok(None);
+            }
+            if Instant::now() > deadline {
+                bail!("the daemon was started but does not answer; see its log");
             }
             thread::sleep(TRY_INTERVAL);
         }
     }
+}
+
+fn spawn(program: &Path, home: &Path, output: &File) -> anyhow::Result<Child> {
+    let share = || output.try_clone().context("cannot share the log file");
+    Command::new(program)
+        .arg("--home")
+        .arg(home)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(share()?)
+        .stderr(share()?)
+        .spawn()
+        .with_context(|| {
+            format!(
+                "cannot start the daemon {}; install it beside mitose or set MITOSED",
+                program.display()
+            )
+        })
 }
 
 fn last_line(log: &Path, start: u64) -> String {

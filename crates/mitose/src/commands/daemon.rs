@@ -1,5 +1,6 @@
 //! `mitose daemon`.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,9 +47,10 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<u8> {
         bail!("no daemon runs for {}", context.daemon.home()?.display());
     };
     if matches!(args.command, DaemonCommand::Stop) {
+        let process = format!("/proc/{}", client.status()?.pid);
         client.stop_daemon()?;
         let deadline = Instant::now() + STOP_TIMEOUT;
-        while context.daemon.running()?.is_some() {
+        while Path::new(&process).exists() {
             if Instant::now() > deadline {
                 bail!(
                     "the daemon does not end within {} s",

@@ -3,7 +3,7 @@
 use api_types::{StopRequest, Vm};
 use client::{Client, ClientError};
 
-use super::Context;
+use super::{Context, side_by_side};
 use crate::output::{self, Format};
 use crate::progress::Waiting;
 
@@ -105,15 +105,15 @@ fn each(
     names: &[String],
     what: &str,
     context: &Context,
-    act: impl Fn(&Client, &str) -> Result<Vm, ClientError>,
+    act: impl Fn(&Client, &str) -> Result<Vm, ClientError> + Sync,
 ) -> anyhow::Result<u8> {
     let client = context.client()?;
     let mut done = Vec::new();
     let mut code = 0;
-    for name in names {
-        let waiting = Waiting::for_(format!("{name} {what}"));
-        let result = act(&client, name);
-        drop(waiting);
+    let waiting = Waiting::for_(format!("{} {what}", names.join(", ")));
+    let results = side_by_side(names, |name| act(&client, name));
+    drop(waiting);
+    for (_, result) in results {
         match result {
             Ok(vm) => done.push(vm),
             Err(error) => {

@@ -1,6 +1,6 @@
 //! `mitose rm`.
 
-use super::Context;
+use super::{Context, side_by_side};
 use crate::output::{self, Format};
 
 /// Remove VMs with their own disks
@@ -24,8 +24,9 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<u8> {
     let client = context.client()?;
     let mut removed = Vec::new();
     let mut code = 0;
-    for name in &args.names {
-        match client.remove(name, args.force) {
+    // The end of a VM's process takes its time: several end side by side.
+    for (name, result) in side_by_side(&args.names, |name| client.remove(name, args.force)) {
+        match result {
             Ok(()) => removed.push(name),
             Err(error) => {
                 eprintln!("error: {}", output::chain_line(&error.into()));

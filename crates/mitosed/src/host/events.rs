@@ -106,12 +106,13 @@ impl Host {
         }
         let ending = pid.and_then(|pid| wait_gone(pid, Duration::from_secs(10)));
         let words = self.last_words(vm);
-        let outcome = vm.update(|live| {
-            is_current(live, link).then(|| {
+        let outcome = {
+            let mut live = vm.live();
+            is_current(&live, link).then(|| {
                 self.forget_sockets(vm);
-                finish(live, problem, ending, words)
+                finish(&mut live, problem, ending, words)
             })
-        });
+        };
         let Some((uid, reset, told)) = outcome else {
             return;
         };
@@ -119,6 +120,8 @@ impl Host {
             self.pool.free_uid(uid);
         }
         self.commit_logged(&[vm], with_event(event(&vm.name, told.0, told.1)));
+        // Whoever waits for the end goes on when it is on record.
+        vm.update(|_| ());
         if reset {
             let _turn = vm.operate();
             if vm.state() == PowerState::PoweredOff && !vm.live().removed {
