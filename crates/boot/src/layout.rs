@@ -54,6 +54,8 @@ pub const ACPI_END: u64 = 0xE_F000;
 pub const GENERATION_ID: u64 = 0xE_F000;
 /// SMBIOS entry point and structures, where a scan finds them.
 pub const SMBIOS_START: u64 = 0xF_0000;
+/// Where a kernel jumps in real mode (F000:FFF0) to have the firmware reset the machine.
+pub const RESET_VECTOR: u64 = 0xF_FFF0;
 /// Lowest address at which a kernel is loaded.
 pub const KERNEL_START_MIN: u64 = MIB;
 

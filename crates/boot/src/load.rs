@@ -13,6 +13,19 @@ use crate::{acpi, cpu, linux, pvh};
 
 /// Bytes of an initial RAM disk copied at a time.
 const COPY_BYTES: usize = 1 << 20;
+/// Real-mode code at the reset vector: MOV AL, FEh; OUT 64h, AL; then HLT for good.
+///
+/// With hardware-reduced ACPI, Linux on x86 expects an EFI reset; without EFI it ends in the
+/// firmware's reset vector and never tries the ACPI reset register.
+const RESET_CODE: [u8; 7] = [
+    0xb0,
+    0xfe,
+    0xe6,
+    layout::KEYBOARD_PORT as u8,
+    0xf4,
+    0xeb,
+    0xfd,
+];
 /// Ranges below 1 MiB that hold the loader's own structures.
 const LOADER_RANGES: [(u64, u64); 2] = [
     (
@@ -231,6 +244,11 @@ pub fn load<M: GuestMemory + ?Sized>(
         layout::GENERATION_ID,
         &platform.generation_id,
     )?;
+    let covers =
+        |s: &LoadSegment| s.start <= layout::RESET_VECTOR && s.end() > layout::RESET_VECTOR;
+    if !kernel.segments.iter().any(covers) {
+        writer.put("reset code", layout::RESET_VECTOR, &RESET_CODE)?;
+    }
     writer.entry_structures(kernel, &ram, &placed)?;
 
     let mode = entry_mode(kernel);

@@ -170,6 +170,29 @@ fn plain_elf_starts_in_long_mode_at_a_chosen_entry() {
     let root = word(&memory, registers.cr3);
     assert_eq!(root & 0xfff, 3);
     assert_eq!(bytes(&memory, layout::COMMAND_LINE, 1), [0]);
+    assert_eq!(
+        bytes(&memory, layout::RESET_VECTOR, 5),
+        [0xb0, 0xfe, 0xe6, 0x64, 0xf4]
+    );
+}
+
+#[test]
+fn kernel_over_the_reset_vector_is_left_alone() {
+    let memory = memory(16 * MIB);
+    let kernel = kernel(elf(
+        0x10_0000,
+        &[Segment::new(0xf_f000, &[0x90; 0x2000])],
+        &[],
+    ));
+    let request = BootRequest {
+        platform: &platform(16 * MIB),
+        kernel: &kernel,
+        command_line: "",
+        initrd: None,
+        entry: None,
+    };
+    load(&memory, request).unwrap();
+    assert_eq!(bytes(&memory, layout::RESET_VECTOR, 16), [0x90; 16]);
 }
 
 struct Case {
