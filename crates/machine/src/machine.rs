@@ -395,11 +395,6 @@ impl Machine {
     /// Ends vCPUs and devices: what guests flushed is in the files.
     pub fn end(mut self) {
         self.vcpus.end();
-        for disk in &self.platform.disks {
-            let mut guard = disk.lock();
-            if let Err(error) = guard.quiesce() {
-                tracing::warn!(%error, "a disk could not write its caches at the end");
-            }
-        }
+        self.platform.sync_disks();
     }
 }

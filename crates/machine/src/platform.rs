@@ -19,9 +19,9 @@ use guest_memory::{GuestMemoryMmap, GuestRam};
 use serde::{Deserialize, Serialize};
 use vcpu::{GuestIo, Vm};
 use virtio_devices::{
-    Balloon, Block, BlockConfig, BlockEvent, BlockEventSink, GuestConnectSink, MmioTransport, Net,
-    NetConfig, ReclaimRam, Rng, SavedTransport, VirtioDevice, Vsock, VsockConfig, Worker,
-    WorkerBuilder,
+    Balloon, Block, BlockBackend, BlockConfig, BlockEvent, BlockEventSink, GuestConnectSink,
+    MmioTransport, Net, NetConfig, ReclaimRam, Rng, SavedTransport, VirtioDevice, Vsock,
+    VsockConfig, Worker, WorkerBuilder,
 };
 use vm_spec::VmSpec;
 
@@ -383,6 +383,20 @@ impl Platform {
         let mut guard = self.shared.lock();
         let nic = guard.device_mut::<Net>(index);
         nic.map(|net| net.set_link(up)).is_some()
+    }
+
+    /// Makes everything that guests wrote durable; what fails is logged, since the VM ends anyway.
+    pub(crate) fn sync_disks(&self) {
+        for (index, disk) in self.disks.iter().enumerate() {
+            disk.gate();
+            let mut guard = disk.lock();
+            let synced = guard
+                .device_mut::<Block<Disk>>(0)
+                .map(|block| block.backend_mut().sync());
+            if let Some(Err(error)) = synced {
+                tracing::error!(index, %error, "a disk could not be made durable at the end");
+            }
+        }
     }
 
     /// Lets disks that found no space try again.
