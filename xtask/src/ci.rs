@@ -6,11 +6,14 @@ use anyhow::{Context, bail};
 
 const STEPS: &[(&str, &[&str])] = &[
     ("formatting", &["cargo", "fmt", "--all", "--check"]),
+    ("house rules", &["cargo", "xtask", "tidy"]),
     (
         "lints",
         &[
             "cargo",
             "clippy",
+            // The profile of `make test`, so that macros and build scripts are built once.
+            "--release",
             "--workspace",
             "--all-targets",
             "--locked",
@@ -19,7 +22,6 @@ const STEPS: &[(&str, &[&str])] = &[
             "warnings",
         ],
     ),
-    ("house rules", &["cargo", "xtask", "tidy"]),
     ("tests", &["make", "test"]),
 ];
 
