@@ -37,6 +37,7 @@ impl Host {
         let folder = tempfile::Builder::new().prefix("mitose-bench-").tempdir()?;
         let home = folder.path().join("h");
         std::fs::create_dir(&home)?;
+        let home = home.canonicalize()?;
         std::fs::write(folder.path().join("guest.elf"), bare_guests::guest_elf())?;
         let disk = File::create_new(folder.path().join("disk.qcow2"))?;
         disk_layers::create_full(&disk, DISK_BYTES)?;

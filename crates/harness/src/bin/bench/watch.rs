@@ -58,7 +58,10 @@ impl FirstBytes {
     pub(crate) fn wait(&self, path: &Path) -> anyhow::Result<u64> {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let seen = self.seen.lock().map_or(None, |seen| seen.get(path).copied());
+            let seen = self
+                .seen
+                .lock()
+                .map_or(None, |seen| seen.get(path).copied());
             if let Some(at_ns) = seen {
                 return Ok(at_ns);
             }

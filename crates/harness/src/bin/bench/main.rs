@@ -1,0 +1,248 @@
+//! `bench`: what a fork costs, on the machine's own KVM with bare-metal guests.
+//!
+//! Every VM has a qcow2 disk and a TAP and has touched its RAM. Forks go through the daemon, as
+//! users' forks do; the lab serves only for the ratio of boot and fork of a Linux guest. The report
+//! has each row in any case: with figures, or with the reason why there are none.
+
+#![forbid(unsafe_code)]
+
+mod batch;
+mod busy;
+mod first;
+mod honest;
+mod host;
+mod linux;
+mod memory;
+mod repeat;
+mod report;
+mod source;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::host::{Host, POOL};
+use crate::report::{Expected, Report, Target};
+
+const USAGE: &str = "usage: bench [--quick] [--no-build] [--only SECTION] [--report FILE]
+sections: first, honest, brownout, repeat, busy, batch, linux";
+
+/// Rows that every report has. Targets are medians on a two-core machine.
+const EXPECTED: &[Expected] = &[
+    row("fork.first.stun_us.128MiB", "us", Target::AtMost(600.0)),
+    row("fork.first.stun_us.512MiB", "us", Target::AtMost(1000.0)),
+    row("fork.first.stun_us.2048MiB", "us", Target::AtMost(2000.0)),
+    row(
+        "fork.first.stun_us.2048MiB.huge_pages",
+        "us",
+        Target::AtMost(1000.0),
+    ),
+    row("fork.first.brownout_ms", "ms", Target::None),
+    row(
+        "fork.repeat.stun_us.2048MiB.dirty1pct",
+        "us",
+        Target::AtMost(3000.0),
+    ),
+    row(
+        "fork.repeat.stun_us.2048MiB.dirty10pct",
+        "us",
+        Target::AtMost(6000.0),
+    ),
+    row("fork.busy_disk.stun_us", "us", Target::None),
+    row("fork.busy_disk.io_held_us", "us", Target::None),
+    row(
+        "fork.busy_disk.stun_p99_over_idle",
+        "ratio",
+        Target::AtMost(3.0),
+    ),
+    row("clone.first_run_us.1.pool", "us", Target::AtMost(3000.0)),
+    row(
+        "clone.first_run_us.1.empty_pool",
+        "us",
+        Target::AtMost(3000.0),
+    ),
+    row(
+        "clone.repeat.first_run_us.dirty10pct",
+        "us",
+        Target::AtMost(12_000.0),
+    ),
+    row("clone.batch100.wall_us", "us", Target::AtMost(150_000.0)),
+    row(
+        "clone.batch100.wall_us.empty_pool",
+        "us",
+        Target::AtMost(150_000.0),
+    ),
+    row(
+        "clone.repeat.batch100.wall_us",
+        "us",
+        Target::AtMost(600_000.0),
+    ),
+    row("clone.idle.private_kib", "KiB", Target::AtMost(563.0)),
+    row("clone.idle.kernel_kib", "KiB", Target::AtMost(614.0)),
+    row("cow.ns_per_page", "ns", Target::None),
+    row("destroy.ms", "ms", Target::None),
+    row("clone.vs_boot.ratio", "ratio", Target::AtLeast(10.0)),
+    row("honest.gap_minus_stun_us", "us", Target::MaxAtMost(300.0)),
+    row(
+        "honest.first_byte_minus_first_run_us",
+        "us",
+        Target::MaxAtMost(2000.0),
+    ),
+];
+
+const fn row(name: &'static str, unit: &'static str, target: Target) -> Expected {
+    Expected { name, unit, target }
+}
+
+/// What a section works with.
+pub(crate) struct Bench {
+    pub(crate) host: Host,
+    pub(crate) report: Report,
+    pub(crate) quick: bool,
+}
+
+impl Bench {
+    /// Number of samples: `full`, or about a fifth of it.
+    pub(crate) fn samples(&self, full: usize) -> usize {
+        if self.quick { full.div_ceil(5) } else { full }
+    }
+}
+
+/// Ends a section that takes too long.
+#[derive(Clone, Copy)]
+pub(crate) struct Limit(Instant);
+
+impl Limit {
+    pub(crate) fn reached(self) -> bool {
+        Instant::now() > self.0
+    }
+}
+
+type Section = fn(&mut Bench, Limit) -> anyhow::Result<()>;
+
+/// Sections with their share of the time, seconds, and the beginnings of their rows' names.
+const SECTIONS: &[(&str, Section, u64, &[&str])] = &[
+    (
+        "first",
+        first::forks,
+        110,
+        &["fork.first.stun", "clone.first_run", "cow"],
+    ),
+    ("honest", honest::run, 30, &["honest"]),
+    ("brownout", first::brownout, 30, &["fork.first.brownout"]),
+    ("repeat", repeat::run, 80, &["fork.repeat", "clone.repeat"]),
+    ("busy", busy::run, 40, &["fork.busy_disk"]),
+    (
+        "batch",
+        batch::run,
+        110,
+        &[
+            "clone.batch100",
+            "clone.repeat.batch100",
+            "clone.idle",
+            "destroy",
+        ],
+    ),
+    ("linux", linux::run, 200, &["clone.vs_boot"]),
+];
+
+struct Options {
+    quick: bool,
+    build: bool,
+    only: Option<String>,
+    report: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [inside, home, answer] = args.as_slice()
+        && inside == "--inside"
+    {
+        return linux::inside(Path::new(home), Path::new(answer));
+    }
+    let options = parse(&args)?;
+    if options.build {
+        build_programs()?;
+    }
+    let mut report = Report::new(options.quick, EXPECTED);
+    if !harness::kvm_present() {
+        for row in EXPECTED {
+            report.skip(row.name, "this machine has no /dev/kvm that can be opened");
+        }
+        return report.finish(&options.report);
+    }
+    let mut bench = Bench {
+        host: Host::start(POOL)?,
+        report,
+        quick: options.quick,
+    };
+    for (name, section, seconds, rows) in SECTIONS {
+        let wanted = options.only.as_deref().is_none_or(|only| only == *name);
+        let reason = if wanted {
+            eprintln!("==> {name}");
+            let limit = Limit(Instant::now() + Duration::from_secs(*seconds));
+            let result = section(&mut bench, limit);
+            result.err().map(|error| format!("{error:#}"))
+        } else {
+            Some("not asked for".to_owned())
+        };
+        if let Some(reason) = reason {
+            if wanted {
+                eprintln!("    ended early: {reason}");
+            }
+            for row in EXPECTED {
+                if rows.iter().any(|start| row.name.starts_with(start)) {
+                    bench.report.skip(row.name, &reason);
+                }
+            }
+        }
+    }
+    for warning in bench.host.warnings() {
+        eprintln!("daemon: {warning}");
+    }
+    bench.report.finish(&options.report)
+}
+
+fn parse(args: &[String]) -> anyhow::Result<Options> {
+    let mut options = Options {
+        quick: false,
+        build: true,
+        only: None,
+        report: "bench-report.json".into(),
+    };
+    let mut args = args.iter().map(String::as_str);
+    while let Some(arg) = args.next() {
+        match arg {
+            "--quick" => options.quick = true,
+            "--no-build" => options.build = false,
+            "--only" => {
+                let only = args.next().context(USAGE)?;
+                if SECTIONS.iter().all(|(name, ..)| *name != only) {
+                    bail!("there is no section {only}\n{USAGE}");
+                }
+                options.only = Some(only.to_owned());
+            }
+            "--report" => options.report = args.next().context(USAGE)?.into(),
+            _ => bail!("{USAGE}"),
+        }
+    }
+    Ok(options)
+}
+
+/// Builds the programs that are measured, with the profile of this one, where cargo started it.
+fn build_programs() -> anyhow::Result<()> {
+    let Some(cargo) = std::env::var_os("CARGO") else {
+        return Ok(());
+    };
+    let mut command = Command::new(cargo);
+    command.args(["build", "-p", "mitose", "-p", "mitosed", "-p", "mitose-vmm"]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let status = command.status().context("cannot run cargo")?;
+    anyhow::ensure!(status.success(), "the programs could not be built");
+    Ok(())
+}
