@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use disk_layers::{LayerFile, PreparedTop};
+use disk_layers::{DiskStack, LayerFile, PreparedTop};
 use guest_memory::{GuestRam, SealedView, View};
 use jail::SoleThread;
 use virtio_devices::{Block, Worker, WorkerGuard};
@@ -23,7 +23,6 @@ use vmm_protocol::ForkStep;
 
 use crate::checkpoint::Checkpoint;
 use crate::clock::{monotonic_ns, us_between};
-use crate::disk::Disk;
 use crate::error::{ForkCause, ForkError};
 use crate::machine::{Machine, lock_ram};
 
@@ -206,7 +205,6 @@ impl Machine {
             ..
         } = self;
         let deadline = Instant::now() + Duration::from_millis(drain_ms_max.into());
-        let mut disks = vec![];
         for (index, disk) in platform.disks.iter().enumerate() {
             let step = ForkStep::Drain;
             let busy = || ForkError {
@@ -221,7 +219,6 @@ impl Machine {
                 step,
                 cause: ForkCause::Flush { index, source },
             })?;
-            disks.push(guard);
         }
         steps.done(ForkStep::Drain)?;
         let was_running = vcpus.is_running();
@@ -294,10 +291,10 @@ fn swap_all(
     let mut swapped = 0;
     let mut result = Ok(());
     for (index, top) in tops.into_iter().enumerate() {
-        let Some(block) = disks[index].device_mut::<Block<Disk>>(0) else {
+        let Some(block) = disks[index].device_mut::<Block<DiskStack>>(0) else {
             continue;
         };
-        if let Err(source) = block.backend_mut().0.push_top(top) {
+        if let Err(source) = block.backend_mut().push_top(top) {
             result = Err(ForkError {
                 step: ForkStep::SwapDisks,
                 cause: ForkCause::Swap { index, source },
@@ -311,10 +308,9 @@ fn swap_all(
         .and_then(|()| switch_ram(ram, checkpoint, steps));
     if result.is_err() {
         for guard in &mut disks[..swapped] {
-            if let Some(block) = guard.device_mut::<Block<Disk>>(0) {
+            if let Some(block) = guard.device_mut::<Block<DiskStack>>(0) {
                 block
                     .backend_mut()
-                    .0
                     .pop_top()
                     .expect("a top that nothing wrote to comes off");
             }

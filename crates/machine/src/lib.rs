@@ -12,7 +12,6 @@
 mod backends;
 mod checkpoint;
 mod clock;
-mod disk;
 mod error;
 mod fork;
 mod machine;

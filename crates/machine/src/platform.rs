@@ -19,14 +19,13 @@ use guest_memory::{GuestMemoryMmap, GuestRam};
 use serde::{Deserialize, Serialize};
 use vcpu::{GuestIo, Vm};
 use virtio_devices::{
-    Balloon, Block, BlockBackend, BlockConfig, BlockEvent, BlockEventSink, GuestConnectSink,
-    MmioTransport, Net, NetConfig, ReclaimRam, Rng, SavedTransport, VirtioDevice, Vsock,
-    VsockConfig, Worker, WorkerBuilder,
+    Balloon, Block, BlockConfig, BlockEvent, BlockEventSink, GuestConnectSink, MmioTransport, Net,
+    NetConfig, ReclaimRam, Rng, SavedTransport, VirtioDevice, Vsock, VsockConfig, Worker,
+    WorkerBuilder,
 };
 use vm_spec::VmSpec;
 
 use crate::backends::{Backends, DiskFiles};
-use crate::disk::Disk;
 use crate::error::BuildError;
 
 /// vsock port on which the VM process itself answers the guest's agent.
@@ -391,7 +390,7 @@ impl Platform {
             disk.gate();
             let mut guard = disk.lock();
             let synced = guard
-                .device_mut::<Block<Disk>>(0)
+                .device_mut::<Block<DiskStack>>(0)
                 .map(|block| block.backend_mut().sync());
             if let Some(Err(error)) = synced {
                 tracing::error!(index, %error, "a disk could not be made durable at the end");
@@ -403,7 +402,7 @@ impl Platform {
     pub(crate) fn retry_disks(&self) {
         for disk in &self.disks {
             let mut guard = disk.lock();
-            if let Some(block) = guard.device_mut::<Block<Disk>>(0) {
+            if let Some(block) = guard.device_mut::<Block<DiskStack>>(0) {
                 block.resume();
             }
         }
@@ -439,7 +438,7 @@ fn add_disk(
     };
     let mut worker =
         Worker::builder(&format!("disk{index}"), Arc::clone(memory)).map_err(BuildError::Worker)?;
-    slots.add(&mut worker, Box::new(Block::new(Disk(stack), config)))?;
+    slots.add(&mut worker, Box::new(Block::new(stack, config)))?;
     worker.spawn().map_err(BuildError::Worker)
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// Words that no guest log may hold.
 const BAD: &[&str] = &[
-    "WARNING:",
+    "WARNING: CPU",
     "BUG:",
     "Oops",
     "stall",
