@@ -14,11 +14,15 @@ use rustix::net::{
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_REPLACE: u16 = 0x100;
+const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE: u16 = 0x400;
 const IFF_UP: u32 = 1;
 const IFLA_ADDRESS: u16 = 1;
@@ -49,6 +53,19 @@ pub(super) fn add_address(interface: &str, address: IpAddr, prefix: u8) -> io::R
     ask(&Message::address(index_of(interface)?, address, prefix))
 }
 
+/// Removes all other addresses of the same family: those that a clone has from its source.
+pub(super) fn remove_other_addresses(interface: &str, keep: IpAddr, prefix: u8) -> io::Result<()> {
+    let index = index_of(interface)?;
+    for (address, length) in list_addresses(index)? {
+        if address.is_ipv4() == keep.is_ipv4() && (address, length) != (keep, prefix) {
+            let mut message = Message::new(RTM_DELADDR, 0);
+            message.address_body(index, address, length);
+            ask(&message)?;
+        }
+    }
+    Ok(())
+}
+
 /// Sets the default route of a family.
 pub(super) fn set_default_route(interface: &str, gateway: IpAddr) -> io::Result<()> {
     ask(&Message::default_route(index_of(interface)?, gateway))
@@ -60,16 +77,81 @@ fn index_of(interface: &str) -> io::Result<u32> {
     Ok(rustix::net::netdevice::name_to_index(&socket, interface)?)
 }
 
-fn ask(message: &Message) -> io::Result<()> {
-    let socket: OwnedFd = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        // NETLINK_ROUTE is protocol 0.
-        None,
-    )?;
+/// Sends a message on a socket of its own; answers are read from it.
+fn send(message: &Message) -> io::Result<OwnedFd> {
+    // NETLINK_ROUTE is protocol 0.
+    let (kind, flags) = (SocketType::RAW, SocketFlags::CLOEXEC);
+    let socket = socket_with(AddressFamily::NETLINK, kind, flags, None)?;
     let kernel = SocketAddrNetlink::new(0, 0);
     sendto(&socket, &message.finish(), SendFlags::empty(), &kernel)?;
+    Ok(socket)
+}
+
+/// Lists the addresses of an interface.
+fn list_addresses(index: u32) -> io::Result<Vec<(IpAddr, u8)>> {
+    let mut message = Message::new(RTM_GETADDR, NLM_F_DUMP);
+    message.bytes.extend([0u8; 8]);
+    let socket = send(&message)?;
+    let mut found = Vec::new();
+    let mut answer = vec![0u8; 32 << 10];
+    loop {
+        let (_, n) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
+        let mut rest = &answer[..n.min(answer.len())];
+        while let Some((kind, body, next)) = next_message(rest) {
+            match kind {
+                NLMSG_DONE | NLMSG_ERROR => return Ok(found),
+                RTM_NEWADDR => found.extend(parse_address(body, index)),
+                _ => {}
+            }
+            rest = next;
+        }
+        if n == 0 {
+            return Ok(found);
+        }
+    }
+}
+
+/// Takes one message off: kind, what follows the header, what follows the message.
+fn next_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let len = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let body = bytes.get(HEADER..len)?;
+    Some((
+        kind,
+        body,
+        bytes.get(len.next_multiple_of(4)..).unwrap_or_default(),
+    ))
+}
+
+/// Reads `struct ifaddrmsg` with its attributes when it is about the interface.
+fn parse_address(body: &[u8], index: u32) -> Option<(IpAddr, u8)> {
+    let prefix = *body.get(1)?;
+    if u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?) != index {
+        return None;
+    }
+    let mut attributes = body.get(8..)?;
+    let mut address = None;
+    while let Some(head) = attributes.first_chunk::<4>() {
+        let len = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let kind = u16::from_ne_bytes([head[2], head[3]]);
+        let value = attributes.get(4..len)?;
+        // On a point-to-point link the local address is the interface's own.
+        if kind == IFA_LOCAL || (kind == IFA_ADDRESS && address.is_none()) {
+            address = match value.len() {
+                4 => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
+                16 => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
+                _ => None,
+            };
+        }
+        attributes = attributes
+            .get(len.next_multiple_of(4)..)
+            .unwrap_or_default();
+    }
+    Some((address?, prefix))
+}
+
+fn ask(message: &Message) -> io::Result<()> {
+    let socket = send(message)?;
     let mut answer = [0u8; 4096];
     let (_, n) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
     acknowledged(&answer[..n.min(4096)])
@@ -118,12 +200,16 @@ impl Message {
     /// `struct ifaddrmsg`.
     fn address(index: u32, address: IpAddr, prefix: u8) -> Self {
         let mut message = Self::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE);
-        message.bytes.extend([family(address), prefix, 0, 0]);
-        message.bytes.extend(index.to_ne_bytes());
-        let octets = octets(address);
-        message.attribute(IFA_LOCAL, &octets);
-        message.attribute(IFA_ADDRESS, &octets);
+        message.address_body(index, address, prefix);
         message
+    }
+
+    fn address_body(&mut self, index: u32, address: IpAddr, prefix: u8) {
+        self.bytes.extend([family(address), prefix, 0, 0]);
+        self.bytes.extend(index.to_ne_bytes());
+        let octets = octets(address);
+        self.attribute(IFA_LOCAL, &octets);
+        self.attribute(IFA_ADDRESS, &octets);
     }
 
     /// `struct rtmsg` for 0.0.0.0/0 or ::/0.
@@ -195,6 +281,23 @@ mod tests {
     fn the_kernel_answers_for_an_interface_that_exists() {
         assert!(index_of("lo").unwrap() > 0);
         assert!(index_of("no-such-if").is_err());
+    }
+
+    #[test]
+    fn addresses_of_an_interface_are_listed() {
+        let addresses = list_addresses(index_of("lo").unwrap()).unwrap();
+        assert!(
+            addresses.contains(&("127.0.0.1".parse().unwrap(), 8)),
+            "{addresses:?}"
+        );
+        let body = Message::address(3, "2001:db8::1".parse().unwrap(), 64).finish();
+        let expected = Some(("2001:db8::1".parse().unwrap(), 64));
+        assert_eq!(parse_address(&body[16..], 3), expected);
+        assert_eq!(parse_address(&body[16..], 4), None);
+        for cut in 0..body.len() {
+            let _ = next_message(&body[..cut]);
+            let _ = parse_address(&body[16.min(cut)..cut], 3);
+        }
     }
 
     #[test]

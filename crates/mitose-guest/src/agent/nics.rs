@@ -41,8 +41,19 @@ pub(super) fn set_mac(nic: &NicIdentity) -> Result<()> {
             netlink::set_up(&name, false).context("cannot bring it down")?;
             netlink::set_mac(&name, mac).context("cannot set the MAC address")?;
         }
+        renew_ipv6(&name);
     }
     netlink::set_up(&name, true).context("cannot bring it up")
+}
+
+/// Makes the kernel drop an interface's IPv6 addresses and derive new ones from its MAC address:
+/// the old ones are the source's.
+fn renew_ipv6(name: &str) {
+    let switch = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+    if fs::read_to_string(&switch).is_ok_and(|text| text.trim() == "0") {
+        let _ = fs::write(&switch, "1");
+        let _ = fs::write(&switch, "0");
+    }
 }
 
 /// Sets static addresses, or asks for one where DHCP is wanted.
@@ -65,6 +76,7 @@ pub(super) fn set_addresses(identity: &Identity) -> Result<()> {
 fn set_static(nic: &NicIdentity, address: &str) -> Result<()> {
     let name = interface(nic)?;
     let (address, prefix) = parse_cidr(address)?;
+    netlink::remove_other_addresses(&name, address, prefix).context("cannot remove old ones")?;
     netlink::add_address(&name, address, prefix).context("cannot set the address")?;
     if let Some(gateway) = &nic.gateway {
         let gateway: IpAddr = gateway.parse().context("bad gateway address")?;
