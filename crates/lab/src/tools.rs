@@ -13,12 +13,18 @@ const MESSAGE_CHARS_MAX: usize = 2000;
 
 /// Returns the full path of `program`, or an error that names the remedy.
 pub(crate) fn find(program: &'static str) -> Result<PathBuf, BuildError> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(ADMIN_DIRECTORIES.iter().map(PathBuf::from))
+    search_path()
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
         .ok_or(BuildError::Tool { program })
+}
+
+/// Returns the directories that programs are looked for in.
+fn search_path() -> impl Iterator<Item = PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let own: Vec<PathBuf> = env::split_paths(&path).collect();
+    own.into_iter()
+        .chain(ADMIN_DIRECTORIES.iter().map(PathBuf::from))
 }
 
 /// Runs `program` in `directory` to its end and returns its standard error.
@@ -48,6 +54,7 @@ fn finish<S: AsRef<OsStr>>(
         .args(arguments)
         .current_dir(directory)
         .env("LC_ALL", "C")
+        .envs(env::join_paths(search_path()).map(|path| ("PATH", path)))
         .stdin(Stdio::null())
         .output()
         .map_err(|source| BuildError::Spawn { program, source })?;
