@@ -86,8 +86,9 @@ pub struct Hello {
     pub agent_version: String,
     /// Whether this agent had a connection before.
     pub reason: HelloReason,
-    /// Kinds of the SSH host keys that the guest has (`rsa`, `ecdsa`, `ed25519`): a clone is given
-    /// new ones of the same kinds.
+    /// Kinds of the SSH host keys (`rsa`, `ecdsa`, `ed25519`) that the guest has, or wants when its
+    /// SSH server has none yet: an identity brings new ones of these kinds. In
+    /// [`IdentityKind::Boot`] they are used only by a guest without keys.
     #[serde(default)]
     pub ssh_host_key_kinds: Vec<String>,
     /// Current host name.

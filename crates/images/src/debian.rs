@@ -295,6 +295,10 @@ fn set_up_systemd(root: &Path) -> io::Result<()> {
         "mitose-guest.service",
         "../mitose-guest.service",
     )?;
+    // The package scripts have done what a first start after an update does.
+    for stamp in ["etc/.updated", "var/.updated"] {
+        write(root, stamp, "")?;
+    }
     // A login prompt on the serial port would wait for a device that udev announces late, and
     // nobody has a password; waiting for a network would wait for one that may not be there.
     for unit in [

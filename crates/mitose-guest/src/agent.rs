@@ -138,7 +138,7 @@ impl Agent {
             protocol: PROTOCOL_VERSION,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             reason,
-            ssh_host_key_kinds: ssh::host_key_kinds(&self.root),
+            ssh_host_key_kinds: ssh::wanted_kinds(&self.root),
             hostname: identity::hostname(&self.root),
         }
     }

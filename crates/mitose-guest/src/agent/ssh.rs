@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use agent_protocol::SshHostKey;
 
@@ -29,6 +30,19 @@ pub(super) fn host_key_kinds(root: &Root) -> Vec<String> {
         .collect();
     kinds.sort();
     kinds
+}
+
+/// Kinds that an SSH server makes for itself when it is installed.
+const USUAL_KINDS: [&str; 3] = ["ecdsa", "ed25519", "rsa"];
+
+/// Returns the kinds that the guest is to be given: those that it has, or the usual ones for an
+/// SSH server that has none yet.
+pub(super) fn wanted_kinds(root: &Root) -> Vec<String> {
+    let present = host_key_kinds(root);
+    if present.is_empty() && root.path(DIR).join("sshd_config").exists() {
+        return USUAL_KINDS.map(str::to_owned).to_vec();
+    }
+    present
 }
 
 /// Whether an SSH server's configuration exists: a guest without one is given no keys.
@@ -67,11 +81,31 @@ pub(super) fn reload_server() {
             (name == "sshd").then_some((pid, parent))
         })
         .collect();
+    if servers.is_empty() {
+        start_failed_server();
+    }
     for &(pid, parent) in &servers {
         // A session is a child of the listener and must not be told: it would end.
         if !servers.iter().any(|&(other, _)| other == parent) {
             let _ = linux::kill_process(pid, libc::SIGHUP);
         }
+    }
+}
+
+/// systemd has given up on a server that had no keys at start; it has them by now.
+fn start_failed_server() {
+    let unit = "ssh.service";
+    let enabled = Path::new("/etc/systemd/system/multi-user.target.wants")
+        .join(unit)
+        .exists();
+    if !enabled || !Path::new("/run/systemd/system").exists() {
+        return;
+    }
+    for args in [&["reset-failed", unit][..], &["--no-block", "start", unit]] {
+        let _ = Command::new("systemctl")
+            .args(args)
+            .stderr(Stdio::null())
+            .status();
     }
 }
 

@@ -81,6 +81,9 @@ fn ssh_keys_of_a_clone_are_replaced_and_a_boots_kept() {
         public: format!("{text}-pub"),
     };
     let (_dir, root) = root();
+    assert!(ssh::wanted_kinds(&root).is_empty());
+    fs::write(root.path("/etc/ssh/sshd_config"), "").unwrap();
+    assert_eq!(ssh::wanted_kinds(&root), ["ecdsa", "ed25519", "rsa"]);
     let mut boot = identity(IdentityKind::Boot);
     boot.ssh_host_keys = vec![key("rsa", "first")];
     apply(&root, &boot);
@@ -90,7 +93,7 @@ fn ssh_keys_of_a_clone_are_replaced_and_a_boots_kept() {
     assert_eq!(read(&root, "/etc/ssh/ssh_host_rsa_key"), "first");
 
     fs::write(root.path("/etc/ssh/ssh_host_ecdsa_key"), "old").unwrap();
-    assert_eq!(ssh::host_key_kinds(&root), ["ecdsa", "rsa"]);
+    assert_eq!(ssh::wanted_kinds(&root), ["ecdsa", "rsa"]);
     let mut clone = identity(IdentityKind::Clone);
     clone.ssh_host_keys = vec![key("rsa", "third")];
     apply(&root, &clone);
