@@ -1,4 +1,4 @@
-//! A PC of RAM, vCPUs, IOAPIC and one serial port, just enough to run a guest.
+//! A PC of RAM, vCPUs, IOAPIC, one serial port and one virtio slot, just enough to run a guest.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -12,10 +12,12 @@ use boot::{BootRequest, BootState, Kernel, Platform};
 use chipset::{Bus, IoApic, MsiMessage, MsiSink, Serial};
 use vcpu::{Engine, Exit, GuestIo, Kick, RamSlot, Registers, Segment, SystemRegisters, Vm};
 use vcpu_kvm::KvmEngine;
+use virtio_devices::{VirtioDevice, Worker};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// Emulated guests are slow and test machines busy.
 const PATIENCE: Duration = Duration::from_secs(120);
+const RAM_BYTES: u64 = 64 * MIB;
 
 /// A running guest; stops when dropped.
 pub struct Pc {
@@ -23,26 +25,37 @@ pub struct Pc {
     output: Output,
     io: Arc<Io>,
     threads: Vec<(Arc<dyn Kick>, JoinHandle<()>)>,
+    _worker: Worker,
 }
 
 impl Pc {
     /// Boots `elf`, or returns `None`, saying so, where the host has no KVM.
-    pub fn start(elf: &[u8], command_line: &str, vcpus: u8, ram_mib: u64) -> Option<Self> {
-        let device = match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-            Ok(device) => device,
+    pub fn start(elf: &[u8], command_line: &str, vcpus: u8) -> Option<Self> {
+        Self::start_with(elf, command_line, vcpus, None)
+    }
+
+    /// Boots `elf` with a device in virtio slot 0.
+    pub fn start_with(
+        elf: &[u8],
+        command_line: &str,
+        vcpus: u8,
+        device: Option<Box<dyn VirtioDevice>>,
+    ) -> Option<Self> {
+        let kvm = match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+            Ok(kvm) => kvm,
             Err(error) => {
                 eprintln!("skipped: /dev/kvm cannot be opened: {error}");
                 return None;
             }
         };
-        let ram_bytes = ram_mib * MIB;
+        let ram_bytes = RAM_BYTES;
         let ranges = [(GuestAddress(0), ram_bytes as usize)];
         let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&ranges).unwrap();
         let platform = Platform {
             ram_bytes,
             vcpus,
             serial_ports: [true, false, false, false],
-            virtio_slots: Vec::new(),
+            virtio_slots: vec![0],
             generation_id: [1; 16],
         };
         let kernel = Kernel::from_bytes(elf.to_vec()).unwrap();
@@ -55,7 +68,7 @@ impl Pc {
         };
         let state = boot::load(&memory, request).unwrap();
 
-        let engine = KvmEngine::new(device.into()).unwrap();
+        let engine = KvmEngine::new(kvm.into()).unwrap();
         let host_address = memory.get_host_address(GuestAddress(0)).unwrap() as u64;
         let vm = engine
             .create_vm(&[RamSlot {
@@ -76,6 +89,16 @@ impl Pc {
         memory_bus
             .insert(layout::IOAPIC_START, layout::IOAPIC_BYTES, ioapic.clone())
             .unwrap();
+        let mut worker = Worker::builder("test", Arc::new(memory.clone())).unwrap();
+        if let Some(device) = device {
+            let slot = layout::virtio_slot(0).unwrap();
+            let transport = worker.add(device, ioapic.line(slot.gsi)).unwrap();
+            memory_bus
+                .insert(slot.base, layout::VIRTIO_BYTES, transport)
+                .unwrap();
+        }
+        let worker = worker.spawn().unwrap();
+        worker.ungate();
         let stop = AtomicBool::new(false);
         let io = Arc::new(Io {
             ports,
@@ -90,6 +113,7 @@ impl Pc {
             output,
             io,
             threads,
+            _worker: worker,
         })
     }
 
