@@ -46,7 +46,7 @@ const PACKAGES: &[&str] = &[
 /// Debian suite of the emulator, whatever the lab's own suite.
 ///
 /// QEMU before 8.1 runs stale code now and then after a guest kernel with several CPUs has patched
-/// itself, which ends in an "int3" oops in one boot of twenty.
+/// itself, which ends in an "int3" oops in one boot of twenty-five.
 pub(crate) const EMULATOR_SUITE: &str = "trixie";
 pub(crate) const EMULATOR_PACKAGE: &str = "qemu-system-x86";
 
