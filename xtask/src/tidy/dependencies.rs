@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::law::{
-    CONTROL_PLANE_ONLY, CRATES_MAX, DATA_PLANE_PROGRAMS, DEPTH_MAX, FAN_OUT_MAX, FORBIDDEN,
-    GUEST_AGENT_MAY_USE, LOCKFILE_PACKAGES_MAX, PROGRAM_PACKAGES_MAX, SIDEWAYS,
+    CONFINED, CONTROL_PLANE_ONLY, CRATES_MAX, DATA_PLANE_PROGRAMS, DEPTH_MAX, FAN_OUT_MAX,
+    FORBIDDEN, GUEST_AGENT_MAY_USE, LOCKFILE_PACKAGES_MAX, PROGRAM_PACKAGES_MAX, SIDEWAYS,
 };
 use super::{Finding, Report};
 use crate::workspace::{Need, Package, Workspace};
@@ -17,6 +17,8 @@ pub fn check(workspace: &Workspace, report: &mut Report) -> anyhow::Result<()> {
         data_plane(workspace, name, package, findings);
     }
     forbidden(workspace, findings);
+    confined(workspace, findings);
+    unused(workspace, findings)?;
     guest_agent(workspace, findings);
     ceilings(workspace, findings)
 }
@@ -116,6 +118,48 @@ fn forbidden(workspace: &Workspace, findings: &mut Vec<Finding>) {
             ));
         }
     }
+}
+
+fn confined(workspace: &Workspace, findings: &mut Vec<Finding>) {
+    for (package, users) in CONFINED {
+        for (name, crate_) in &workspace.packages {
+            let uses = crate_.needs.contains(&(Need::Build, (*package).to_owned()));
+            if uses && !users.contains(&name.as_str()) {
+                let message = format!("{package} is for {} alone", users.join(", "));
+                findings.push(Finding::new(
+                    &manifest(crate_),
+                    0,
+                    "forbidden-edge",
+                    message,
+                ));
+            }
+        }
+    }
+}
+
+/// Finds versions in the root manifest that no crate takes.
+fn unused(workspace: &Workspace, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
+    let file = Path::new("Cargo.toml");
+    let text = workspace.read(file)?;
+    let mut inside = false;
+    for (index, line) in text.lines().enumerate() {
+        if line.starts_with('[') {
+            inside = line == "[workspace.dependencies]";
+        }
+        let name = line.split(['=', '.']).next().unwrap_or_default().trim();
+        if !inside || name.is_empty() || name.starts_with(['#', '[']) {
+            continue;
+        }
+        let is_used = workspace
+            .packages
+            .values()
+            .any(|package| package.needs.iter().any(|(_, needed)| needed == name));
+        if !is_used && !workspace.packages.contains_key(name) {
+            let message = format!("nobody uses `{name}`");
+            findings.push(Finding::new(file, index + 1, "dependency", message));
+        }
+    }
+    Ok(())
 }
 
 fn guest_agent(workspace: &Workspace, findings: &mut Vec<Finding>) {

@@ -1,5 +1,7 @@
 //! `mitose-image`: builds images without a daemon, for development and for the lab.
 
+#![forbid(unsafe_code)]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
