@@ -102,7 +102,7 @@ fn an_invariant_needs_a_test_that_exists() {
     };
     assert_eq!(
         lines("- **Not here.**\n## Invariants\n- **A.** Test: `x::known`.\n"),
-        []
+        Vec::<usize>::new()
     );
     assert_eq!(
         lines("## Invariants\n- **A.**\n  More. Test:\n  `unknown`.\n"),
