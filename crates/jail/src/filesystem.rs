@@ -8,7 +8,16 @@ use landlock::{
 use crate::{Barrier, JailError, check};
 
 /// Closes the file system for this process.
-pub(crate) fn close() -> Result<Barrier, JailError> {
+pub(crate) fn close(barrier: Barrier) -> Result<(), JailError> {
+    match barrier {
+        Barrier::Landlock => deny_paths(),
+        Barrier::EmptyMounts => empty_mounts(),
+    }
+}
+
+/// Denies all paths; where the kernel can, also the network, and signals and abstract sockets that
+/// lead out of the jail.
+fn deny_paths() -> Result<(), JailError> {
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V6))?
@@ -16,11 +25,10 @@ pub(crate) fn close() -> Result<Barrier, JailError> {
         .scope(Scope::from_all(ABI::V6))?
         .create()?
         .restrict_self()?;
-    if status.ruleset != RulesetStatus::NotEnforced {
-        return Ok(Barrier::Landlock);
+    if status.ruleset == RulesetStatus::NotEnforced {
+        return Err(JailError::NoLandlock);
     }
-    empty_mounts()?;
-    Ok(Barrier::EmptyMounts)
+    Ok(())
 }
 
 /// Puts an empty, read-only file system in the place of the root.

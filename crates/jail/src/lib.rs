@@ -44,6 +44,23 @@ pub enum Barrier {
     EmptyMounts,
 }
 
+/// `LANDLOCK_CREATE_RULESET_VERSION`.
+const LANDLOCK_VERSION: libc::c_long = 1;
+
+impl Barrier {
+    /// The better one of those that this kernel has.
+    fn of_this_kernel() -> Self {
+        // SAFETY: asks for the version of Landlock, which takes no structure.
+        let version =
+            unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, LANDLOCK_VERSION) };
+        if version > 0 {
+            Self::Landlock
+        } else {
+            Self::EmptyMounts
+        }
+    }
+}
+
 /// The jail could not be built; the process must not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
@@ -56,6 +73,9 @@ pub enum JailError {
         #[source]
         source: io::Error,
     },
+    /// The kernel does not enforce the landlock rules.
+    #[error("landlock rules have no effect here")]
+    NoLandlock,
     /// The landlock rules were refused.
     #[error("cannot apply landlock rules")]
     Landlock(#[from] landlock::RulesetError),
@@ -88,8 +108,16 @@ fn check(result: i64, action: &'static str) -> Result<(), JailError> {
 }
 
 impl Jail {
-    /// Jails the calling process, which is root and has one thread, for good.
+    /// Jails the calling process, which is root and has one thread, for good: behind Landlock where
+    /// the kernel has it, else in an empty mount namespace.
     pub fn enter(&self) -> Result<Barrier, JailError> {
+        let barrier = Barrier::of_this_kernel();
+        self.enter_behind(barrier)?;
+        Ok(barrier)
+    }
+
+    /// The same with a barrier of the caller's choice.
+    pub fn enter_behind(&self, barrier: Barrier) -> Result<(), JailError> {
         self.range.check(self.uid)?;
         // SAFETY: plain process attributes without pointers; a failure of setsid only means that
         // the process leads a session already.
@@ -98,9 +126,8 @@ impl Jail {
             libc::umask(0o077);
         }
         // The file-system barrier may need root, so it comes before the user id.
-        let barrier = filesystem::close()?;
+        filesystem::close(barrier)?;
         credentials::drop_to(self.uid)?;
-        syscalls::confine(self.range)?;
-        Ok(barrier)
+        syscalls::confine(self.range)
     }
 }

@@ -2,8 +2,8 @@
 //! root by the test `jail`.
 //!
 //! ```text
-//! escape wait   --uid U
-//! escape try    --uid U --disk PATH --victim PID --victim-uid V
+//! escape wait   --uid U [--empty-mounts]
+//! escape try    --uid U --disk PATH --victim PID --victim-uid V [--empty-mounts]
 //! escape int80  --uid U
 //! ```
 //!
@@ -20,7 +20,7 @@ use std::ffi::CString;
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use jail::{Jail, UidRange};
+use jail::{Barrier, Jail, UidRange};
 
 /// The ids of VM processes in this test.
 const RANGE: UidRange = UidRange {
@@ -59,7 +59,13 @@ fn main() {
         uid: number("--uid"),
         range: RANGE,
     };
-    let barrier = jail.enter().expect("enter the jail");
+    let barrier = if args.iter().any(|arg| arg == "--empty-mounts") {
+        let chosen = Barrier::EmptyMounts;
+        jail.enter_behind(chosen).expect("enter the jail");
+        chosen
+    } else {
+        jail.enter().expect("enter the jail")
+    };
     println!("{{\"jailed\":\"{barrier:?}\"}}");
     match args.get(1).map(String::as_str) {
         Some("wait") => {
