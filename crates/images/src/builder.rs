@@ -116,9 +116,12 @@ impl Builder {
         &self,
         parts: &Parts,
         staging: &TempDir,
+        more_modules: &[&str],
     ) -> Result<(), ImageError> {
         self.place_kernel(parts, staging)?;
-        let modules = parts.kernel.modules(&GUEST_MODULES, &self.watch)?;
+        let modules = parts
+            .kernel
+            .modules(&[&GUEST_MODULES, more_modules].concat(), &self.watch)?;
         let path = staging.path().join(INITRD_FILE);
         Initramfs::write_for_disk(&path, &parts.agent, &modules)
     }

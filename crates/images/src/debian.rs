@@ -23,6 +23,9 @@ const BASE_PACKAGES: [&str; 5] = ["ca-certificates", "iproute2", "netbase", "pro
 /// What a system with systemd needs besides.
 const SYSTEMD_PACKAGES: [&str; 3] = ["dbus", "systemd-sysv", "udev"];
 
+/// What systemd looks for and complains of when it is missing; the name differs between kernels.
+pub(crate) const SYSTEMD_MODULES: [&str; 2] = ["autofs", "autofs4"];
+
 /// Documentation stays out: a third of a small system.
 const LEFT_OUT: [&str; 5] = [
     "path-exclude=/usr/share/man/*",
@@ -92,7 +95,12 @@ impl Builder {
         require_root()?;
         let parts = self.parts(recipe.suite, &[])?;
         let staging = self.store().staging()?;
-        self.place_boot_files(&parts, &staging)?;
+        let modules: &[&str] = if recipe.init == InitSystem::Systemd {
+            &SYSTEMD_MODULES
+        } else {
+            &[]
+        };
+        self.place_boot_files(&parts, &staging, modules)?;
         let root = tempfile::tempdir_in(staging.path())
             .map_err(ImageError::file("make a directory in", staging.path()))?;
         // The temporary directory is private; the root of the image is not.

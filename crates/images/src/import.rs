@@ -8,7 +8,7 @@ use agent_protocol::guest_paths;
 use tempfile::TempDir;
 
 use crate::builder::{Outcome, Parts};
-use crate::debian::install_agent;
+use crate::debian::{SYSTEMD_MODULES, install_agent};
 use crate::disk::{self, FileKind, RootPlace};
 use crate::kernel::Suite;
 use crate::manifest::DISK_FILE;
@@ -87,7 +87,7 @@ impl Builder {
             }
         };
         let parts = self.parts(request.suite, &[])?;
-        self.place_boot_files(&parts, &staging)?;
+        self.place_boot_files(&parts, &staging, &SYSTEMD_MODULES)?;
         let cmdline = format!("root={root} rw systemd.show_status=0 net.ifnames=0");
         self.publish_import(staging, &parts, request, cmdline, bytes)
     }
@@ -100,7 +100,7 @@ impl Builder {
         set.map_err(ImageError::file("open up", root.path()))?;
         let config = oci::unpack(&request.file, root.path(), staging.path(), &self.watch)?;
         let parts = self.parts(request.suite, &[])?;
-        self.place_boot_files(&parts, &staging)?;
+        self.place_boot_files(&parts, &staging, &[])?;
         self.watch.stage("set the system up", 0.8)?;
         set_up_container(root.path(), &request.name, &config, &parts.agent)
             .map_err(ImageError::file("set up", root.path()))?;
