@@ -65,18 +65,14 @@ pub struct Report {
 
 /// Checks all rules.
 pub fn check(workspace: &Workspace) -> anyhow::Result<Report> {
-    let ratchet = Ratchet::load(workspace)?;
     let mut report = Report::default();
     dependencies::check(workspace, &mut report)?;
     modules::check(workspace, &mut report)?;
     for file in workspace.files(&["rs"])? {
         report.files += 1;
-        let text = workspace.read(&file)?;
-        source::check(&file, &text, &mut report.findings);
-        let lines = source::product_lines(&file, &text);
-        ratchet.check_length(&file, lines, &mut report);
+        source::check(&file, &workspace.read(&file)?, &mut report.findings);
     }
-    ratchet.check_entries(workspace, &mut report);
+    lengths(workspace, &mut report)?.finish(&mut report);
     for file in workspace.files(&["toml", "sh", "md", "yml", "yaml", "svg"])? {
         documents::check_text(&file, &workspace.read(&file)?, &mut report.findings);
     }
@@ -84,12 +80,15 @@ pub fn check(workspace: &Workspace) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Lowers the limits of the ratchet to what the tree reaches.
-pub fn lower_ratchet(workspace: &Workspace) -> anyhow::Result<()> {
+fn lengths(workspace: &Workspace, report: &mut Report) -> anyhow::Result<Ratchet> {
     let mut ratchet = Ratchet::load(workspace)?;
     for file in workspace.files(&["rs"])? {
-        let lines = source::product_lines(&file, &workspace.read(&file)?);
-        ratchet.lower(&file, lines);
+        ratchet.check(&file, &workspace.read(&file)?, report);
     }
-    ratchet.save(workspace)
+    Ok(ratchet)
+}
+
+/// Lowers the limits of the ratchet to what the tree reaches.
+pub fn lower_ratchet(workspace: &Workspace) -> anyhow::Result<()> {
+    lengths(workspace, &mut Report::default())?.save(workspace)
 }

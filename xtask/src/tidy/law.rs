@@ -82,6 +82,8 @@ pub const DEPTH_MAX: usize = 6;
 pub const FILE_LINES_WARN: usize = 600;
 /// Lines of a file, tests excluded, that no entry excuses.
 pub const FILE_LINES_MAX: usize = 1000;
+/// Lines of a function, tests excluded, from which on it needs an entry in the ratchet.
+pub const FUNCTION_LINES: usize = 70;
 /// Lines of an inline `mod tests` from which on it goes into a file of its own.
 pub const INLINE_TEST_LINES_MAX: usize = 200;
 /// Macros that a crate may define.

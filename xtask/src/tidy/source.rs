@@ -111,7 +111,7 @@ pub fn product_lines(file: &Path, text: &str) -> usize {
     let is_test = file.components().any(|part| {
         matches!(
             part.as_os_str().to_str(),
-            Some("tests" | "tests.rs" | "testing" | "fuzz")
+            Some("tests" | "tests.rs" | "testing" | "examples" | "fuzz")
         )
     });
     match (is_test, inline_tests_start(text)) {
@@ -119,6 +119,66 @@ pub fn product_lines(file: &Path, text: &str) -> usize {
         (false, Some(start)) => start,
         (false, None) => text.lines().count(),
     }
+}
+
+/// A function and where it is.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its name.
+    pub name: String,
+    /// 1-based line of its `fn`.
+    pub line: usize,
+    /// Lines from its `fn` to its closing brace.
+    pub lines: usize,
+}
+
+/// Functions in the first `lines` lines of `text`, which rustfmt has laid out: a body ends with a
+/// brace as far to the left as the line of `fn`.
+pub fn functions(text: &str, lines: usize) -> Vec<Function> {
+    let lines: Vec<&str> = text.lines().take(lines).collect();
+    let mut functions = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        let Some(name) = function_name(code_of(line)) else {
+            continue;
+        };
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let ends = |line: &&str| {
+            let rest = line.strip_prefix(indent);
+            rest == Some("}")
+                || rest.is_some_and(|rest| rest.ends_with(';') && !rest.starts_with(' '))
+        };
+        let one_line = line.ends_with('}') || line.ends_with(';');
+        let more = lines.iter().skip(index + 1).position(ends);
+        functions.push(Function {
+            name: name.to_owned(),
+            line: index + 1,
+            lines: if one_line {
+                1
+            } else {
+                more.map_or(1, |more| more + 2)
+            },
+        });
+    }
+    functions
+}
+
+fn function_name(code: &str) -> Option<&str> {
+    let (before, rest) = code.split_once("fn ")?;
+    let words = [
+        "pub",
+        "pub(crate)",
+        "pub(super)",
+        "const",
+        "async",
+        "unsafe",
+        "extern",
+        "\"C\"",
+    ];
+    if !before.split_whitespace().all(|word| words.contains(&word)) {
+        return None;
+    }
+    rest.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .next()
 }
 
 /// The line without indentation, or nothing where it is a comment.

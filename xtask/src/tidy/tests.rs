@@ -63,22 +63,42 @@ fn tests_do_not_count_as_lines_of_the_product() {
 }
 
 #[test]
+fn functions_are_measured_from_head_to_closing_brace() {
+    let text = "impl A {\n    pub fn a(\n        b: u8,\n    ) {\n        c();\n    }\n}\n\
+                fn d() {}\ntrait T {\n    fn e(&self);\n}\n";
+    let found: Vec<_> = source::functions(text, 100)
+        .into_iter()
+        .map(|f| (f.name, f.line, f.lines))
+        .collect();
+    let expected = [("a", 2, 5), ("d", 8, 1), ("e", 10, 1)];
+    assert_eq!(
+        found,
+        expected.map(|(name, line, lines)| (name.to_owned(), line, lines))
+    );
+}
+
+#[test]
 fn the_ratchet_only_turns_one_way() {
-    let ratchet = Ratchet::parse("# text\ncrates/x/src/long.rs 700\n").expect("parse");
-    let check = |file: &str, lines| {
+    let entry = "# text\na.rs 700\n";
+    let check = |file: &str, lines: usize| {
+        let mut ratchet = Ratchet::parse(entry).expect("parse");
         let mut report = Report::default();
-        ratchet.check_length(Path::new(file), lines, &mut report);
-        (report.findings.len(), report.notes.len())
+        ratchet.check(Path::new(file), &"\n".repeat(lines), &mut report);
+        ratchet.finish(&mut report);
+        let lowered = ratchet.lowered();
+        let last = lowered.lines().last().expect("lines").to_owned();
+        (report.findings.len(), report.notes.len(), last)
     };
-    assert_eq!(check("crates/x/src/long.rs", 701), (1, 0));
-    assert_eq!(check("crates/x/src/long.rs", 700), (0, 0));
-    assert_eq!(check("crates/x/src/long.rs", 650), (0, 1));
-    assert_eq!(check("crates/x/src/other.rs", 601), (1, 0));
-    let mut ratchet = ratchet;
-    ratchet.lower(Path::new("crates/x/src/long.rs"), 650);
-    assert!(ratchet.render().ends_with("\ncrates/x/src/long.rs 650\n"));
-    ratchet.lower(Path::new("crates/x/src/long.rs"), 660);
-    assert!(ratchet.render().ends_with("\ncrates/x/src/long.rs 650\n"));
+    let kept = |lines: usize| format!("a.rs {lines}");
+    assert_eq!(check("a.rs", 701), (1, 0, kept(700)));
+    assert_eq!(check("a.rs", 700), (0, 0, kept(700)));
+    assert_eq!(check("a.rs", 650), (0, 1, kept(650)));
+    assert!(!check("a.rs", 600).2.contains("a.rs"));
+    assert_eq!(check("b.rs", 601).0, 1);
+    let long = format!("fn f() {{\n{}}}\n", "    a();\n".repeat(69));
+    let mut report = Report::default();
+    Ratchet::default().check(Path::new("c.rs"), &long, &mut report);
+    assert_eq!(report.findings.len(), 1);
 }
 
 #[test]
