@@ -38,7 +38,6 @@ ExecStart=/usr/local/sbin/mitose-guest agent
 Restart=always
 RestartSec=1
 KillMode=process
-OOMScoreAdjust=-900
 TasksMax=infinity
 
 [Install]

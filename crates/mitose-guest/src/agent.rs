@@ -39,9 +39,14 @@ use links::HostLink;
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// Exists once the first identity is in force: services wait for it.
+pub(crate) const IDENTIFIED: &str = "/run/mitose/identified";
+
 /// Runs the agent until the system ends.
 pub(crate) fn run() -> Result<()> {
     let root = Root::system();
+    // Process 1 runs the agent as /proc/self/exe, which is no name to find it by.
+    let _ = rustix::thread::set_name(c"mitose-guest");
     std::fs::create_dir_all(root.path("/run/mitose")).context("cannot make /run/mitose")?;
     let link = Arc::new(HostLink::default());
     let info = Arc::new(GuestInfo::open(root.path("/run/mitose/guestinfo.json")));
@@ -152,6 +157,7 @@ impl Agent {
             identity::apply(&self.root, identity)
         };
         self.applied = Some(identity.instance_uuid.clone());
+        let _ = std::fs::write(self.root.path(IDENTIFIED), "");
         for error in &ready.errors {
             log(error);
         }

@@ -7,6 +7,16 @@
 //! * `mitose-guest agent`: talks to the host over vsock ([`agent`], [`requests`]);
 //! * `mitose-guest info …`: reads and sets guestinfo from inside the guest;
 //! * `poweroff`, `reboot`, `halt` (by the name it is called with): asks process 1.
+//!
+//! Images need it static and small:
+//!
+//! ```text
+//! RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
+//!     cargo build --profile guest -p mitose-guest \
+//!     --target x86_64-unknown-linux-gnu --target-dir target/guest
+//! ```
+//!
+//! which gives `target/guest/x86_64-unknown-linux-gnu/guest/mitose-guest`.
 
 mod agent;
 mod linux;

@@ -7,16 +7,24 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use agent_protocol::Start;
 use agent_protocol::guest_paths::{SERVICE, START_SCRIPTS};
 
 use super::cmdline::Cmdline;
+use crate::agent::IDENTIFIED;
 use crate::requests::command::{self, BASE_PATH};
 use crate::{Root, log};
 
+/// How long services wait for the guest's identity: they would start with another's name and
+/// without addresses. A guest without a host starts them after it.
+const IDENTITY_WAIT: Duration = Duration::from_secs(2);
+
 /// Runs the scripts, then starts `mitose.cmd=` and the service.
 pub(crate) fn run(root: &Root) {
+    wait_for_identity(root);
     for script in executables(root, START_SCRIPTS) {
         let status = Command::new(&script)
             .env("PATH", BASE_PATH)
@@ -41,6 +49,14 @@ pub(crate) fn run(root: &Root) {
         Err(error) => log(&format!("{SERVICE}: {error:#}")),
     }
     start_all(root, &programs);
+}
+
+fn wait_for_identity(root: &Root) {
+    let deadline = Instant::now() + IDENTITY_WAIT;
+    let has_host = root.path("/dev/vsock").exists();
+    while has_host && !root.path(IDENTIFIED).exists() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Starts all programs; the last one takes this process's place.

@@ -59,6 +59,10 @@ pub(super) fn run(cmdline: &Cmdline) -> ! {
         let how = take_signals(&signals);
         ended_children(|ended| init.note_end(ended.pid, ended.code));
         if let Some(how) = how {
+            // An interactive shell ignores the signal that the others get.
+            if let Some(shell) = init.shell {
+                let _ = linux::kill_group(shell, libc::SIGHUP);
+            }
             shutdown::orderly(how);
         }
     }
@@ -125,6 +129,8 @@ impl Init {
             }
         } else if self.shell == Some(pid) {
             self.shell = None;
+            // The end of a session hangs its terminal up for everybody who had it open.
+            self.console = open_console();
         }
     }
 }
