@@ -1,0 +1,101 @@
+//! Linux guests, forked idle and busy: the program `suite`, on this machine's KVM where it runs
+//! stock kernels, in the lab elsewhere.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use harness::{Cli, program};
+use lab::{KvmProbe, Lab, RunSpec, probe_kvm};
+
+const IMAGE: &str = "tiny";
+/// Where things lie in the lab.
+const FOLDER: &str = "/mitose";
+
+/// The home in which the tests' image is made once; a lock keeps two test programs apart.
+fn home_with_image() -> PathBuf {
+    let programs = program("mitose").expect("mitose is built");
+    let home = programs.with_file_name("test-home");
+    std::fs::create_dir_all(&home).expect("home");
+    let lock = std::fs::File::create(home.join("lock")).expect("lock file");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("lock");
+    if !home.join("images").join(IMAGE).exists() {
+        let cli = Cli::new(&home).expect("cli");
+        let built = cli.run(&["image", "build", "tiny", "--name", IMAGE]);
+        cli.clean_up();
+        built.expect("the tiny image");
+    }
+    home
+}
+
+fn run_here(home: &Path, scenarios: &[&str]) -> (i32, String) {
+    let own = tempfile::tempdir().expect("folder");
+    std::os::unix::fs::symlink(home.join("images"), own.path().join("images")).expect("images");
+    let output = Command::new(program("suite").expect("suite is built"))
+        .arg(own.path())
+        .arg(IMAGE)
+        .args(scenarios)
+        .output()
+        .expect("suite");
+    (
+        output.status.code().unwrap_or(-1),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
+}
+
+fn run_in_lab(home: &Path, scenarios: &[&str]) -> (i32, String) {
+    let lab = Lab::ensure().expect("the lab");
+    let (suite, lab_home) = (format!("{FOLDER}/suite"), format!("{FOLDER}/home"));
+    let command = [&suite, &lab_home, IMAGE]
+        .into_iter()
+        .chain(scenarios.iter().copied());
+    let mut run = RunSpec::new(command)
+        .copy_in(
+            home.join("images").join(IMAGE),
+            format!("{lab_home}/images/{IMAGE}"),
+        )
+        .timeout(Duration::from_secs(900))
+        .capture();
+    for name in ["suite", "mitose", "mitosed", "mitose-vmm"] {
+        run = run.copy_in(program(name).expect("built"), format!("{FOLDER}/{name}"));
+    }
+    let outcome = lab.run(&run).expect("the lab runs");
+    let text = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&outcome.stderr).into_owned();
+    (
+        outcome.exit_code,
+        if outcome.exit_code == 0 {
+            text
+        } else {
+            text + &errors
+        },
+    )
+}
+
+fn check(scenarios: &[&str]) {
+    let home = home_with_image();
+    let usable = matches!(probe_kvm(), KvmProbe::Usable { .. });
+    let (code, text) = if usable {
+        run_here(&home, scenarios)
+    } else {
+        run_in_lab(&home, scenarios)
+    };
+    println!("{text}");
+    assert_eq!(code, 0, "{text}");
+    for name in scenarios {
+        assert!(
+            text.contains(&format!("ok {name}")),
+            "{name} did not run: {text}"
+        );
+    }
+}
+
+#[test]
+fn idle_guests_fork_over_generations_power_cycles_and_failures() {
+    check(&["generations", "power_cycle", "failures", "daemon_killed"]);
+}
+
+#[test]
+fn busy_guests_fork_on_one_and_four_cpus_and_twenty_times() {
+    check(&["busy", "busy_smp", "repeated"]);
+}
