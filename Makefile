@@ -41,7 +41,7 @@ build: setup agent
 	$(CARGO) build --$(PROFILE) --workspace --exclude mitose-guest --locked
 	@$(INSTALL_AGENT)
 
-INSTALL_AGENT = mkdir -p $(TARGET)/$(PROFILE) && install -m 755 $(AGENT) $(TARGET)/$(PROFILE)/mitose-guest
+INSTALL_AGENT = mkdir -p $(TARGET)/$(PROFILE) && install -m 755 $(AGENT) $(TARGET)/$(PROFILE)/mitose-guest.static
 
 agent:
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
@@ -49,13 +49,9 @@ agent:
 
 # Whole-system tests start the programs that lie beside the test program, so those are built first.
 test: build
-	$(CARGO) test --$(PROFILE) --workspace --locked --no-run
-	@$(INSTALL_AGENT)
 	$(RUN_TESTS)
 
 test-full: build
-	$(CARGO) test --$(PROFILE) --workspace --locked --no-run
-	@$(INSTALL_AGENT)
 	MITOSE_TEST_FULL=1 MITOSE_TEST_SCALE=20 PROPTEST_CASES=4096 $(RUN_FULL)
 
 demo: build
