@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use disk_layers::{DiskFormat, MAX_LAYERS, create_overlay};
+use rustix::fs::{FlockOperation, flock};
 use vmm_protocol::LayerFormat;
 
 use crate::inventory::{LayerId, LayerRow};
@@ -131,7 +132,8 @@ impl Layers {
     }
 }
 
-/// Makes the file of a delta on `parent`, empty.
+/// Makes the file of a delta on `parent`, empty. The file is locked for as long as a descriptor of
+/// it is open, wherever it is passed to: a layer has one writer.
 pub fn make_delta(row: &LayerRow, parent: &LayerRow) -> anyhow::Result<File> {
     let failed = || format!("cannot make the delta disk {}", row.path.display());
     let file = File::options()
@@ -146,16 +148,29 @@ pub fn make_delta(row: &LayerRow, parent: &LayerRow) -> anyhow::Result<File> {
         let _ = fs::remove_file(&row.path);
         return Err(error).with_context(failed);
     }
+    lock(&file).with_context(failed)?;
     Ok(file)
+}
+
+fn lock(file: &File) -> anyhow::Result<()> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => anyhow::bail!("another process writes to it"),
+        Err(errno) => Err(errno).context("cannot lock it"),
+    }
 }
 
 /// Opens a layer for reading, or also for writing.
 pub fn open_layer(row: &LayerRow, writable: bool) -> anyhow::Result<OpenLayer> {
+    let failed = || format!("cannot open the disk layer {}", row.path.display());
     let file = File::options()
         .read(true)
         .write(writable)
         .open(&row.path)
-        .with_context(|| format!("cannot open the disk layer {}", row.path.display()))?;
+        .with_context(failed)?;
+    if writable {
+        lock(&file).with_context(failed)?;
+    }
     Ok(OpenLayer {
         file: Arc::new(file.into()),
         format: row.format,

@@ -52,7 +52,7 @@ impl Host {
             }
             Notice::Event(Event::AgentMessage(_)) => {}
             Notice::Event(Event::NoSpace { disk }) => {
-                if vm.update(pause_for_space) {
+                if vm.update(|live| pause_for_space(live, disk)) {
                     let (host, vm) = (Arc::clone(self), Arc::clone(vm));
                     spawn("no-space", move || host.no_space(&vm, disk));
                 }
@@ -77,7 +77,7 @@ impl Host {
         self.commit_logged(&[vm], with_event(told));
     }
 
-    fn no_space(&self, vm: &Arc<Vm>, disk: usize) {
+    pub(super) fn no_space(&self, vm: &Arc<Vm>, disk: usize) {
         let message = format!(
             "paused: no space for a write to disk {disk}; make space in the datastore, then \
              'mitose resume {}'",
@@ -95,8 +95,7 @@ impl Host {
     ) {
         let pid = {
             let live = vm.live();
-            // A VM in the making belongs to the operation that makes it.
-            if live.row.state == PowerState::Creating {
+            if live.starting {
                 return;
             }
             live.row.pid.or_else(|| link.peer_pid())
@@ -143,8 +142,11 @@ fn is_current(live: &Live, link: &Arc<Link>) -> bool {
     live.link.as_ref().is_some_and(|l| Arc::ptr_eq(l, link))
 }
 
-fn pause_for_space(live: &mut Live) -> bool {
-    let was_running = live.row.state == PowerState::Running;
+fn pause_for_space(live: &mut Live, disk: usize) -> bool {
+    if live.starting {
+        live.early_no_space = Some(disk);
+    }
+    let was_running = live.row.state == PowerState::Running && !live.starting;
     if was_running {
         live.row.state = PowerState::PausedNoSpace;
     }

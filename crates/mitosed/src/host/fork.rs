@@ -32,7 +32,7 @@ use super::backends::{FdList, make_checkpoint, reopen_read_only};
 use super::{Host, Vm, event, needs_process};
 use crate::clock::{monotonic_ns, now_ms, us_between};
 use crate::error::{OpError, OpResult};
-use crate::inventory::{Changes, MAX_STUN_RECORDS, PowerState, sync_directory};
+use crate::inventory::{Changes, MAX_STUN_RECORDS, sync_directory};
 use crate::layers::{OpenLayer, make_delta, remove_files};
 use crate::vmm::{Link, LinkError};
 
@@ -350,7 +350,7 @@ impl Host {
         let mut events = Vec::new();
         let mut changed = vec![source];
         let mut clones = Vec::new();
-        for seat in seats.iter() {
+        for seat in seats.iter_mut() {
             if let Some(error) = &seat.error {
                 let message = format!("cloning {} failed: {error}", source.name);
                 self.abandon_process(&seat.vm);
@@ -359,13 +359,7 @@ impl Host {
                     Some(event(&seat.vm.name, "vm.clone_failed", message)),
                 );
             } else {
-                seat.vm.update(|live| {
-                    // Its guest may have ended or stopped for space already.
-                    if live.row.state == PowerState::Creating {
-                        live.row.state = PowerState::Running;
-                    }
-                    live.ram = Some(RamView::Private);
-                });
+                seat.early_no_space = seat.vm.update(|live| live.came_to_life(RamView::Private));
                 let message = format!("cloned from {}", source.name);
                 events.push(event(&seat.vm.name, "vm.cloned", message));
                 changed.push(&seat.vm);
@@ -416,8 +410,11 @@ impl Host {
         }
     }
 
-    /// A clone whose process ended before its row said that it runs was left alone by the handler.
+    /// What happened to a clone before its row said that it runs was left alone by the handler.
     fn recheck(self: &Arc<Self>, seat: &Seat) {
+        if let Some(disk) = seat.early_no_space {
+            self.no_space(&seat.vm, disk);
+        }
         let ended = seat
             .link
             .as_ref()

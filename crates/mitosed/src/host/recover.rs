@@ -59,15 +59,9 @@ impl Host {
 
     /// Connects to every process that a row may have, and settles each VM by its answer.
     fn meet_processes(self: &Arc<Self>) {
-        let asked: Vec<(Arc<Vm>, Option<(Arc<Link>, Pending)>)> = self
-            .all()
-            .into_iter()
-            .map(|vm| {
-                let asked = self.ask(&vm);
-                (vm, asked)
-            })
-            .collect();
-        for (vm, asked) in asked {
+        let vms = self.all();
+        let asked: Vec<Option<(Arc<Link>, Pending)>> = vms.iter().map(|vm| self.ask(vm)).collect();
+        for (vm, asked) in vms.iter().zip(asked) {
             let answer = asked.and_then(|(link, pending)| match pending.wait(STATUS_TIMEOUT) {
                 Ok((Outcome::Status(status), _)) => Some((link, status)),
                 Ok(_) => None,
@@ -78,22 +72,25 @@ impl Host {
             });
             match answer {
                 Some((link, status)) if status.state != VmState::Shell => {
-                    self.go_on(&vm, &link, &status);
+                    self.go_on(vm, &link, &status);
                 }
-                _ => self.settle_without_process(&vm),
+                _ => self.settle_without_process(vm),
             }
         }
     }
 
     fn ask(self: &Arc<Self>, vm: &Arc<Vm>) -> Option<(Arc<Link>, Pending)> {
         let link = Link::connect(&self.config.home.vm_socket(&vm.id)).ok()?;
-        vm.update(|live| live.link = Some(Arc::clone(&link)));
+        vm.update(|live| {
+            live.link = Some(Arc::clone(&link));
+            live.begin();
+        });
         self.reactor.watch(&link, self.handler(vm, &link)).ok()?;
         let pending = link.request(Command::Status, &[]).ok()?;
         Some((link, pending))
     }
 
-    fn go_on(&self, vm: &Arc<Vm>, link: &Arc<Link>, status: &Status) {
+    fn go_on(self: &Arc<Self>, vm: &Arc<Vm>, link: &Arc<Link>, status: &Status) {
         let was_creating = vm.update(|live| {
             let was_creating = live.row.state == PowerState::Creating;
             live.row.state = match status.state {
@@ -101,6 +98,7 @@ impl Host {
                 VmState::PausedNoSpace => PowerState::PausedNoSpace,
                 VmState::Running | VmState::Shell => PowerState::Running,
             };
+            live.starting = false;
             live.row.pid = link.peer_pid().or(live.row.pid);
             live.ram = status.ram;
             live.ready_at_ns = status.agent_ready.then(|| status.ready_at_ns.unwrap_or(0));
@@ -113,6 +111,9 @@ impl Host {
             Changes::default()
         };
         self.commit_logged(&[vm], changes);
+        if link.is_closed() {
+            (self.handler(vm, link))(vmm::Notice::Closed(None));
+        }
     }
 
     fn settle_without_process(&self, vm: &Arc<Vm>) {

@@ -153,13 +153,12 @@ impl Host {
         });
         match booted {
             Ok(first_run_at_ns) => {
-                let alive = vm.update(|live| {
-                    live.row.state = PowerState::Running;
-                    live.row.reason = None;
-                    live.ram = Some(RamView::Shared);
-                    !link.is_closed()
-                });
+                let (no_space, alive) =
+                    vm.update(|live| (live.came_to_life(RamView::Shared), !link.is_closed()));
                 self.commit(&[vm], with_event(event(&vm.name, "vm.started", "running")))?;
+                if let Some(disk) = no_space {
+                    self.no_space(vm, disk);
+                }
                 if !alive {
                     // It ended before its state was set: what its end means is decided now.
                     (self.handler(vm, &link))(crate::vmm::Notice::Closed(None));

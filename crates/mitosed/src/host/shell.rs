@@ -33,8 +33,7 @@ impl Host {
             live.row.uid = Some(shell.uid);
             live.row.pid = Some(shell.pid);
             live.link = Some(Arc::clone(&link));
-            live.ended = None;
-            live.ready_at_ns = None;
+            live.begin();
         });
         shell.watch.redirect(self.handler(vm, &link));
         Ok(link)
@@ -88,12 +87,17 @@ impl Host {
         let _ = fs::remove_file(home.vm_vsock(&vm.id));
     }
 
-    /// What the process of a VM last wrote to its log, for an error message.
+    /// The last warning or error in the log of a VM's process, for an error message.
     pub(super) fn last_words(&self, vm: &Vm) -> Option<String> {
         let text = fs::read(self.config.home.vm(&vm.id).join("vmm.log")).ok()?;
         let tail = &text[text.len().saturating_sub(4096)..];
         let tail = String::from_utf8_lossy(tail);
-        let line = tail.lines().rev().find(|l| !l.trim().is_empty())?;
+        let telling = |line: &&str| {
+            [" ERROR ", " WARN ", "panicked", "error:"]
+                .iter()
+                .any(|w| line.contains(w))
+        };
+        let line = tail.lines().rev().find(telling)?;
         Some(
             line.trim()
                 .chars()

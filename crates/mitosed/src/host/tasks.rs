@@ -4,8 +4,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api_types::{BuildKind, ErrorKind, Image as ImageAnswer, ImageRequest, Task, TaskState};
-use images::{Builder, BuilderConfig, CancelToken, TinyRecipe, Watch};
+use api_types::{
+    BuildKind, ErrorKind, Image as ImageAnswer, ImageRequest, InitKind, Task, TaskState,
+};
+use images::{
+    Builder, BuilderConfig, CancelToken, DebianRecipe, ImportRequest, InitSystem, Suite,
+    TinyRecipe, Watch,
+};
 use tokio::sync::watch;
 
 use super::Host;
@@ -158,7 +163,15 @@ impl Host {
 
     fn build(&self, request: ImageRequest, watch: Watch) -> OpResult<()> {
         let agent = std::env::current_exe()
-            .map(|path| path.with_file_name("mitose-guest"))
+            .map(|path| {
+                // What a build for this host leaves under the plain name may not be static.
+                let installed = path.with_file_name("mitose-guest.static");
+                if installed.exists() {
+                    installed
+                } else {
+                    path.with_file_name("mitose-guest")
+                }
+            })
             .map_err(|error| OpError::failed(format!("cannot find the guest agent: {error}")))?;
         let config = BuilderConfig {
             images: self.config.home.images(),
@@ -167,28 +180,41 @@ impl Host {
             mirror: std::env::var("MITOSE_MIRROR").ok(),
         };
         let builder = Builder::new(config, watch).map_err(image::refuse)?;
-        match request {
+        let made = match request {
             ImageRequest::Build {
                 name,
                 kind: BuildKind::Tiny,
                 suite,
                 ..
-            } => {
-                let mut recipe = TinyRecipe {
-                    name,
-                    ..TinyRecipe::default()
-                };
-                if let Some(suite) = suite {
-                    recipe.suite = suite.parse().map_err(image::refuse)?;
-                }
-                builder.tiny(&recipe).map_err(image::refuse)?;
-            }
-            ImageRequest::Build { .. } | ImageRequest::Import { .. } => {
-                return Err(OpError::invalid(
-                    "kind: this build makes only images of kind tiny",
-                ));
-            }
-        }
+            } => builder.tiny(&TinyRecipe {
+                name,
+                suite: suite_of(suite)?,
+            }),
+            ImageRequest::Build {
+                name,
+                kind: BuildKind::Debian,
+                suite,
+                include,
+                init,
+                disk_bytes,
+            } => builder.debian(&DebianRecipe {
+                name,
+                suite: suite_of(suite)?,
+                include,
+                init: match init {
+                    InitKind::Agent => InitSystem::Agent,
+                    InitKind::Systemd => InitSystem::Systemd,
+                },
+                disk_bytes,
+            }),
+            ImageRequest::Import { name, file } => builder.import(&ImportRequest {
+                file,
+                name,
+                suite: Suite::default(),
+                disk_bytes: None,
+            }),
+        };
+        made.map_err(image::refuse)?;
         Ok(())
     }
 
@@ -213,5 +239,12 @@ impl Host {
             .live
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn suite_of(name: Option<String>) -> OpResult<Suite> {
+    match name {
+        Some(name) => name.parse().map_err(image::refuse),
+        None => Ok(Suite::default()),
     }
 }

@@ -23,6 +23,10 @@ pub struct Live {
     pub ended: Option<EndReason>,
     /// A process born by `fork()` has told that it lives.
     pub newborn: bool,
+    /// An operation brings its process to life and looks after its end until that is done.
+    pub starting: bool,
+    /// A write to this disk found no space while it was starting.
+    pub early_no_space: Option<usize>,
     /// Latest times that the guest reset itself.
     pub resets: Vec<Instant>,
     /// Removed: its row is not to be written any more.
@@ -41,6 +45,30 @@ pub struct Vm {
     changed: Condvar,
 }
 
+impl Live {
+    /// A process is about to get this VM.
+    pub fn begin(&mut self) {
+        self.starting = true;
+        self.early_no_space = None;
+        self.ended = None;
+        self.ready_at_ns = None;
+        self.newborn = false;
+    }
+
+    /// The guest runs, or did for a moment; returns the disk for whose write it found no space.
+    pub fn came_to_life(&mut self, ram: RamView) -> Option<usize> {
+        self.starting = false;
+        self.ram = Some(ram);
+        self.row.reason = None;
+        let no_space = self.early_no_space.take();
+        self.row.state = match no_space {
+            Some(_) => PowerState::PausedNoSpace,
+            None => PowerState::Running,
+        };
+        no_space
+    }
+}
+
 impl Vm {
     /// A VM without a process.
     pub fn new(row: VmRow) -> Arc<Self> {
@@ -55,6 +83,8 @@ impl Vm {
                 ready_at_ns: None,
                 ended: None,
                 newborn: false,
+                starting: false,
+                early_no_space: None,
                 resets: Vec::new(),
                 removed: false,
             }),

@@ -112,16 +112,6 @@ impl Pool {
         }
     }
 
-    /// Puts back a shell that was not told anything.
-    pub fn give_back(&self, shell: Shell) {
-        let keep = !shell.link.is_closed() && self.lock().ready.len() < self.config.shells.max(1);
-        if keep {
-            self.lock().ready.push_back(shell);
-        } else {
-            self.discard(shell);
-        }
-    }
-
     /// Ends a shell and frees what it holds.
     pub fn discard(&self, shell: Shell) {
         shell.link.shut();

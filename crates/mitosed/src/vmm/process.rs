@@ -77,14 +77,23 @@ mod tests {
     #[test]
     fn marked_processes_are_found_and_ended() {
         let home = tempfile::tempdir().unwrap();
-        let child = Command::new("sleep")
+        let mut child = Command::new("sleep")
             .arg("1000")
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
             .env(HOME_MARK, home.path())
             .spawn()
             .unwrap();
         let pid = child.id() as i32;
-        assert_eq!(orphans_of(home.path(), |_| false), [pid]);
+        // The kernel shows the environment a moment after it starts the program.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while orphans_of(home.path(), |_| false) != [pid] && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert!(orphans_of(home.path(), |known| known == pid).is_empty());
         assert_eq!(kill(pid).as_deref(), Some("killed by signal 9"));
         assert!(orphans_of(home.path(), |_| false).is_empty());
+        // The status was taken above.
+        assert!(child.wait().is_err());
     }
 }

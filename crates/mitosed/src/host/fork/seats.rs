@@ -46,6 +46,8 @@ pub(super) struct Seat {
     pub pending: Option<Pending>,
     /// When it was first entered.
     pub first_run_at_ns: Option<u64>,
+    /// Disk for whose write it found no space at once.
+    pub early_no_space: Option<usize>,
     /// Why it does not come to life.
     pub error: Option<String>,
 }
@@ -61,6 +63,7 @@ impl Seat {
             link: None,
             pending: None,
             first_run_at_ns: None,
+            early_no_space: None,
             error: None,
         }
     }
@@ -168,7 +171,10 @@ impl Host {
         let listener = UnixListener::bind(&path)
             .with_context(|| format!("cannot listen on {}", path.display()))?;
         let link = Link::connect(&path)?;
-        seat.vm.update(|live| live.link = Some(Arc::clone(&link)));
+        seat.vm.update(|live| {
+            live.link = Some(Arc::clone(&link));
+            live.begin();
+        });
         self.reactor.watch(&link, self.handler(&seat.vm, &link))?;
         seat.newborn = Some((Arc::new(listener.into()), uid));
         seat.link = Some(link);

@@ -1,0 +1,236 @@
+//! Life of VMs: run, power, pause, removal, and what is refused.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+mod bed;
+
+use api_types::{ErrorKind, ForkRequest, StopRequest};
+use bed::{Bed, clones};
+
+#[test]
+fn a_vm_runs_is_shown_and_leaves_nothing_behind() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let vm = bed.detail("a");
+    assert_eq!((vm.vm.state.as_str(), vm.vm.generation), ("running", 0));
+    assert_eq!(vm.disks[0].layers.len(), 2);
+    assert!(vm.disk.delta_bytes > 0);
+    assert!(vm.pid.is_some());
+    let error = bed.client.remove("a", false).unwrap_err();
+    assert_eq!(error.kind(), Some(ErrorKind::Conflict));
+    bed.client.remove("a", true).unwrap();
+    bed.assert_only(&[]);
+}
+
+#[test]
+fn the_agents_word_makes_a_vm_ready() {
+    let bed = Bed::new();
+    let mut request = bed.request("a", "agent");
+    request.wait_ready_s = Some(20);
+    let reply = bed.client.run(&request).unwrap();
+    assert!(reply.ready_us.unwrap() >= reply.first_run_us);
+    let detail = bed.detail("a");
+    assert!(detail.vm.ready);
+    assert_eq!(detail.guest.unwrap().hostname, "h");
+    let cloned = bed.client.fork("a", &clones(&["b"])).unwrap();
+    assert!(cloned.clones[0].ready_us.is_some(), "{cloned:?}");
+}
+
+#[test]
+fn an_agent_that_never_comes_is_a_timeout_and_the_vm_stays() {
+    let bed = Bed::new();
+    let mut request = bed.request("a", "");
+    request.wait_ready_s = Some(1);
+    let error = bed.client.run(&request).unwrap_err();
+    assert_eq!(error.kind(), Some(ErrorKind::Timeout));
+    assert_eq!(bed.state("a"), "running");
+}
+
+#[test]
+fn a_failed_boot_leaves_nothing_behind() {
+    let bed = Bed::new();
+    let request = bed.with_disk(bed.request("a", "fail=boot"));
+    let error = bed.client.run(&request).unwrap_err();
+    assert_eq!(error.to_string(), "cannot boot a: made to fail");
+    bed.assert_only(&[]);
+}
+
+#[test]
+fn power_goes_off_and_on() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let ask = StopRequest::default();
+    assert_eq!(bed.client.stop("a", &ask).unwrap().state, "poweredOff");
+    assert_eq!(bed.client.stop("a", &ask).unwrap().state, "poweredOff");
+    assert_eq!(bed.client.start("a").unwrap().state, "running");
+    assert_eq!(
+        bed.client.start("a").unwrap_err().kind(),
+        Some(ErrorKind::Conflict)
+    );
+    assert_eq!(bed.client.pause("a").unwrap().state, "paused");
+    assert_eq!(bed.client.resume("a").unwrap().state, "running");
+    assert_eq!(bed.client.reset("a").unwrap().state, "running");
+    let mut log = Vec::new();
+    bed.client
+        .log("a", client::LogOptions::default(), &mut log)
+        .unwrap();
+    assert_eq!(String::from_utf8(log).unwrap(), "boot\nboot\nboot\n");
+    bed.assert_only(&["a"]);
+}
+
+#[test]
+fn a_deaf_guest_is_a_timeout_and_force_ends_it() {
+    let bed = Bed::new();
+    bed.run("a", "deaf");
+    let ask = StopRequest {
+        timeout_s: Some(1),
+        ..StopRequest::default()
+    };
+    let error = bed.client.stop("a", &ask).unwrap_err();
+    assert_eq!(error.kind(), Some(ErrorKind::Timeout));
+    let force = StopRequest {
+        force: true,
+        ..StopRequest::default()
+    };
+    assert_eq!(bed.client.stop("a", &force).unwrap().state, "poweredOff");
+}
+
+#[test]
+fn guests_end_by_themselves_and_endless_resets_are_stopped() {
+    let bed = Bed::new();
+    bed.run("off", "end=off");
+    bed.until_state("off", "poweredOff");
+    bed.run("reset", "end=reset");
+    bed.until("the resets are stopped", || {
+        let detail = bed.detail("reset");
+        detail.vm.state == "poweredOff" && detail.reason.is_some_and(|r| r.contains("reset itself"))
+    });
+    bed.assert_only(&["off", "reset"]);
+}
+
+#[test]
+fn no_space_pauses_one_vm_and_resume_goes_on() {
+    let bed = Bed::new();
+    bed.run("a", "nospace");
+    bed.until_state("a", "paused: no space");
+    assert_eq!(bed.client.resume("a").unwrap().state, "running");
+    let events = bed.client.events(None).unwrap();
+    assert!(events.iter().any(|e| e.kind == "vm.no_space"), "{events:?}");
+}
+
+#[test]
+fn a_vm_process_that_dies_takes_only_its_vm_along() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    bed.run("b", "");
+    let pid = rustix::process::Pid::from_raw(bed.detail("a").pid.unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    bed.until_state("a", "poweredOff");
+    let reason = bed.detail("a").reason.unwrap();
+    assert!(reason.contains("killed by signal 9"), "{reason}");
+    assert_eq!(bed.state("b"), "running");
+    bed.client.start("a").unwrap();
+    bed.assert_only(&["a", "b"]);
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_name_and_leaves_nothing() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let refused = |change: &dyn Fn(&mut api_types::RunRequest)| {
+        let mut request = bed.request("x", "");
+        change(&mut request);
+        bed.client.run(&request).unwrap_err().to_string()
+    };
+    let disk = |name: &str| api_types::DiskRequest {
+        path: bed.file(name),
+        format: None,
+        read_only: false,
+    };
+    std::fs::write(bed.file("cut.qcow2"), b"QFI\xfb\0\0\0\x03").unwrap();
+    for (message, wanted) in [
+        (
+            refused(&|r| r.name = "a".into()),
+            "name: there is a VM \"a\" already",
+        ),
+        (
+            refused(&|r| r.name = "../a".into()),
+            "name: \"../a\" is not",
+        ),
+        (
+            refused(&|r| r.cpus = 1000),
+            "cpus: 1000 is not between 1 and 8",
+        ),
+        (refused(&|r| r.memory_bytes = 0), "memory: 0 bytes"),
+        (
+            refused(&|r| r.memory_bytes = 1 << 40),
+            "memory: 1099511627776 bytes",
+        ),
+        (refused(&|r| r.memory_bytes = 511 << 30), "the host has"),
+        (refused(&|r| r.kernel = None), "kernel: give an image"),
+        (
+            refused(&|r| r.kernel = Some(bed.file("none"))),
+            "kernel: cannot open",
+        ),
+        (
+            refused(&|r| r.image = Some("none".into())),
+            "image: there is no image \"none\"",
+        ),
+        (
+            refused(&|r| r.disks.push(disk("none"))),
+            "disk: cannot open",
+        ),
+        (refused(&|r| r.disks.push(disk("cut.qcow2"))), "truncated"),
+        (
+            refused(&|r| r.engine = vm_spec::EngineChoice::Soft),
+            "engine: the software engine",
+        ),
+    ] {
+        assert!(message.contains(wanted), "{message:?} lacks {wanted:?}");
+        assert!(!message.contains('\n'));
+    }
+    bed.assert_only(&["a"]);
+}
+
+#[test]
+fn a_kvm_device_that_is_missing_is_told_with_a_remedy() {
+    let mut bed = Bed::new();
+    bed.kill();
+    let mut command = bed.command();
+    let mut daemon = command
+        .args(["--kvm-device", "/nonexistent/kvm"])
+        .spawn()
+        .unwrap();
+    bed.until("the daemon answers", || bed.client.status().is_ok());
+    let error = bed.client.run(&bed.request("a", "")).unwrap_err();
+    assert_eq!(error.kind(), Some(ErrorKind::Unavailable));
+    assert!(
+        error.to_string().contains("/nonexistent/kvm is missing"),
+        "{error}"
+    );
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+}
+
+#[test]
+fn linked_clones_are_made_of_powered_off_vms() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let linked = ForkRequest {
+        mode: api_types::CloneMode::Linked,
+        ..clones(&["b", "c"])
+    };
+    assert_eq!(
+        bed.client.fork("a", &linked).unwrap_err().kind(),
+        Some(ErrorKind::Conflict)
+    );
+    bed.client.stop("a", &StopRequest::default()).unwrap();
+    bed.client.fork("a", &linked).unwrap();
+    assert_eq!(bed.state("b"), "poweredOff");
+    assert_eq!(bed.detail("b").disks[0].layers.len(), 3);
+    assert_eq!(bed.detail("a").disks[0].layers.len(), 3);
+    bed.client.start("b").unwrap();
+    bed.client.remove("a", false).unwrap();
+    assert_eq!(bed.state("b"), "running");
+    bed.assert_only(&["b", "c"]);
+}
