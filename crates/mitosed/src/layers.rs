@@ -8,13 +8,19 @@ use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use disk_layers::{DiskFormat, MAX_LAYERS, create_overlay};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use vmm_protocol::LayerFormat;
 
 use crate::inventory::{LayerId, LayerRow};
+
+/// Longest wait for the lock of a layer, and the pause between two tries.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+const LOCK_INTERVAL: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 struct Entry {
@@ -152,11 +158,19 @@ pub fn make_delta(row: &LayerRow, parent: &LayerRow) -> anyhow::Result<File> {
     Ok(file)
 }
 
+/// Locks a layer against a second writer. A process that is being started has copies of the
+/// daemon's descriptors for a moment, so a lock that is taken is asked for again.
 fn lock(file: &File) -> anyhow::Result<()> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::WOULDBLOCK) => anyhow::bail!("another process writes to it"),
-        Err(errno) => Err(errno).context("cannot lock it"),
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(LOCK_INTERVAL);
+            }
+            Err(Errno::WOULDBLOCK) => anyhow::bail!("another process writes to it"),
+            Err(errno) => return Err(errno).context("cannot lock it"),
+        }
     }
 }
 
