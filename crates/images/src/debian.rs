@@ -308,7 +308,8 @@ fn set_up_systemd(root: &Path) -> io::Result<()> {
         write(root, stamp, "")?;
     }
     // A login prompt on the serial port would wait for a device that udev announces late, and
-    // nobody has a password; waiting for a network would wait for one that may not be there.
+    // nobody has a password; waiting for a network would wait for one that may not be there; the
+    // kernel module for further binary formats is not there.
     for unit in [
         "serial-getty@ttyS0.service",
         "systemd-networkd-wait-online.service",
