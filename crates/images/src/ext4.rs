@@ -5,6 +5,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
+
 use crate::tool::Tool;
 use crate::{ImageError, Watch};
 
@@ -69,8 +72,29 @@ pub(crate) fn make(
     Tool::new("fallocate", "util-linux")
         .arg("--dig-holes")
         .arg(disk)
-        .output(watch)
-        .map(drop)
+        .output(watch)?;
+    free_unwritten(disk).map_err(ImageError::file("free the unused space of", disk))
+}
+
+/// Gives back space that is allocated but was never written, which reads as a hole.
+fn free_unwritten(disk: &Path) -> io::Result<()> {
+    let file = File::options().read(true).write(true).open(disk)?;
+    let len = file.metadata()?.len();
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let mut at = 0;
+    while at < len {
+        let hole = seek(&file, SeekFrom::Hole(at))?;
+        let end = match seek(&file, SeekFrom::Data(hole)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => len,
+            Err(error) => return Err(error.into()),
+        };
+        if end > hole {
+            fallocate(&file, flags, hole, end - hole)?;
+        }
+        at = end.max(hole);
+    }
+    Ok(())
 }
 
 /// Bytes that a directory tree takes, with what a file system adds for each file.
