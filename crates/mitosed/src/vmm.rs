@@ -8,5 +8,5 @@ mod reactor;
 
 pub use link::{Link, LinkError, Pending};
 pub use pool::{Pool, Shell};
-pub use process::{kill, orphans_of, wait_gone};
+pub use process::{kill, orphans_of, uid_of, wait_gone};
 pub use reactor::{Notice, Reactor};

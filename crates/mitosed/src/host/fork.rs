@@ -1,8 +1,8 @@
 //! The instant clone: forking a running VM into new running VMs with one stun.
 //!
 //! ```text
-//! plan ─ reserve names ─ record intent ─ make deltas, homes, processes     source runs
-//!   └ sync of directory entries and intent starts beside the next step
+//! plan ─ reserve names ─ make deltas, homes, processes                    source runs
+//!                      └ record intent, then sync it with the directory entries
 //! Fork to the source: gate, drain, stun, swap                             stun
 //! Restore to every clone at once, then their answers                      source runs
 //! record the outcome, tell events, wait for agents
@@ -15,24 +15,25 @@
 
 mod linked;
 mod plan;
+mod record;
 mod seats;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest, StunRecord};
 use vmm_protocol::{CloneRam, Command, Fork, ForkStep, Forked, LayerFd, Newborn, Outcome, RamView};
 
+use self::record::Recording;
 use self::seats::Seat;
 use super::backends::{FdList, make_checkpoint, reopen_read_only};
 use super::{Host, Vm, event, needs_process};
 use crate::clock::{monotonic_ns, now_ms, us_between};
 use crate::error::{OpError, OpResult};
-use crate::inventory::{Changes, MAX_STUN_RECORDS, sync_directory};
+use crate::inventory::{Changes, MAX_STUN_RECORDS};
 use crate::layers::{OpenLayer, make_delta, remove_files};
 use crate::vmm::{Link, LinkError};
 
@@ -128,11 +129,11 @@ impl Host {
         let forked = self
             .prepare(source, &mut seats, fail_at, phases)
             .map_err(|error| (error, false))
-            .and_then(|(tops, sync)| {
+            .and_then(|(tops, recording)| {
                 let point = self.fork_source(source, &link, &seats, &tops, request, fail_at)?;
-                Ok((point, sync))
+                Ok((point, recording))
             });
-        let (point, sync) = match forked {
+        let (point, recording) = match forked {
             Ok(forked) => forked,
             Err((error, swapped)) => {
                 self.end_pending(source, swapped);
@@ -145,8 +146,10 @@ impl Host {
         };
         phases.mark("forked");
         self.adopt_tops(source, &point.forked, seats.len());
-        let synced = finish_sync(sync).and_then(|()| fail_at.check(HostStep::Sync));
-        match synced {
+        let durable = recording
+            .wait_durable()
+            .and_then(|()| fail_at.check(HostStep::Sync));
+        match durable {
             Ok(()) => self.restore_all(&mut seats, &point, fail_at, phases),
             Err(error) => {
                 let message = OpError::from(error).message();
@@ -164,10 +167,9 @@ impl Host {
         seats: &mut [Seat],
         fail_at: FailAt,
         phases: &mut Phases,
-    ) -> OpResult<(Vec<OpenLayer>, JoinHandle<anyhow::Result<()>>)> {
-        let deltas = self.record_intent(source, seats)?;
-        fail_at.check(HostStep::Record)?;
-        phases.mark("recorded");
+    ) -> OpResult<(Vec<OpenLayer>, Recording)> {
+        let (deltas, mut recording) = self.record_intent(source, seats)?;
+        phases.mark("planned");
         let mut tops = Vec::new();
         for (delta, parent) in &deltas {
             let file = make_delta(delta, parent)?;
@@ -183,7 +185,7 @@ impl Host {
         self.open_below(seats)?;
         fail_at.check(HostStep::Deltas)?;
         phases.mark("deltas");
-        let sync = self.start_sync()?;
+        recording.files_made();
         let inherited = source.live().ram == Some(RamView::Private);
         for seat in seats.iter_mut() {
             if inherited {
@@ -195,19 +197,10 @@ impl Host {
         }
         fail_at.check(HostStep::Processes)?;
         phases.mark("processes");
-        Ok((tops, sync))
-    }
-
-    /// Makes the directory entries of the deltas and the recorded intent durable, beside the rest.
-    fn start_sync(self: &Arc<Self>) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
-        let host = Arc::clone(self);
-        std::thread::Builder::new()
-            .name("fork-sync".into())
-            .spawn(move || {
-                sync_directory(&host.config.home.layers()).context("cannot sync the datastore")?;
-                host.inventory.sync().context("cannot sync the inventory")
-            })
-            .context("cannot start a thread")
+        recording.wait_recorded()?;
+        fail_at.check(HostStep::Record)?;
+        phases.mark("recorded");
+        Ok((tops, recording))
     }
 
     /// Tells the source to fork. An error also says whether the source has swapped its tops.
@@ -393,7 +386,7 @@ impl Host {
         for seat in seats.iter() {
             self.recheck(seat);
         }
-        phases.mark("recorded");
+        phases.mark("concluded");
         Cloned {
             source: source.name.clone(),
             stun_us: forked.stun_us,
@@ -553,13 +546,6 @@ impl FailAt {
             anyhow::bail!("made to fail at step {step:?}");
         }
         Ok(())
-    }
-}
-
-fn finish_sync(sync: JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
-    match sync.join() {
-        Ok(result) => result,
-        Err(_) => anyhow::bail!("the thread that syncs the datastore ended"),
     }
 }
 

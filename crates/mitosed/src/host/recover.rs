@@ -100,6 +100,10 @@ impl Host {
             };
             live.starting = false;
             live.row.pid = link.peer_pid().or(live.row.pid);
+            // A fork records its clones before their processes get user ids.
+            let uid = live.row.uid.or_else(|| vmm::uid_of(live.row.pid?));
+            uid.into_iter().for_each(|uid| self.pool.claim_uid(uid));
+            live.row.uid = uid;
             live.ram = status.ram;
             live.ready_at_ns = status.agent_ready.then(|| status.ready_at_ns.unwrap_or(0));
             was_creating

@@ -42,8 +42,9 @@ impl Sqlite {
             source,
         };
         let connection = Connection::open(path).map_err(failed)?;
-        let pragmas =
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=5000;";
+        // The daemon alone uses the file, by the lock of its directory.
+        let pragmas = "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; \
+                       PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=5000;";
         connection.execute_batch(pragmas).map_err(failed)?;
         let found: i64 = connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))

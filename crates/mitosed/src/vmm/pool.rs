@@ -147,6 +147,14 @@ impl Pool {
         Ok(free)
     }
 
+    /// Notes that a process found running has a user id.
+    pub fn claim_uid(&self, uid: u32) {
+        self.uids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(uid);
+    }
+
     /// Gives a user id back.
     pub fn free_uid(&self, uid: u32) {
         self.uids

@@ -63,6 +63,13 @@ pub fn orphans_of(home: &Path, known: impl Fn(i32) -> bool) -> Vec<i32> {
         .collect()
 }
 
+/// Returns the effective user id of a process.
+pub fn uid_of(pid: i32) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
 fn has_mark(pid: i32, mark: &[u8]) -> bool {
     fs::read(format!("/proc/{pid}/environ"))
         .is_ok_and(|env| env.split(|b| *b == 0).any(|entry| entry == mark))

@@ -8,7 +8,7 @@ use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest};
 use super::seats::Seat;
 use crate::error::{OpError, OpResult};
 use crate::host::{Host, Vm, event};
-use crate::inventory::{Changes, PowerState, sync_directory};
+use crate::inventory::{Changes, PowerState};
 use crate::layers::make_delta;
 
 impl Host {
@@ -76,15 +76,18 @@ impl Host {
         })
     }
 
-    fn make_linked(&self, source: &Arc<Vm>, seats: &mut [Seat]) -> OpResult<()> {
-        for (delta, parent) in self.record_intent(source, seats)? {
+    fn make_linked(self: &Arc<Self>, source: &Arc<Vm>, seats: &mut [Seat]) -> OpResult<()> {
+        let (deltas, mut recording) = self.record_intent(source, seats)?;
+        recording.wait_recorded()?;
+        for (delta, parent) in deltas {
             make_delta(&delta, &parent)?;
         }
         for seat in seats.iter_mut() {
             seat.make_tops()?;
             self.make_home(&seat.vm.id)?;
         }
-        sync_directory(&self.config.home.layers()).context("cannot sync the datastore")?;
+        recording.files_made();
+        recording.wait_durable()?;
         Ok(())
     }
 }

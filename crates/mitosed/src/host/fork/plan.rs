@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api_types::{ForkRequest, MAX_CLONES, SerialRequest};
 
+use super::record::Recording;
 use super::seats::Seat;
 use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
@@ -63,13 +64,13 @@ impl Host {
             .collect()
     }
 
-    /// Records the clones as `creating` and the source's next tops as pending; returns the latter
-    /// with their parents.
+    /// Starts to record the clones as `creating` and the source's next tops as pending; returns the
+    /// latter with their parents.
     pub(super) fn record_intent(
-        &self,
+        self: &Arc<Self>,
         source: &Arc<Vm>,
         seats: &mut [Seat],
-    ) -> OpResult<Vec<(LayerRow, LayerRow)>> {
+    ) -> OpResult<(Vec<(LayerRow, LayerRow)>, Recording)> {
         let mut changes = Changes::default();
         let mut deltas = Vec::new();
         source.update(|live| -> anyhow::Result<()> {
@@ -124,10 +125,9 @@ impl Host {
             }
             Ok(())
         })?;
-        let mut vms = vec![source];
-        vms.extend(seats.iter().map(|seat| &seat.vm));
-        self.commit(&vms, changes)?;
-        Ok(deltas)
+        let mut vms = vec![Arc::clone(source)];
+        vms.extend(seats.iter().map(|seat| Arc::clone(&seat.vm)));
+        Ok((deltas, Recording::start(self, vms, changes)?))
     }
 }
 
