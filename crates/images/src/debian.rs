@@ -136,11 +136,17 @@ impl Builder {
     }
 
     /// Installs the packages into an empty directory. It runs in a mount namespace of its own, so
-    /// that no mount of a killed run is left below the directory.
+    /// that no mount of a killed run is left below the directory, and ends with this process.
     fn bootstrap(&self, suite: Suite, packages: &[String], root: &Path) -> Result<(), ImageError> {
         let options = LEFT_OUT.iter().chain(&["force-unsafe-io"]);
-        let tool = Tool::new("unshare", "util-linux")
-            .args(["--mount", "--propagation=private", "--", "mmdebstrap"])
+        let tool = Tool::new("setpriv", "util-linux")
+            .args([
+                "--pdeathsig=KILL",
+                "unshare",
+                "--mount",
+                "--propagation=private",
+            ])
+            .args(["--fork", "--kill-child=TERM", "--", "mmdebstrap"])
             .args([
                 "--mode=root",
                 "--variant=minbase",
@@ -171,7 +177,7 @@ impl Builder {
     }
 }
 
-/// `unshare` only stands before the program that can fail.
+/// `setpriv` and `unshare` only stand before the program that can fail.
 fn name_bootstrap(error: ImageError) -> ImageError {
     match error {
         ImageError::ToolFailed { output, .. }

@@ -71,7 +71,7 @@ fn try_unpack(
     let tree = Tree::open(root)?;
     for (index, blob) in image.layers.iter().enumerate() {
         let text = format!("unpack layer {} of {}", index + 1, image.layers.len());
-        let fraction = 0.02 + 0.05 * index as f32 / image.layers.len() as f32;
+        let fraction = 0.02 * index as f32 / image.layers.len() as f32;
         watch.stage(&text, fraction).map_err(OciError::Cancelled)?;
         archive.check_digest(blob, watch)?;
         let reader = archive.reader(blob)?;

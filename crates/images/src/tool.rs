@@ -114,7 +114,7 @@ impl Tool {
         {
             return Ok(stdout);
         }
-        let output = lines.into_iter().collect::<Vec<_>>().join("; ");
+        let output = telling(lines);
         Err(ImageError::ToolFailed {
             program: self.program,
             status: status.to_string(),
@@ -159,6 +159,21 @@ fn follow(stderr: impl Read, on_line: impl Fn(&str)) -> VecDeque<String> {
     kept
 }
 
+/// Joins the lines that say what went wrong: those that apt and its kin mark as errors, the first
+/// of which is the cause of the others, or else all.
+fn telling(lines: VecDeque<String>) -> String {
+    let first_errors: Vec<&str> = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("E: "))
+        .take(2)
+        .collect();
+    if first_errors.is_empty() {
+        Vec::from(lines).join("; ")
+    } else {
+        first_errors.join("; ")
+    }
+}
+
 fn wait(child: &mut Child, watch: &Watch) -> io::Result<ExitStatus> {
     let mut deadline = None;
     loop {
@@ -197,6 +212,12 @@ mod tests {
             .output(&watch);
         let text = error.unwrap_err().to_string();
         assert!(text.contains("bad") && text.contains('3'), "{text}");
+        let script = "echo I: start >&2; echo E: cause >&2; echo I: end >&2; exit 1";
+        let error = Tool::new("sh", "dash")
+            .args(["-c", script])
+            .output(&watch)
+            .unwrap_err();
+        assert!(error.to_string().ends_with(": cause"), "{error}");
         let error = Tool::new("no-such-program", "some-package")
             .output(&watch)
             .unwrap_err();
