@@ -9,7 +9,7 @@ use rustix::process::{Resource, getrlimit};
 use vm_spec::format_size;
 
 use crate::config::Config;
-use crate::host::host_memory;
+use crate::host::{Host, host_memory};
 
 /// Free space below which a datastore is called short, bytes.
 const SPACE_SHORT_BYTES: u64 = 2 << 30;
@@ -19,9 +19,10 @@ const MEMORY_SHORT_BYTES: u64 = 1 << 30;
 const FILES_WANTED: u64 = 4096;
 
 /// Looks at everything.
-pub fn examine(config: &Config) -> Vec<Check> {
+pub fn examine(host: &Host) -> Vec<Check> {
+    let config = &host.config;
     vec![
-        kvm(config),
+        kvm(host),
         programs(config),
         user(),
         memory(config),
@@ -43,20 +44,39 @@ fn check(name: &str, level: CheckLevel, found: impl Into<String>, remedy: Option
     }
 }
 
-fn kvm(config: &Config) -> Check {
-    let path = config.kvm_device.display();
-    match File::options()
+fn kvm(host: &Host) -> Check {
+    let path = host.config.kvm_device.display();
+    let opened = File::options()
         .read(true)
         .write(true)
-        .open(&config.kvm_device)
-    {
-        Ok(_) => check("kvm", CheckLevel::Ok, format!("{path} can be opened"), None),
-        Err(error) => check(
+        .open(&host.config.kvm_device);
+    if let Err(error) = opened {
+        let remedy =
+            "load kvm_intel or kvm_amd, turn virtualization on in the firmware, run as root";
+        return check(
             "kvm",
             CheckLevel::Fail,
             format!("{path}: {error}"),
-            Some("load kvm_intel or kvm_amd, turn virtualization on in the firmware, run as root"),
-        ),
+            Some(remedy),
+        );
+    }
+    match host.kvm_speed() {
+        Ok(speed) if speed.is_usable() => {
+            let found = format!(
+                "{path} runs guests, {:.0} M instructions/s in a loop",
+                speed.mips
+            );
+            check("kvm", CheckLevel::Ok, found, None)
+        }
+        Ok(speed) => {
+            let found = format!("{path} emulates guests, {:.1} M instructions/s", speed.mips);
+            let remedy = "enough for bare-metal guests; Linux needs hardware virtualization";
+            check("kvm", CheckLevel::Warn, found, Some(remedy))
+        }
+        Err(error) => {
+            let found = format!("{path} does not run a guest: {error:#}");
+            check("kvm", CheckLevel::Fail, found, Some("see the daemon's log"))
+        }
     }
 }
 

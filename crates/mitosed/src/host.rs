@@ -9,6 +9,7 @@ mod fork;
 mod identity;
 mod memory;
 mod power;
+mod probe;
 mod recover;
 mod remove;
 mod run;
@@ -26,10 +27,12 @@ use tokio::sync::broadcast;
 use crate::config::Config;
 use crate::error::{OpError, OpResult};
 use crate::inventory::{Changes, Inventory, NewEvent, PowerState};
+use crate::keys::HostKeys;
 use crate::layers::Layers;
 use crate::vmm::{Pool, Reactor};
 
 pub use memory::host_memory;
+pub use probe::KvmSpeed;
 pub use vm::Vm;
 
 /// Everything that the daemon runs.
@@ -43,8 +46,10 @@ pub struct Host {
     layers: Mutex<Layers>,
     pool: Arc<Pool>,
     reactor: Reactor,
+    keys: Arc<HostKeys>,
     news: broadcast::Sender<Event>,
     tasks: tasks::Tasks,
+    kvm_speed: Mutex<Option<KvmSpeed>>,
 }
 
 impl Host {
@@ -56,6 +61,7 @@ impl Host {
         uids: HashSet<u32>,
     ) -> Arc<Self> {
         let pool = Pool::new(&config, &reactor, uids);
+        let keys = HostKeys::new(config.home.run().join("keys"));
         Arc::new(Self {
             config,
             inventory,
@@ -64,8 +70,10 @@ impl Host {
             layers: Mutex::default(),
             pool,
             reactor,
+            keys,
             news: broadcast::channel(1024).0,
             tasks: tasks::Tasks::default(),
+            kvm_speed: Mutex::new(None),
         })
     }
 

@@ -93,5 +93,5 @@ async fn stop_daemon(Extension(stop): Extension<Stop>) -> Json<()> {
 }
 
 async fn doctor(State(host): State<Arc<Host>>) -> Answer<Vec<Check>> {
-    answer::blocking(move || Ok(crate::doctor::examine(&host.config))).await
+    answer::blocking(move || Ok(crate::doctor::examine(&host))).await
 }

@@ -11,6 +11,7 @@ mod host;
 mod http;
 mod image;
 mod inventory;
+mod keys;
 mod layers;
 mod usage;
 mod vmm;

@@ -213,7 +213,7 @@ fn a_kvm_device_that_is_missing_is_told_with_a_remedy() {
 }
 
 #[test]
-fn linked_clones_are_made_of_powered_off_vms() {
+fn linked_and_full_clones_are_made_of_powered_off_vms() {
     let bed = Bed::new();
     bed.run("a", "");
     let linked = ForkRequest {
@@ -229,8 +229,15 @@ fn linked_clones_are_made_of_powered_off_vms() {
     assert_eq!(bed.state("b"), "poweredOff");
     assert_eq!(bed.detail("b").disks[0].layers.len(), 3);
     assert_eq!(bed.detail("a").disks[0].layers.len(), 3);
+    let full = ForkRequest {
+        mode: api_types::CloneMode::Full,
+        ..clones(&["d"])
+    };
+    bed.client.fork("a", &full).unwrap();
+    assert_eq!(bed.detail("d").disks[0].layers.len(), 1);
     bed.client.start("b").unwrap();
+    bed.client.start("d").unwrap();
     bed.client.remove("a", false).unwrap();
     assert_eq!(bed.state("b"), "running");
-    bed.assert_only(&["b", "c"]);
+    bed.assert_only(&["b", "c", "d"]);
 }

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agent_protocol::{Hello, Ready, ToHost};
+use agent_protocol::{Hello, IdentityKind, Ready, ToHost};
 use api_types::GuestReply;
 use vmm_protocol::{Command, EndReason, Event};
 
+use super::identity::identity_message;
 use super::vm::Live;
 use super::{Host, Vm, event};
+use crate::clock::random_uuid;
 use crate::inventory::{Changes, NewEvent, PowerState};
 use crate::vmm::{Link, Notice, wait_gone};
 
@@ -73,8 +75,32 @@ impl Host {
                 tracing::warn!(vm = vm.name, nic, "cannot raise the link: {error:#}");
             }
         }
+        self.give_host_keys(vm, link);
         let told = event(&vm.name, "vm.ready", "the guest agent is ready");
         self.commit_logged(&[vm], with_event(told));
+    }
+
+    /// Images have no SSH host keys: a guest that booted for the first time is given some, in an
+    /// identity of another number, since the agent applies each once.
+    fn give_host_keys(&self, vm: &Arc<Vm>, link: &Arc<Link>) {
+        let mut row = vm.row();
+        if row.ssh_host_key_kinds.is_empty() {
+            return;
+        }
+        self.keys.want(&row.ssh_host_key_kinds);
+        if row.has_host_keys {
+            return;
+        }
+        let keys = self.keys.take(&row.ssh_host_key_kinds);
+        if keys.is_empty() {
+            return;
+        }
+        row.uuid = random_uuid();
+        let identity = identity_message(&row, IdentityKind::Boot, keys);
+        match link.call(Command::SetIdentity(identity), &[], Duration::from_secs(5)) {
+            Ok(_) => vm.update(|live| live.row.has_host_keys = true),
+            Err(error) => tracing::warn!(vm = vm.name, "cannot give SSH host keys: {error:#}"),
+        }
     }
 
     pub(super) fn no_space(&self, vm: &Arc<Vm>, disk: usize) {

@@ -183,6 +183,10 @@ impl Host {
             self.make_home(&seat.vm.id)?;
         }
         self.open_below(seats)?;
+        let kinds = source.live().row.ssh_host_key_kinds.clone();
+        for seat in seats.iter_mut() {
+            seat.host_keys = self.keys.take(&kinds);
+        }
         fail_at.check(HostStep::Deltas)?;
         phases.mark("deltas");
         recording.files_made();

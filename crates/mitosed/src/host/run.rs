@@ -249,6 +249,7 @@ impl Host {
             bases.push(self.inspect("disk", &disk.path, disk.format, disk.read_only)?);
         }
         self.open_kvm()?;
+        let notes = self.engine_notes(request.engine, request.image.is_some())?;
         let mut row = VmRow {
             id: random_hex::<6>(),
             name: request.name,
@@ -269,6 +270,7 @@ impl Host {
             pid: None,
             has_agent,
             ssh_host_key_kinds: Vec::new(),
+            has_host_keys: false,
             guest: None,
             stuns: Vec::new(),
             next_layer: 0,
@@ -283,11 +285,36 @@ impl Host {
             });
         }
         row.spec.validate().map_err(invalid_spec)?;
-        Ok(Plan {
-            row,
-            bases,
-            notes: Vec::new(),
-        })
+        Ok(Plan { row, bases, notes })
+    }
+
+    /// What an automatic choice of the engine is to tell; refuses it where KVM only emulates guests
+    /// and the guest is a whole system.
+    fn engine_notes(&self, engine: EngineChoice, is_system: bool) -> OpResult<Vec<String>> {
+        if engine != EngineChoice::Auto {
+            return Ok(Vec::new());
+        }
+        let speed = match self.kvm_speed() {
+            Ok(speed) if speed.is_usable() => return Ok(Vec::new()),
+            Ok(speed) => speed,
+            // What is wrong shows when the VM itself is to boot.
+            Err(error) => {
+                tracing::warn!("KVM could not be measured: {error:#}");
+                return Ok(Vec::new());
+            }
+        };
+        let found = format!(
+            "{} only emulates guests ({:.1} M instructions/s)",
+            self.config.kvm_device.display(),
+            speed.mips
+        );
+        if is_system {
+            return Err(OpError::unavailable(format!(
+                "engine: {found}, too slow for a Linux system; use a host with hardware \
+                 virtualization, or --engine kvm to try it all the same"
+            )));
+        }
+        Ok(vec![format!("{found}; --engine kvm leaves this note out")])
     }
 
     fn check_serial(&self, row: &VmRow) -> OpResult<()> {

@@ -122,6 +122,9 @@ pub struct VmRow {
     /// Kinds of SSH host keys that its agent told.
     #[serde(default)]
     pub ssh_host_key_kinds: Vec<String>,
+    /// It was given SSH host keys after its first boot.
+    #[serde(default)]
+    pub has_host_keys: bool,
     /// What its agent said when it was ready.
     #[serde(default)]
     pub guest: Option<GuestReply>,

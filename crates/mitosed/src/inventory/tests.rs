@@ -37,6 +37,7 @@ fn vm(id: &str, name: &str) -> VmRow {
         pid: None,
         has_agent: false,
         ssh_host_key_kinds: vec![],
+        has_host_keys: false,
         guest: None,
         stuns: vec![],
         next_layer: 0,

@@ -100,6 +100,8 @@ impl Bed {
             kernel: Some(self.file("kernel")),
             cmdline: Some(cmdline.to_owned()),
             memory_bytes: 16 << 20,
+            // The stand-in has no speed that could be measured.
+            engine: vm_spec::EngineChoice::Kvm,
             ..serde_json::from_str(&format!(r#"{{"name":"{name}"}}"#)).unwrap()
         }
     }

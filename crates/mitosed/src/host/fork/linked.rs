@@ -1,32 +1,31 @@
-//! Clones of a powered-off VM: powered off too, on the source's disks.
+//! Clones of a powered-off VM: powered off too, on the source's disks or with copies of them.
 
+use std::fs::File;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use anyhow::Context;
 use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest};
+use disk_layers::{LayerFile, flatten};
 
 use super::seats::Seat;
 use crate::error::{OpError, OpResult};
 use crate::host::{Host, Vm, event};
-use crate::inventory::{Changes, PowerState};
-use crate::layers::make_delta;
+use crate::inventory::{Changes, DiskRow, LayerRow, PowerState, sync_directory};
+use crate::layers::{disk_format, make_delta};
 
 impl Host {
-    /// Makes linked clones: source and clones get a new delta each on the source's present tops.
+    /// Makes linked clones, for which source and clones get a new delta each on the source's present
+    /// tops, or full clones with disks of their own.
     pub(super) fn clone_powered_off(
         self: &Arc<Self>,
         source: &Arc<Vm>,
         request: &ForkRequest,
     ) -> OpResult<Cloned> {
-        if request.mode == CloneMode::Full {
-            return Err(OpError::invalid(
-                "mode: full clones are not part of this build; use --mode linked or instant",
-            ));
-        }
         let _turn = self.turn(source)?;
         if source.state() != PowerState::PoweredOff {
             return Err(OpError::conflict(format!(
-                "{0} is {1}: linked clones are made of powered-off VMs; \
+                "{0} is {1}: linked and full clones are made of powered-off VMs; \
                  stop it with 'mitose stop {0}', or use --mode instant",
                 source.name,
                 source.state().word()
@@ -35,7 +34,11 @@ impl Host {
         let mut seats = self.plan_clones(source, request)?;
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
         self.reserve(&vms)?;
-        if let Err(error) = self.make_linked(source, &mut seats) {
+        let made = match request.mode {
+            CloneMode::Full => self.make_full(source, &seats),
+            _ => self.make_linked(source, &mut seats),
+        };
+        if let Err(error) = made {
             self.end_pending(source, false);
             seats.iter().for_each(|seat| self.erase(&seat.vm, None));
             return Err(error);
@@ -48,7 +51,11 @@ impl Host {
                 live.row.state = PowerState::PoweredOff;
                 live.row.generation = live.row.generation.saturating_sub(1);
             });
-            let message = format!("linked clone of {}", source.name);
+            let how = match request.mode {
+                CloneMode::Full => "full",
+                _ => "linked",
+            };
+            let message = format!("{how} clone of {}", source.name);
             changes
                 .events
                 .push(event(&seat.vm.name, "vm.cloned", message));
@@ -76,6 +83,38 @@ impl Host {
         })
     }
 
+    /// Gives each clone standalone copies of the disks that it can write to.
+    fn make_full(self: &Arc<Self>, source: &Vm, seats: &[Seat]) -> OpResult<()> {
+        let row = source.row();
+        let mut copies = Vec::new();
+        for seat in seats {
+            let mut changes = Changes::default();
+            for (index, disk) in row.disks.iter().enumerate() {
+                let chain = self.layers().chain(&disk.top)?;
+                let mut top = disk.top.clone();
+                if !row.spec.disks[index].read_only {
+                    let mut copy = self.next_delta(&mut seat.vm.live().row, index, &chain[0]);
+                    copy.parent = None;
+                    top.clone_from(&copy.id);
+                    changes.layers.push(copy.clone());
+                    copies.push((copy, chain));
+                }
+                let mut layers = self.layers();
+                layers.insert(changes.layers.iter().cloned());
+                layers.hold(&top);
+                seat.vm
+                    .update(|live| live.row.disks.push(DiskRow { top, pending: None }));
+            }
+            self.commit(&[&seat.vm], changes)?;
+            self.make_home(&seat.vm.id)?;
+        }
+        for (copy, chain) in &copies {
+            copy_disk(copy, chain)?;
+        }
+        sync_directory(&self.config.home.layers()).context("cannot sync the datastore")?;
+        Ok(())
+    }
+
     fn make_linked(self: &Arc<Self>, source: &Arc<Vm>, seats: &mut [Seat]) -> OpResult<()> {
         let (deltas, mut recording) = self.record_intent(source, seats)?;
         recording.wait_recorded()?;
@@ -90,4 +129,25 @@ impl Host {
         recording.wait_durable()?;
         Ok(())
     }
+}
+
+/// Writes what a stack shows to a new standalone file, durably.
+fn copy_disk(copy: &LayerRow, chain: &[LayerRow]) -> anyhow::Result<()> {
+    let open = |layer: &LayerRow| {
+        let file = File::open(&layer.path)
+            .with_context(|| format!("cannot open the disk layer {}", layer.path.display()))?;
+        anyhow::Ok(LayerFile {
+            file,
+            format: disk_format(layer.format),
+        })
+    };
+    let chain = chain.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
+    let failed = || format!("cannot copy a disk to {}", copy.path.display());
+    let target = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&copy.path)
+        .with_context(failed)?;
+    flatten(chain, target, &mut |_| ControlFlow::Continue(())).with_context(failed)
 }

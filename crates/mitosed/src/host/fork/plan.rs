@@ -155,6 +155,7 @@ pub(super) fn clone_row(
         },
         uid: None,
         pid: None,
+        has_host_keys: true,
         guest: None,
         stuns: Vec::new(),
         disks: Vec::<DiskRow>::new(),

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_protocol::IdentityKind;
+use agent_protocol::{IdentityKind, SshHostKey};
 use anyhow::Context;
 use vmm_protocol::{Command, Restore};
 
@@ -38,6 +38,8 @@ pub(super) struct Seat {
     pub vm: Arc<Vm>,
     disks: Vec<SeatDisk>,
     taps: OpenTaps,
+    /// SSH host keys of its own, where the source has some.
+    pub host_keys: Vec<SshHostKey>,
     /// Listening socket and user id of a process that is to be born by `fork()`.
     pub newborn: Option<(Arc<OwnedFd>, u32)>,
     /// Connection to its process.
@@ -59,6 +61,7 @@ impl Seat {
             vm,
             disks: Vec::new(),
             taps,
+            host_keys: Vec::new(),
             newborn: None,
             link: None,
             pending: None,
@@ -214,7 +217,8 @@ impl Host {
             Some(checkpoint) => Some(fds.add(reopen_read_only(checkpoint.as_fd())?)),
             None => None,
         };
-        let identity = identity_message(&row, IdentityKind::Clone, Vec::new());
+        let keys = std::mem::take(&mut seat.host_keys);
+        let identity = identity_message(&row, IdentityKind::Clone, keys);
         let stacks = seat.stacks();
         let backends = self.backends(&row, kvm, &stacks, &seat.taps, identity, &mut fds)?;
         let restore = Restore {
