@@ -36,7 +36,7 @@ pub use inspect::{DiskHeader, inspect, inspect_as};
 pub use layer::{DiskFormat, LayerFile};
 pub use qcow2::create::{CreateDiskError, create_full, create_overlay};
 pub use qcow2::header::{BackingRef, MAX_DISK_BYTES};
-pub use repair::{RefcountReport, RepairError, check_refcounts, repair_refcounts};
+pub use repair::{RefcountReport, RepairError, check_refcounts, check_whole, repair_refcounts};
 pub use stack::{DiskStack, PreparedTop, StackOptions};
 
 /// Most layers that a stack can have.

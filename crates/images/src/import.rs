@@ -57,6 +57,7 @@ impl Builder {
             FileKind::Raw => self.import_disk(request, "raw"),
             FileKind::Qcow2 => {
                 disk::check_qcow2(&open).map_err(|problem| refuse(&problem))?;
+                disk_layers::check_whole(&open).map_err(|error| refuse(&reason_of(&error)))?;
                 self.import_disk(request, "qcow2")
             }
             FileKind::Archive => self.import_archive(request),
@@ -228,4 +229,13 @@ fn install_links(root: &Path, agent: &[u8]) -> std::io::Result<()> {
         return install_agent(root, agent);
     }
     Ok(())
+}
+
+/// The causes of an error in one line.
+fn reason_of(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }

@@ -142,10 +142,7 @@ impl Command {
 const MAX_SIDE_BY_SIDE: usize = 16;
 
 /// Does `act` to each name, several at a time; results come in the order of the names.
-fn side_by_side<T: Send>(
-    names: &[String],
-    act: impl Fn(&str) -> T + Sync,
-) -> Vec<(&String, T)> {
+fn side_by_side<T: Send>(names: &[String], act: impl Fn(&str) -> T + Sync) -> Vec<(&String, T)> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -163,7 +160,10 @@ fn side_by_side<T: Send>(
     });
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(index, ..)| *index);
-    results.into_iter().map(|(_, name, result)| (name, result)).collect()
+    results
+        .into_iter()
+        .map(|(_, name, result)| (name, result))
+        .collect()
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use super::qemu::{assert_clean, guest_bytes, qemu_img};
 use crate::error::{LayerError, OpenDiskError};
 use crate::layer::{DiskFormat, LayerFile};
 use crate::stack::{DiskStack, StackOptions};
+use std::fs::File;
+
 use crate::{check_refcounts, inspect};
 
 const SIZE: usize = 3 << 20;
@@ -202,4 +204,31 @@ fn qemu_follows_the_names_of_our_overlays() {
     for name in ["top", "middle", "base"] {
         assert_clean(dir.path(), name);
     }
+}
+
+#[test]
+fn an_image_that_is_cut_in_its_data_is_refused() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("cut.qcow2");
+    let file = File::options()
+        .create_new(true)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .expect("file");
+    crate::create_full(&file, 8 << 20).expect("create");
+    let top = crate::LayerFile {
+        file: file.try_clone().expect("dup"),
+        format: crate::DiskFormat::Qcow2,
+    };
+    let mut stack =
+        crate::DiskStack::open(top, vec![], crate::StackOptions::default()).expect("open");
+    stack.write_at(0, &vec![7; 4 << 20]).expect("write");
+    stack.sync().expect("sync");
+    crate::check_whole(&file).expect("whole");
+    file.set_len(file.metadata().expect("size").len() / 2)
+        .expect("cut");
+    let error = crate::check_whole(&file).expect_err("cut");
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    assert!(cause.is_some_and(|cause| cause.contains("truncated")));
 }

@@ -351,6 +351,9 @@ impl Host {
             Some(ImageFormat::Qcow2) => disk_layers::inspect_as(&file, DiskFormat::Qcow2),
         }
         .map_err(|error| refuse(error.into()))?;
+        if header.format == DiskFormat::Qcow2 {
+            disk_layers::check_whole(&file).map_err(|error| refuse(error.into()))?;
+        }
         let path = fs::canonicalize(path).map_err(|error| refuse(error.into()))?;
         let home = &self.config.home;
         let files: Vec<(PathBuf, DiskFormat, u64)> = if header.backing.is_none() {
