@@ -9,8 +9,6 @@ use super::qemu::{assert_clean, guest_bytes, qemu_img};
 use crate::error::{LayerError, OpenDiskError};
 use crate::layer::{DiskFormat, LayerFile};
 use crate::stack::{DiskStack, StackOptions};
-use std::fs::File;
-
 use crate::{check_refcounts, inspect};
 
 const SIZE: usize = 3 << 20;
