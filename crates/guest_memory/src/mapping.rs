@@ -130,6 +130,18 @@ impl Mapping {
         self.len
     }
 
+    /// Unmaps the first `len` bytes, or what is left; returns whether anything is left.
+    pub(crate) fn unmap_front(&mut self, len: usize) -> bool {
+        let len = len.min(self.len);
+        drop(Self {
+            address: self.address,
+            len,
+        });
+        self.address += len;
+        self.len -= len;
+        self.len > 0
+    }
+
     /// Gives the range up without unmapping it.
     pub(crate) fn forget(mut self) {
         self.len = 0;

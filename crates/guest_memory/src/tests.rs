@@ -42,7 +42,7 @@ fn source_and_clones_diverge_after_a_seal() {
     sealed.forbid_new_writers().expect("seal future writes");
     assert_eq!(source.host_address(), address);
     put(&source, 5000, 8);
-    sealed.finish().expect("seal writes");
+    sealed.finish(|| ()).expect("seal writes");
     let clone = GuestRam::private(read_only(source.file()), BYTES).expect("map");
     assert_eq!((byte(&source, 5000), byte(&clone, 5000)), (8, 7));
     put(&clone, 5000, 9);
@@ -71,7 +71,7 @@ fn discard_frees_pages_of_either_view() {
     ram.discard(2 * PAGE, PAGE).expect("punch");
     assert_eq!(byte(&ram, 2 * PAGE), 0);
     put(&ram, 2 * PAGE, 4);
-    ram.seal().expect("seal").finish().expect("finish");
+    ram.seal().expect("seal").finish(|| ()).expect("finish");
     put(&ram, 2 * PAGE, 5);
     ram.discard(2 * PAGE, PAGE).expect("drop");
     assert_eq!(byte(&ram, 2 * PAGE), 4, "the layer's byte shows");
@@ -145,7 +145,7 @@ proptest! {
                 Step::Clone { vm } => {
                     if vms[0].0.view() == View::Shared {
                         let model = vms[0].1.clone();
-                        vms[0].0.seal().expect("seal").finish().expect("finish");
+                        vms[0].0.seal().expect("seal").finish(|| ()).expect("finish");
                         layer = Some((read_only(vms[0].0.file()), model));
                     }
                     let _ = vm;

@@ -140,18 +140,15 @@ impl VmProcess {
         let path = folder.join(format!("{name}.sock"));
         let listener = UnixListener::bind(&path)?;
         let log = File::create(folder.join(format!("{name}.log")))?;
-        // The listener becomes descriptor 3 through a shell: no unsafe code runs in the child.
-        let script = format!("exec \"$0\" \"$@\" 3<&{}", listener.as_raw_fd());
-        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty())?;
-        let child = Command::new("/bin/sh")
-            .args(["-c", &script])
-            .arg(crate::program("mitose-vmm")?)
+        let mut command = Command::new(crate::program("mitose-vmm")?);
+        command
             .args(["shell", "--uid", &next_uid().to_string()])
             .args(["--uid-range", &format!("{UID_FIRST}-{UID_LAST}")])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
+            .stderr(log);
+        let child =
+            linux_sys::spawn_with_fd(&mut command, listener.as_fd(), vmm_protocol::CONTROL_FD)?;
         drop(listener);
         let socket = UnixStream::connect(&path)?;
         Self::over(socket, Process::Child(child), folder, name)

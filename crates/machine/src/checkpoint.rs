@@ -10,7 +10,7 @@ use crate::platform::SavedPlatform;
 /// Container tag and schema version.
 const KIND: Kind = Kind {
     tag: *b"CKPT",
-    version: 1,
+    version: 2,
 };
 
 /// State of one instant of a VM.

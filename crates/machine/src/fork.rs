@@ -7,6 +7,7 @@
 //! RAM: a VM that was never forked turns its memfd into the layer. One that runs on a private view
 //! splits its process: the child (the *holder*) keeps the instant, and clones are born of it.
 
+mod finishing;
 mod split;
 
 use std::fs::File;
@@ -21,10 +22,12 @@ use jail::SoleThread;
 use virtio_devices::{Block, Worker, WorkerGuard};
 use vmm_protocol::ForkStep;
 
+pub(crate) use self::finishing::Finishing;
 use crate::checkpoint::Checkpoint;
 use crate::clock::{monotonic_ns, us_between};
 use crate::error::{ForkCause, ForkError};
 use crate::machine::{Machine, lock_ram};
+use crate::vcpus::VcpuGroup;
 
 /// What a fork needs, made ahead of it.
 #[derive(Debug)]
@@ -128,10 +131,7 @@ impl Machine {
             us: vec![],
         };
         let tops = self.prepare_tops(next_tops)?;
-        if let Some(finishing) = self.finishing.take() {
-            // It only unmaps; its failure was logged.
-            let _ = finishing.join();
-        }
+        self.finishing.complete();
         {
             let mut ram = lock_ram(&self.ram);
             if ram.view() == View::Shared {
@@ -145,20 +145,25 @@ impl Machine {
         if let Ok((Instant_::Holder(held), _)) = result {
             return Ok(ForkOutcome::Holder(held));
         }
+        // The vCPUs are about to run; nothing below is part of the stun.
         self.platform.disks.iter().for_each(|disk| disk.ungate());
         let io_held_us = if self.platform.disks.is_empty() {
             0
         } else {
             us_between(held_from, monotonic_ns())
         };
-        let (instant, stun_us) = result?;
+        let (instant, stun_from) = result?;
         let (checkpoint, layer, holder) = match instant {
-            Instant_::Sealed(checkpoint, view) => (checkpoint, Some(self.finish_seal(view)?), None),
+            Instant_::Sealed(checkpoint, view) => {
+                self.finishing.leave(view);
+                (checkpoint, Some(self.layer()?), None)
+            }
             Instant_::Holding(checkpoint, child) => (checkpoint, None, Some(child)),
             Instant_::Holder(_) => unreachable!("returned above"),
         };
         write_checkpoint(&checkpoint, file)?;
         steps.done(ForkStep::Publish)?;
+        let stun_us = stun_from.map_or(0, |from| us_between(from, self.vcpus.wait_entered().1));
         let steps_us = steps.us;
         Ok(ForkOutcome::Source(ForkReport {
             stun_us,
@@ -188,13 +193,14 @@ impl Machine {
     }
 
     /// With disk queues gated: drains, stops, and makes the instant. On failure everything is as
-    /// before; on success the vCPUs run again (but in the holder).
+    /// before; on success the vCPUs run again (but in the holder). Also returns when the stun began,
+    /// where the vCPUs ran.
     fn fork_gated(
         &mut self,
         tops: Vec<PreparedTop>,
         drain_ms_max: u32,
         steps: &mut Steps,
-    ) -> Result<(Instant_, u64), ForkError> {
+    ) -> Result<(Instant_, Option<u64>), ForkError> {
         let Self {
             spec,
             engine,
@@ -223,60 +229,50 @@ impl Machine {
         steps.done(ForkStep::Drain)?;
         let was_running = vcpus.is_running();
         let stun_from = monotonic_ns();
-        let states = vcpus.park_and_save();
+        vcpus.park_and_save();
         // Only now: a vCPU that resets a device wants the same locks before it can stand still.
         let mut disks: Vec<_> = platform.disks.iter().map(Worker::lock).collect();
         let shared = platform.shared.lock();
-        let result = states.map_err(at(ForkStep::Stop)).and_then(|vcpus| {
-            steps.done(ForkStep::Stop)?;
+        let result = steps.done(ForkStep::Stop).and_then(|()| {
             let mut slots: Vec<_> = disks.iter().map(|guard| guard.save(0)).collect();
             slots.extend((0..shared.len()).map(|index| shared.save(index)));
             let checkpoint = Box::new(Checkpoint {
                 engine: (*engine).to_owned(),
                 cpus: spec.cpus,
                 memory_bytes: spec.memory_bytes,
-                vcpus,
+                // The vCPUs' threads are at it still.
+                vcpus: vec![],
                 clock: vm.save_clock().map_err(at(ForkStep::Save))?,
                 platform: platform.save(slots),
             });
             steps.done(ForkStep::Save)?;
-            swap_all(&mut disks, tops, ram, checkpoint, steps)
+            swap_all(&mut disks, tops, ram, vcpus, checkpoint, steps)
         });
         if matches!(result, Ok(Instant_::Holder(_))) {
             // The guards belong to threads that this process does not have.
             std::mem::forget((disks, shared));
-            return result.map(|instant| (instant, 0));
+            return result.map(|instant| (instant, None));
         }
         if was_running {
             vcpus.run();
         }
         drop((disks, shared));
-        let stun_us = if was_running {
-            us_between(stun_from, vcpus.wait_entered().1)
-        } else {
-            0
-        };
-        result.map(|instant| (instant, stun_us))
+        result.map(|instant| (instant, was_running.then_some(stun_from)))
     }
 
-    /// Closes the layer for writers; unmapping the old view takes time, so a thread does it.
-    fn finish_seal(&mut self, view: SealedView) -> Result<OwnedFd, ForkError> {
-        let step = ForkStep::Publish;
-        let failed = |error| ForkError {
-            step,
+    fn layer(&self) -> Result<OwnedFd, ForkError> {
+        let layer = lock_ram(&self.ram).file().try_clone();
+        let layer = layer.map_err(|error| ForkError {
+            step: ForkStep::Publish,
             cause: ForkCause::Write(error),
-        };
-        let layer = lock_ram(&self.ram).file().try_clone().map_err(failed)?;
-        let finish = move || {
-            if let Err(error) = view.finish() {
-                tracing::warn!(%error, "a memory layer could not be sealed against writes");
-            }
-        };
-        let thread = std::thread::Builder::new()
-            .name("seal".into())
-            .stack_size(128 << 10);
-        self.finishing = Some(thread.spawn(finish).map_err(failed)?);
+        })?;
         Ok(layer.into())
+    }
+
+    /// Starts what a fork has left to do; call it when its result was handed on. The next fork
+    /// does it otherwise.
+    pub fn after_fork(&mut self) {
+        self.finishing.start();
     }
 }
 
@@ -285,6 +281,7 @@ fn swap_all(
     disks: &mut [WorkerGuard<'_>],
     tops: Vec<PreparedTop>,
     ram: &Arc<Mutex<GuestRam>>,
+    vcpus: &VcpuGroup,
     checkpoint: Box<Checkpoint>,
     steps: &mut Steps,
 ) -> Result<Instant_, ForkError> {
@@ -305,7 +302,7 @@ fn swap_all(
     }
     let result = result
         .and_then(|()| steps.done(ForkStep::SwapDisks))
-        .and_then(|()| switch_ram(ram, checkpoint, steps));
+        .and_then(|()| switch_ram(ram, vcpus, checkpoint, steps));
     if result.is_err() {
         for guard in &mut disks[..swapped] {
             if let Some(block) = guard.device_mut::<Block<DiskStack>>(0) {
@@ -321,10 +318,12 @@ fn swap_all(
 
 fn switch_ram(
     shared: &Arc<Mutex<GuestRam>>,
-    checkpoint: Box<Checkpoint>,
+    vcpus: &VcpuGroup,
+    mut checkpoint: Box<Checkpoint>,
     steps: &mut Steps,
 ) -> Result<Instant_, ForkError> {
     let step = ForkStep::SwapMemory;
+    let saved = || vcpus.take_saved().map_err(at(ForkStep::Stop));
     let mut ram = lock_ram(shared);
     match ram.view() {
         View::Shared => {
@@ -335,16 +334,24 @@ fn switch_ram(
                     step,
                     cause: ForkCause::Write(error),
                 })
-                .and_then(|()| steps.done(step));
-            if let Err(error) = sealed {
-                ram.unseal(view)
-                    .expect("the old view goes back to its own addresses");
-                return Err(error);
+                .and_then(|()| saved())
+                .and_then(|states| steps.done(step).map(|()| states));
+            match sealed {
+                Ok(states) => {
+                    checkpoint.vcpus = states;
+                    Ok(Instant_::Sealed(checkpoint, view))
+                }
+                Err(error) => {
+                    ram.unseal(view)
+                        .expect("the old view goes back to its own addresses");
+                    Err(error)
+                }
             }
-            Ok(Instant_::Sealed(checkpoint, view))
         }
         View::Private => {
             drop(ram);
+            // The child gets them with the rest of the memory.
+            checkpoint.vcpus = saved()?;
             // A failure asked for by a test comes before the split: there is nothing to undo after.
             if steps.fail_at == Some(step) {
                 steps.done(step)?;

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 
 use boot::layout;
 use guest_memory::{GuestRam, ram_ranges};
@@ -19,6 +18,7 @@ use vm_spec::VmSpec;
 use crate::backends::Backends;
 use crate::checkpoint::Checkpoint;
 use crate::error::BuildError;
+use crate::fork::Finishing;
 use crate::platform::{EventSink, Parts, Platform, PlatformEvent, SavedPlatform};
 use crate::vcpus::{MakeVcpu, OnEnd, VcpuGroup};
 
@@ -54,8 +54,8 @@ pub struct Machine {
     pub(crate) ram: Arc<Mutex<GuestRam>>,
     pub(crate) platform: Platform,
     pub(crate) vcpus: VcpuGroup,
-    /// Unmaps what the last fork moved away.
-    pub(crate) finishing: Option<JoinHandle<()>>,
+    /// What the last fork left to do.
+    pub(crate) finishing: Finishing,
 }
 
 pub(crate) fn lock_ram(ram: &Mutex<GuestRam>) -> MutexGuard<'_, GuestRam> {
@@ -284,6 +284,14 @@ impl Machine {
             let on_event = Arc::clone(&on_event);
             Arc::new(move |event| on_event(MachineEvent::Platform(event)))
         };
+        let on_end: OnEnd = Arc::new(move |exit| match exit {
+            Exit::Kicked => {}
+            Exit::TripleFault => on_event(MachineEvent::TripleFault),
+            Exit::Fault(text) => on_event(MachineEvent::EngineFault(text)),
+        });
+        // The vCPUs are made and loaded in their own threads, beside the platform.
+        let makers = makers(&vm, spec.cpus, &start);
+        let mut vcpus = VcpuGroup::spawn(makers, Arc::clone(&stop), on_end)?;
         let parts = Parts {
             spec: &spec,
             vm: &vm,
@@ -291,36 +299,35 @@ impl Machine {
             backends,
             events: &sink,
             saved: platform,
-            stop: Arc::clone(&stop),
+            stop,
         };
-        let platform = Platform::build(parts)?;
-        let on_end: OnEnd = Arc::new(move |exit| match exit {
-            Exit::Kicked => {}
-            Exit::TripleFault => on_event(MachineEvent::TripleFault),
-            Exit::Fault(text) => on_event(MachineEvent::EngineFault(text)),
+        let platform = Platform::build(parts);
+        let made = vcpus.wait_made();
+        let built = platform.and_then(|platform| {
+            made?;
+            if let Some(clock) = clock {
+                // After the vCPUs have their clock MSRs: setting it rewrites their time pages.
+                vm.restore_clock(&clock)?;
+            }
+            Ok(platform)
         });
-        let makers = makers(&vm, spec.cpus, &start);
-        let io = Arc::clone(&platform.io) as _;
-        let vcpus = VcpuGroup::spawn(makers, io, stop, on_end)?;
-        let mut machine = Self {
+        let platform = match built {
+            Ok(platform) => platform,
+            Err(error) => {
+                vcpus.end();
+                return Err(error);
+            }
+        };
+        vcpus.connect(Arc::clone(&platform.io) as _);
+        Ok(Self {
             spec,
             engine: engine.name(),
             vm,
             ram,
             platform,
             vcpus,
-            finishing: None,
-        };
-        let made = machine.vcpus.wait_made();
-        if let Err(error) = made {
-            machine.vcpus.end();
-            return Err(error.into());
-        }
-        if let Some(clock) = clock {
-            // After the vCPUs have their clock MSRs: setting it rewrites their time pages.
-            machine.vm.restore_clock(&clock)?;
-        }
-        Ok(machine)
+            finishing: Finishing::default(),
+        })
     }
 
     fn adopt(&self, generation_id: [u8; 16]) -> Result<(), BuildError> {

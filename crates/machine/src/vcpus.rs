@@ -4,13 +4,13 @@
 //! and several vCPUs do it at the same time.
 //!
 //! ```text
-//!  Park ──Run──▶ running ──stop()──▶ Park     Save is Park with a copy of the state
-//!    └──Exit──▶ thread ends
+//!  Park ──Run──▶ running ──stop()──▶ Park     Save is Park, and then the thread copies the state
+//!    └──Exit──▶ thread ends                   while its owner goes on with other parts
 //! ```
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,9 +22,13 @@ use crate::clock::monotonic_ns;
 pub(crate) type MakeVcpu = Box<dyn FnOnce() -> Result<Box<dyn Vcpu>, EngineError> + Send>;
 /// Hears of a vCPU that ended by itself.
 pub(crate) type OnEnd = Arc<dyn Fn(Exit) + Send + Sync>;
+/// Where accesses of all vCPUs go.
+pub(crate) type SharedIo = Arc<dyn GuestIo + Send + Sync>;
 
 /// The stack of a vCPU thread, bytes: devices run on it, deep recursion does not.
 const STACK_BYTES: usize = 256 << 10;
+/// Looks at the times of entry before sleeping between them: an entry takes a few microseconds.
+const LOOKS: u32 = 2000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
@@ -34,29 +38,48 @@ enum Order {
     Exit,
 }
 
+impl Order {
+    const ALL: [Self; 4] = [Self::Park, Self::Save, Self::Run, Self::Exit];
+
+    /// One word with the number of the order, so that it can be read without a lock.
+    fn word(self, number: u64) -> u64 {
+        number << 2 | self as u64
+    }
+
+    fn of_word(word: u64) -> (u64, Self) {
+        (word >> 2, Self::ALL[(word & 3) as usize])
+    }
+}
+
+/// What the owner and one thread tell each other.
 #[derive(Default)]
 struct Seat {
     kick: Option<Arc<dyn Kick>>,
-    /// Number of the order that was carried out.
-    done: u64,
     saved: Option<Result<VcpuState, EngineError>>,
     failed: Option<EngineError>,
 }
 
-struct Orders {
-    number: u64,
-    order: Order,
-    seats: Vec<Seat>,
+/// Progress of one thread; orders to run are not answered but by the time of entry.
+#[derive(Default)]
+struct Progress {
+    /// Number of the order in which it stands still; the largest where it never runs.
+    still: AtomicU64,
+    /// Number of the order whose state it has put into its seat.
+    saved: AtomicU64,
+    /// `CLOCK_MONOTONIC` of its last entry, ns; 0 since an order to run is not carried out.
+    entered_ns: AtomicU64,
 }
 
 struct Shared {
     /// What `GuestIo::stop_wanted` tells vCPUs.
     stop: Arc<AtomicBool>,
-    orders: Mutex<Orders>,
+    io: OnceLock<SharedIo>,
+    /// The latest order, see [`Order::word`].
+    order: AtomicU64,
+    progress: Vec<Progress>,
+    seats: Mutex<Vec<Seat>>,
     given: Condvar,
     carried_out: Condvar,
-    /// `CLOCK_MONOTONIC` of each vCPU's last entry, ns; 0 since an order to run is not carried out.
-    entered_ns: Vec<AtomicU64>,
 }
 
 /// All vCPUs of a VM.
@@ -75,33 +98,56 @@ impl fmt::Debug for VcpuGroup {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Orders> {
-        self.orders
+    fn lock(&self) -> MutexGuard<'_, Vec<Seat>> {
+        self.seats
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Waits for an order after the one numbered `handled`.
+    fn next_order(&self, handled: u64) -> (u64, Order) {
+        let latest = || Order::of_word(self.order.load(Ordering::SeqCst));
+        if latest().0 == handled {
+            let waiting = |_: &mut Vec<Seat>| latest().0 == handled;
+            drop(self.given.wait_while(self.lock(), waiting));
+        }
+        latest()
+    }
+
+    /// Waits until `progress` of every thread has come to the latest order.
+    fn wait_all(&self, progress: impl Fn(&Progress) -> &AtomicU64) -> MutexGuard<'_, Vec<Seat>> {
+        let (number, _) = Order::of_word(self.order.load(Ordering::SeqCst));
+        let there = |one: &Progress| progress(one).load(Ordering::SeqCst) >= number;
+        self.carried_out
+            .wait_while(self.lock(), |_| !self.progress.iter().all(there))
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Notes that thread `index` has come to order `number`.
+    fn come_to(&self, progress: &AtomicU64, number: u64) {
+        progress.store(number, Ordering::SeqCst);
+        // Under the lock, so that a waiter has either seen it or sleeps already.
+        drop(self.lock());
+        self.carried_out.notify_all();
     }
 }
 
 impl VcpuGroup {
     /// Starts a thread for each vCPU; they are made and then stand still. `stop` is the flag that
-    /// the vCPUs' [`GuestIo::stop_wanted`] reads.
+    /// the vCPUs' [`GuestIo::stop_wanted`] reads. [`connect`](Self::connect) comes before they run.
     pub(crate) fn spawn(
         makers: Vec<MakeVcpu>,
-        io: Arc<dyn GuestIo + Send + Sync>,
         stop: Arc<AtomicBool>,
         on_end: OnEnd,
     ) -> std::io::Result<Self> {
-        let seats = makers.iter().map(|_| Seat::default()).collect();
         let shared = Arc::new(Shared {
             stop,
-            orders: Mutex::new(Orders {
-                number: 1,
-                order: Order::Park,
-                seats,
-            }),
+            io: OnceLock::new(),
+            order: AtomicU64::new(Order::Park.word(1)),
+            progress: makers.iter().map(|_| Progress::default()).collect(),
+            seats: Mutex::new(makers.iter().map(|_| Seat::default()).collect()),
             given: Condvar::new(),
             carried_out: Condvar::new(),
-            entered_ns: makers.iter().map(|_| AtomicU64::new(0)).collect(),
         });
         let mut group = Self {
             shared,
@@ -109,55 +155,51 @@ impl VcpuGroup {
             running: false,
         };
         for (index, make) in makers.into_iter().enumerate() {
-            let (shared, io, on_end) = (
-                Arc::clone(&group.shared),
-                Arc::clone(&io),
-                Arc::clone(&on_end),
-            );
+            let (shared, on_end) = (Arc::clone(&group.shared), Arc::clone(&on_end));
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu{index}"))
                 .stack_size(STACK_BYTES)
-                .spawn(move || thread_main(&shared, index, make, io.as_ref(), &on_end))?;
-            group.threads.push(thread);
+                .spawn(move || thread_main(&shared, index, make, &on_end));
+            match thread {
+                Ok(thread) => group.threads.push(thread),
+                Err(error) => {
+                    group.end();
+                    return Err(error);
+                }
+            }
         }
         Ok(group)
     }
 
+    /// Says where accesses of vCPUs go.
+    pub(crate) fn connect(&self, io: SharedIo) {
+        // Called once, by whoever made the group.
+        let _ = self.shared.io.set(io);
+    }
+
     /// Waits until all vCPUs are made.
     pub(crate) fn wait_made(&self) -> Result<(), EngineError> {
-        let mut orders = self.wait_carried_out(self.shared.lock());
-        orders
-            .seats
-            .iter_mut()
-            .find_map(|seat| seat.failed.take())
-            .map_or(Ok(()), Err)
+        let mut seats = self.shared.wait_all(|progress| &progress.still);
+        let failed = seats.iter_mut().find_map(|seat| seat.failed.take());
+        failed.map_or(Ok(()), Err)
     }
 
-    fn wait_carried_out<'a>(&'a self, orders: MutexGuard<'a, Orders>) -> MutexGuard<'a, Orders> {
-        let pending = |orders: &mut Orders| orders.seats.iter().any(|s| s.done < orders.number);
-        self.shared
-            .carried_out
-            .wait_while(orders, pending)
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn give(&self, order: Order) -> MutexGuard<'_, Orders> {
-        let mut orders = self.shared.lock();
-        orders.number += 1;
-        orders.order = order;
-        self.shared
-            .stop
-            .store(order != Order::Run, Ordering::SeqCst);
-        self.shared.given.notify_all();
-        orders
+    fn give(&self, order: Order) {
+        let shared = &self.shared;
+        let (number, _) = Order::of_word(shared.order.load(Ordering::SeqCst));
+        shared.stop.store(order != Order::Run, Ordering::SeqCst);
+        shared.order.store(order.word(number + 1), Ordering::SeqCst);
+        // Under the lock, so that a thread has either seen it or sleeps already.
+        drop(shared.lock());
+        shared.given.notify_all();
     }
 
     /// Makes the vCPUs run.
     pub(crate) fn run(&mut self) {
-        for entered in &self.shared.entered_ns {
-            entered.store(0, Ordering::SeqCst);
+        for progress in &self.shared.progress {
+            progress.entered_ns.store(0, Ordering::SeqCst);
         }
-        drop(self.give(Order::Run));
+        self.give(Order::Run);
         self.running = true;
     }
 
@@ -169,50 +211,59 @@ impl VcpuGroup {
     /// Waits until every vCPU entered the guest after the last [`run`](Self::run) and returns when
     /// the first and the last one did, `CLOCK_MONOTONIC` ns.
     pub(crate) fn wait_entered(&self) -> (u64, u64) {
-        let times = || {
-            self.shared
-                .entered_ns
-                .iter()
-                .map(|t| t.load(Ordering::SeqCst))
-        };
+        let progress = &self.shared.progress;
+        let times = || progress.iter().map(|p| p.entered_ns.load(Ordering::SeqCst));
+        let mut looks = 0;
         while times().any(|t| t == 0) {
-            std::thread::sleep(Duration::from_micros(20));
+            if looks < LOOKS {
+                looks += 1;
+                std::hint::spin_loop();
+            } else {
+                std::thread::sleep(Duration::from_micros(20));
+            }
         }
         (times().min().unwrap_or(0), times().max().unwrap_or(0))
     }
 
-    fn stop_with(&mut self, order: Order) -> MutexGuard<'_, Orders> {
+    fn stop_with(&mut self, order: Order) {
         self.running = false;
-        let orders = self.give(order);
-        for kick in orders.seats.iter().filter_map(|seat| seat.kick.as_ref()) {
+        self.give(order);
+        self.kick();
+        drop(self.shared.wait_all(|progress| &progress.still));
+    }
+
+    fn kick(&self) {
+        let seats = self.shared.lock();
+        for kick in seats.iter().filter_map(|seat| seat.kick.as_ref()) {
             kick.kick();
         }
-        self.wait_carried_out(orders)
     }
 
     /// Stops the vCPUs and returns when all stand still.
     pub(crate) fn park(&mut self) {
-        drop(self.stop_with(Order::Park));
+        self.stop_with(Order::Park);
     }
 
-    /// Stops the vCPUs and returns their states.
-    pub(crate) fn park_and_save(&mut self) -> Result<Vec<VcpuState>, EngineError> {
-        let mut orders = self.stop_with(Order::Save);
+    /// Stops the vCPUs and returns when all stand still; their threads go on saving them, see
+    /// [`take_saved`](Self::take_saved).
+    pub(crate) fn park_and_save(&mut self) {
+        self.stop_with(Order::Save);
+    }
+
+    /// Waits for the states that [`park_and_save`](Self::park_and_save) asked for.
+    pub(crate) fn take_saved(&self) -> Result<Vec<VcpuState>, EngineError> {
+        let mut seats = self.shared.wait_all(|progress| &progress.saved);
         let missing = || Err(EngineError::Missing("a vCPU that still runs"));
-        orders
-            .seats
+        seats
             .iter_mut()
-            .map(|s| s.saved.take().unwrap_or_else(missing))
+            .map(|seat| seat.saved.take().unwrap_or_else(missing))
             .collect()
     }
 
     /// Ends all threads.
     pub(crate) fn end(&mut self) {
-        let orders = self.give(Order::Exit);
-        for kick in orders.seats.iter().filter_map(|seat| seat.kick.as_ref()) {
-            kick.kick();
-        }
-        drop(orders);
+        self.give(Order::Exit);
+        self.kick();
         for thread in self.threads.drain(..) {
             // A vCPU thread does not panic; if it did, the panic was printed by its own thread.
             let _ = thread.join();
@@ -220,61 +271,60 @@ impl VcpuGroup {
     }
 }
 
-fn thread_main(shared: &Shared, index: usize, make: MakeVcpu, io: &dyn GuestIo, on_end: &OnEnd) {
+/// Makes the vCPU and puts the way to interrupt it into its seat.
+fn make_vcpu(shared: &Shared, index: usize, make: MakeVcpu) -> Option<Box<dyn Vcpu>> {
     let made = make().and_then(|mut vcpu| {
         vcpu.hide_from_fork()?;
         let kick = vcpu.attach()?;
         Ok((vcpu, kick))
     });
-    let mut orders = shared.lock();
-    let seat = &mut orders.seats[index];
-    seat.done = 1;
-    let mut vcpu = match made {
+    let progress = &shared.progress[index];
+    match made {
         Ok((vcpu, kick)) => {
-            seat.kick = Some(kick);
-            vcpu
+            shared.lock()[index].kick = Some(kick);
+            shared.come_to(&progress.still, 1);
+            Some(vcpu)
         }
         Err(error) => {
-            seat.failed = Some(error);
+            shared.lock()[index].failed = Some(error);
             // Never run: later orders need not wait for it.
-            seat.done = u64::MAX;
-            shared.carried_out.notify_all();
-            return;
+            progress.saved.store(u64::MAX, Ordering::SeqCst);
+            progress.entered_ns.store(u64::MAX, Ordering::SeqCst);
+            shared.come_to(&progress.still, u64::MAX);
+            None
         }
+    }
+}
+
+fn thread_main(shared: &Shared, index: usize, make: MakeVcpu, on_end: &OnEnd) {
+    let Some(mut vcpu) = make_vcpu(shared, index, make) else {
+        return;
     };
-    shared.carried_out.notify_all();
+    let progress = &shared.progress[index];
     let mut handled = 1;
     let mut ended = false;
     loop {
-        orders = shared
-            .given
-            .wait_while(orders, |orders| orders.number == handled)
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        handled = orders.number;
-        let order = orders.order;
-        drop(orders);
-        let saved = (order == Order::Save).then(|| vcpu.save());
-        if order == Order::Exit {
-            return;
-        }
-        orders = shared.lock();
-        let seat = &mut orders.seats[index];
-        seat.saved = saved;
-        seat.done = handled;
-        shared.carried_out.notify_all();
-        if order != Order::Run {
-            continue;
-        }
-        drop(orders);
-        vcpu.note_stun();
-        shared.entered_ns[index].store(monotonic_ns(), Ordering::SeqCst);
-        if !ended {
-            let exit = vcpu.run(io);
-            if exit != Exit::Kicked {
-                ended = true;
-                on_end(exit);
+        let (number, order) = shared.next_order(handled);
+        handled = number;
+        match order {
+            Order::Park => shared.come_to(&progress.still, number),
+            Order::Save => {
+                shared.come_to(&progress.still, number);
+                let saved = vcpu.save();
+                shared.lock()[index].saved = Some(saved);
+                shared.come_to(&progress.saved, number);
             }
+            Order::Run => {
+                vcpu.note_stun();
+                progress.entered_ns.store(monotonic_ns(), Ordering::SeqCst);
+                let io = shared.io.get().filter(|_| !ended);
+                let exit = io.map(|io| vcpu.run(io.as_ref()));
+                if let Some(exit) = exit.filter(|exit| *exit != Exit::Kicked) {
+                    ended = true;
+                    on_end(exit);
+                }
+            }
+            Order::Exit => return,
         }
-        orders = shared.lock();
     }
 }

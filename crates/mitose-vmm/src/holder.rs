@@ -1,19 +1,19 @@
-//! The other side of a split: the holder keeps the instant until all clones are born of it.
+//! The other side of a split: the holder has the instant, and all clones are born of it.
 //!
 //! ```text
-//! source ──fork()──▶ holder ──fork()──▶ clone 1 … clone n
-//!                      └─ tells the daemon that all are born, waits for its word, ends
+//! source ──fork()──▶ holder ──fork()──▶ clone 1 … clone n-1
+//!                      └─ tells the daemon that all are born and goes on as clone n
 //! ```
 //!
 //! Nothing of the source's process is used here but RAM, the checkpoint and the descriptors named
 //! below: all others are closed first.
 
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 use anyhow::Context;
-use jail::{Forked, SoleThread};
+use jail::Forked;
 use machine::Held;
 
 use crate::server::{Inherited, Newborn};
@@ -24,7 +24,7 @@ pub(crate) struct Seat {
     pub(crate) uid: u32,
 }
 
-/// Goes on as the holder. Returns in each clone; the holder itself ends here.
+/// Goes on as the holder. Returns in each clone; without any the holder ends here.
 pub(crate) fn hold(held: Held, seats: Vec<Seat>, done: Option<OwnedFd>) -> anyhow::Result<Newborn> {
     let Held {
         ram,
@@ -39,57 +39,47 @@ pub(crate) fn hold(held: Held, seats: Vec<Seat>, done: Option<OwnedFd>) -> anyho
     kept.extend(done.as_ref().map(AsRawFd::as_raw_fd));
     kept.push(layer);
     jail::close_all_but(&kept).context("cannot close the source's descriptors")?;
-    for seat in &seats {
+    // One fork() less: the page tables are copied each time.
+    let (mut number, last) = (0, seats.len().saturating_sub(1));
+    while number < last {
         match thread.fork() {
             Ok(Forked::Parent { .. }) => {}
-            Ok(Forked::Child(sole)) => {
-                let (listener, uid) = (seat.listener.as_raw_fd(), seat.uid);
-                jail::close_all_but(&[listener, layer])
-                    .context("cannot close the siblings' descriptors")?;
-                let mine = seats.into_iter().fold(None, |mine, seat| {
-                    if seat.listener.as_raw_fd() == listener {
-                        return Some(seat.listener);
-                    }
-                    // Closed above: dropping it would close somebody else's.
-                    mem::forget(seat.listener);
-                    mine
-                });
-                mem::forget(done);
-                let listener = mine.context("the clone's socket is gone")?;
-                return born(sole, listener, uid, Inherited { ram, checkpoint });
-            }
+            Ok(Forked::Child(_)) => break,
             // The daemon sees that nobody listens on this clone's socket.
             Err(error) => tracing::error!(%error, "a clone could not be born"),
         }
+        number += 1;
     }
-    drop(seats);
-    if let Some(done) = done {
-        wait_for_daemon(&done);
+    if number == last {
+        tell_daemon(done.as_ref());
     }
-    std::process::exit(0)
-}
-
-fn born(
-    _: SoleThread,
-    listener: OwnedFd,
-    uid: u32,
-    inherited: Inherited,
-) -> anyhow::Result<Newborn> {
+    if seats.is_empty() {
+        std::process::exit(0);
+    }
+    let own = seats[number].listener.as_raw_fd();
+    jail::close_all_but(&[own, layer]).context("cannot close the siblings' descriptors")?;
+    // Closed above: dropping them would close somebody else's.
+    mem::forget(done);
+    let mut mine = None;
+    for (index, seat) in seats.into_iter().enumerate() {
+        if index == number {
+            mine = Some((seat.listener, seat.uid));
+        } else {
+            mem::forget(seat.listener);
+        }
+    }
+    let (listener, uid) = mine.context("the clone's socket is gone")?;
     jail::take_own_uid(uid).context("cannot take the clone's user id")?;
     Ok(Newborn {
         listener: UnixListener::from(listener),
-        inherited,
+        inherited: Inherited { ram, checkpoint },
     })
 }
 
-/// Tells the daemon that all clones are born and waits until it closes its end: until then it can
-/// read this process's page map, the record of what the fork point held.
-fn wait_for_daemon(done: &OwnedFd) {
-    let mut byte = [1];
-    if rustix::io::write(done, &byte).is_ok() {
-        while matches!(
-            rustix::io::read(done.as_fd(), &mut byte),
-            Ok(1) | Err(rustix::io::Errno::INTR)
-        ) {}
+/// Tells the daemon that all clones are born.
+fn tell_daemon(done: Option<&OwnedFd>) {
+    if let Some(done) = done {
+        // A daemon that is gone need not know.
+        let _ = rustix::io::write(done, &[1]);
     }
 }

@@ -90,6 +90,8 @@ fn run(jail: Jail) -> anyhow::Result<()> {
         .context("descriptor 3 is not an open control socket")?;
     jail::ignore_children().context("cannot let the kernel reap clones")?;
     jail::spare_memory();
+    // Finds the kernel's fast clock while the process may still look for it.
+    machine::monotonic_ns();
     let barrier = jail.enter().context("cannot build the jail")?;
     tracing::info!(uid = jail.uid, ?barrier, "jailed");
     serve(listener)

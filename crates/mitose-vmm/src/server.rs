@@ -142,6 +142,9 @@ impl Server {
                             let reply = FromVmm::Reply(Reply { id, outcome });
                             let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
                             self.send_to(&connection, &reply, &fds);
+                            if let Some(machine) = self.machine.as_mut() {
+                                machine.after_fork();
+                            }
                         }
                         After::End(reason) => {
                             let reply = FromVmm::Reply(Reply {

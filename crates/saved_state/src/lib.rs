@@ -15,6 +15,8 @@
 
 #![forbid(unsafe_code)]
 
+mod crc;
+
 use std::io;
 
 use serde::Serialize;
@@ -91,11 +93,7 @@ pub enum DecodeError {
 }
 
 fn checksum(header: &[u8], body: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&header[..20]);
-    crc.update(&header[24..HEADER_BYTES]);
-    crc.update(body);
-    crc.finalize()
+    crc::crc32(&[&header[..20], &header[24..HEADER_BYTES], body])
 }
 
 /// Returns `value` in its container.

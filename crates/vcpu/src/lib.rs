@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod packed;
 mod state;
 
 use std::fmt::Debug;

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::packed;
+
 /// General registers in encoding order (RAX RCX RDX RBX RSP RBP RSI RDI R8–R15), RIP, RFLAGS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registers {
@@ -113,7 +115,7 @@ pub enum RunState {
 }
 
 /// One model-specific register.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Msr {
     /// Number.
     pub index: u32,
@@ -122,7 +124,7 @@ pub struct Msr {
 }
 
 /// One CPUID leaf as the guest sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuidLeaf {
     /// EAX in.
     pub function: u32,
@@ -156,8 +158,10 @@ pub struct VcpuState {
     /// What it does.
     pub run_state: RunState,
     /// Model-specific registers.
+    #[serde(with = "packed::list")]
     pub msrs: Vec<Msr>,
     /// CPUID.
+    #[serde(with = "packed::list")]
     pub cpuid: Vec<CpuidLeaf>,
     /// Frequency of the guest's time-stamp counter, kHz, where known.
     pub tsc_khz: Option<u32>,

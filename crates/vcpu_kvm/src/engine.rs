@@ -116,6 +116,12 @@ impl Shared {
         Ok(self.cpu_model.get().expect("set above"))
     }
 
+    /// Takes the numbers of the MSRs that hold guest state from a saved state.
+    pub(crate) fn know_msr_indices(&self, indices: Vec<u32>) {
+        // All vCPUs of a VM have the same: the first one tells.
+        let _ = self.msr_indices.set(indices);
+    }
+
     /// Returns the numbers of the MSRs that hold guest state; those that turn out unreadable are
     /// dropped by `readable`, which is asked once.
     pub(crate) fn msr_indices(

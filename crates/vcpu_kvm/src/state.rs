@@ -109,14 +109,22 @@ fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<Msr>, EngineError> {
     Ok(found)
 }
 
+/// Finds out which MSRs hold guest state, so that the first save, in a stun, need not.
+pub(crate) fn learn_msrs(vm: &Shared, fd: &VcpuFd) -> Result<(), EngineError> {
+    msr_indices(vm, fd).map(|_| ())
+}
+
 fn save_msrs(vm: &Shared, fd: &VcpuFd) -> Result<Vec<Msr>, EngineError> {
-    let indices = vm.msr_indices(|mut all| {
+    read_msrs(fd, msr_indices(vm, fd)?)
+}
+
+fn msr_indices<'a>(vm: &'a Shared, fd: &VcpuFd) -> Result<&'a [u32], EngineError> {
+    vm.msr_indices(|mut all| {
         if !all.contains(&MSR_TSC_DEADLINE) {
             all.push(MSR_TSC_DEADLINE);
         }
         Ok(read_msrs(fd, &all)?.iter().map(|msr| msr.index).collect())
-    })?;
-    read_msrs(fd, indices)
+    })
 }
 
 pub(crate) fn restore(vm: &Shared, fd: &VcpuFd, state: &VcpuState) -> Result<(), EngineError> {
@@ -144,6 +152,7 @@ pub(crate) fn restore(vm: &Shared, fd: &VcpuFd, state: &VcpuState) -> Result<(),
     fd.set_debug_regs(&convert::kvm_debug(&state.debug))
         .map_err(failed("KVM_SET_DEBUGREGS"))?;
     restore_msrs(fd, &state.msrs)?;
+    vm.know_msr_indices(state.msrs.iter().map(|msr| msr.index).collect());
     fd.set_lapic(&lapic(&state.lapic)?)
         .map_err(failed("KVM_SET_LAPIC"))?;
     let deadline = state

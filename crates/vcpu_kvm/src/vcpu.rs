@@ -119,7 +119,10 @@ impl Vcpu for KvmVcpu {
 
     fn set_cpu_model(&mut self) -> Result<(), EngineError> {
         let model = cpuid::for_vcpu(self.vm.cpu_model()?, self.topology);
-        self.fd.set_cpuid2(&model).map_err(failed("KVM_SET_CPUID2"))
+        self.fd
+            .set_cpuid2(&model)
+            .map_err(failed("KVM_SET_CPUID2"))?;
+        state::learn_msrs(&self.vm, &self.fd)
     }
 
     fn save(&mut self) -> Result<VcpuState, EngineError> {

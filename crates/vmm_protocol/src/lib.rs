@@ -149,8 +149,8 @@ pub struct Fork {
     /// For each clone what it needs if it is born by `fork()`; not used where the fork point is a
     /// memory layer.
     pub newborns: Vec<Newborn>,
-    /// One end of a socket pair: the holder process of a `fork()`ed fork point sends one byte on
-    /// it when all clones are born, and ends when the other side is closed.
+    /// One end of a socket pair: the holder process of a `fork()`ed fork point, which goes on as
+    /// the last clone, sends one byte on it when all clones are born, and closes it.
     pub holder: Option<Fd>,
     /// Longest time that requests in flight may take to finish before the call fails, milliseconds.
     pub drain_ms_max: u32,

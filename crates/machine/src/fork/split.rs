@@ -20,7 +20,8 @@ pub(super) enum Side {
 
 /// Splits the process while the caller holds the VM still.
 pub(super) fn split() -> Result<Side, JailError> {
-    // SAFETY: called by the fork with every vCPU thread parked in a condition variable and every
+    // SAFETY: called by the fork with the state of every vCPU taken, its thread waiting or
+    // about to wait for the next order, and every
     // device worker held by its guard: they hold no lock. The holder forgets the machine with all
     // that belongs to those threads, and builds clones from RAM and the checkpoint alone.
     match unsafe { jail::fork_process() }? {
