@@ -98,13 +98,13 @@ impl Host {
                 .any(|w| line.contains(w))
         };
         let line = tail.lines().rev().find(telling)?;
-        Some(
-            line.trim()
-                .chars()
-                .filter(|c| !c.is_control())
-                .take(300)
-                .collect(),
-        )
+        // Time and level say nothing in an error message.
+        let words = [" ERROR ", " WARN "]
+            .iter()
+            .find_map(|level| Some(line.split_once(level)?.1))
+            .unwrap_or(line);
+        let words = words.trim().chars().filter(|c| !c.is_control());
+        Some(words.take(300).collect())
     }
 
     /// An error of a VM's process, with what it last wrote where it just ended.
@@ -114,6 +114,9 @@ impl Host {
             && let Some(words) = self.last_words(vm)
         {
             message = format!("{message} ({words})");
+        }
+        if !rustix::process::geteuid().is_root() {
+            message = format!("{message}; VMs can only be jailed by root: run mitosed as root");
         }
         anyhow::Error::from(error).context(message)
     }
