@@ -1,0 +1,168 @@
+//! What a fork leads to: tops that are taken over or taken back, clones that live or are removed.
+
+use std::sync::Arc;
+
+use api_types::{Cloned, ClonedVm, StunRecord};
+use vmm_protocol::{ForkStep, Forked, RamView};
+
+use super::Phases;
+use super::seats::Seat;
+use crate::clock::{now_ms, us_between};
+use crate::host::{Host, Vm, event};
+use crate::inventory::{Changes, LayerRow, MAX_STUN_RECORDS};
+use crate::layers::remove_files;
+
+impl Host {
+    /// Records which clones live, removes the others, and makes it durable.
+    pub(super) fn conclude(
+        self: &Arc<Self>,
+        source: &Arc<Vm>,
+        seats: &mut [Seat],
+        forked: &Forked,
+        phases: &mut Phases,
+    ) -> Cloned {
+        let mut events = Vec::new();
+        let mut changed = vec![source];
+        let mut clones = Vec::new();
+        for seat in seats.iter_mut() {
+            if let Some(error) = &seat.error {
+                let message = format!("cloning {} failed: {error}", source.name);
+                self.abandon_process(&seat.vm);
+                self.erase(
+                    &seat.vm,
+                    Some(event(&seat.vm.name, "vm.clone_failed", message)),
+                );
+            } else {
+                seat.early_no_space = seat.vm.update(|live| live.came_to_life(RamView::Private));
+                let message = format!("cloned from {}", source.name);
+                events.push(event(&seat.vm.name, "vm.cloned", message));
+                changed.push(&seat.vm);
+            }
+            clones.push(ClonedVm {
+                name: seat.vm.name.clone(),
+                first_run_us: seat
+                    .first_run_at_ns
+                    .map(|at| us_between(phases.arrived_ns, at)),
+                ready_us: None,
+                error: seat.error.clone(),
+            });
+        }
+        let message = format!(
+            "forked into {} clones, stun {} us",
+            changed.len() - 1,
+            forked.stun_us
+        );
+        events.push(event(&source.name, "vm.forked", message));
+        let changes = Changes {
+            events,
+            ..Changes::default()
+        };
+        self.commit_logged(&changed, changes);
+        for vm in &changed {
+            self.link_tops(&vm.row());
+        }
+        if let Err(error) = self.inventory.sync() {
+            tracing::error!("{:#}", anyhow::Error::from(error));
+        }
+        for seat in seats.iter() {
+            self.recheck(seat);
+        }
+        phases.mark("concluded");
+        Cloned {
+            source: source.name.clone(),
+            stun_us: forked.stun_us,
+            io_held_us: forked.io_held_us,
+            memory: if forked.layer.is_some() {
+                "layer"
+            } else {
+                "fork"
+            }
+            .to_owned(),
+            steps_us: step_names(&forked.steps_us),
+            phases_us: Vec::new(),
+            clones,
+        }
+    }
+
+    /// What happened to a clone before its row said that it runs was left alone by the handler.
+    fn recheck(self: &Arc<Self>, seat: &Seat) {
+        if let Some(disk) = seat.early_no_space {
+            self.no_space(&seat.vm, disk);
+        }
+        let ended = seat
+            .link
+            .as_ref()
+            .filter(|link| link.is_closed() && seat.error.is_none());
+        if let Some(link) = ended {
+            (self.handler(&seat.vm, link))(crate::vmm::Notice::Closed(None));
+        }
+    }
+
+    /// After a fork: the pending tops are the source's tops.
+    pub(super) fn adopt_tops(&self, source: &Vm, forked: &Forked, clones: usize) {
+        source.update(|live| {
+            live.ram = Some(RamView::Private);
+            live.row.stuns.push(StunRecord {
+                at_ms: now_ms(),
+                stun_us: forked.stun_us,
+                io_held_us: forked.io_held_us,
+                clones: clones as u32,
+                steps_us: step_names(&forked.steps_us),
+            });
+            let excess = live.row.stuns.len().saturating_sub(MAX_STUN_RECORDS);
+            live.row.stuns.drain(..excess);
+        });
+        self.take_pending_tops(source);
+    }
+
+    /// Makes each pending top the top of its disk.
+    pub(in crate::host) fn take_pending_tops(&self, vm: &Vm) {
+        let mut gone = Vec::new();
+        vm.update(|live| {
+            let mut layers = self.layers();
+            for disk in &mut live.row.disks {
+                if let Some(pending) = disk.pending.take() {
+                    let old = std::mem::replace(&mut disk.top, pending);
+                    gone.extend(layers.release(&old));
+                }
+            }
+        });
+        debug_assert!(gone.is_empty(), "a top is the parent of its successor");
+    }
+
+    /// After a failed fork: takes the pending tops, or forgets them and removes their files.
+    pub(super) fn end_pending(&self, source: &Arc<Vm>, take: bool) {
+        let mut changes = Changes::default();
+        if take {
+            self.take_pending_tops(source);
+            source.update(|live| live.ram = Some(RamView::Private));
+        } else {
+            let gone = self.drop_pending_tops(source);
+            changes.removed_layers = gone.iter().map(|layer| layer.id.clone()).collect();
+            remove_files(&gone);
+        }
+        self.commit_logged(&[source], changes);
+    }
+
+    /// Forgets pending tops; returns the layers that nobody uses any more.
+    pub(in crate::host) fn drop_pending_tops(&self, vm: &Vm) -> Vec<LayerRow> {
+        let mut gone = Vec::new();
+        vm.update(|live| {
+            let mut layers = self.layers();
+            for disk in &mut live.row.disks {
+                if let Some(pending) = disk.pending.take() {
+                    gone.extend(layers.release(&pending));
+                }
+            }
+        });
+        gone
+    }
+}
+
+fn step_names(steps: &[(ForkStep, u64)]) -> Vec<(String, u64)> {
+    let name = |step: &ForkStep| match serde_json::to_value(step) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => format!("{step:?}"),
+    };
+    steps.iter().map(|(step, us)| (name(step), *us)).collect()
+}

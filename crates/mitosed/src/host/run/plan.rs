@@ -1,0 +1,333 @@
+//! Checking a request for a VM, and working the VM out. Nothing is made here.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use api_types::{ErrorKind, ImageFormat, NetRequest, RunRequest};
+use disk_layers::DiskFormat;
+use vm_spec::{DiskSpec, EngineChoice, MacAddr, NicSpec, SpecError, VmSpec, format_size};
+use vmm_protocol::LayerFormat;
+
+use crate::clock::{now_ms, random_hex, random_uuid};
+use crate::error::{OpError, OpResult};
+use crate::host::Host;
+use crate::host::backends::open_given;
+use crate::host::identity::new_mac;
+use crate::inventory::{BootSource, LayerRow, NicRow, PowerState, VmRow};
+
+/// A disk of a new VM: the layers that exist, nearest first, and how the guest sees it.
+#[derive(Debug)]
+pub(super) struct Base {
+    /// Layers, nearest first.
+    pub layers: Vec<LayerRow>,
+    /// The guest cannot write.
+    pub read_only: bool,
+}
+
+/// A checked request.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The VM, without its disks' rows.
+    pub row: VmRow,
+    /// What its disks stand on.
+    pub bases: Vec<Base>,
+    /// What the user should know, one line each.
+    pub notes: Vec<String>,
+}
+
+impl Host {
+    /// Checks a request and works out the VM.
+    pub(super) fn plan(&self, request: RunRequest) -> OpResult<Plan> {
+        if let Some(problem) = api_types::name_problem(&request.name) {
+            return Err(OpError::invalid(problem));
+        }
+        if self.find(&request.name).is_ok() {
+            return Err(OpError::conflict(format!(
+                "name: there is a VM {0:?} already; choose another name or remove it with 'mitose rm {0}'",
+                request.name
+            )));
+        }
+        let engine = choose_engine(request.engine)?;
+        let mut bases = Vec::new();
+        let mut has_agent = false;
+        let mut boot = BootSource {
+            image: request.image.clone(),
+            kernel: PathBuf::new(),
+            initrd: None,
+        };
+        let mut cmdline = String::new();
+        if let Some(name) = &request.image {
+            let image = crate::image::resolve(&self.config.home, name)?;
+            if request.memory_bytes < image.min_memory_bytes {
+                return Err(OpError::invalid(format!(
+                    "memory: image {name} needs at least {}, {} was given",
+                    format_size(image.min_memory_bytes),
+                    format_size(request.memory_bytes)
+                )));
+            }
+            has_agent = image.agent;
+            boot.kernel = image.kernel;
+            boot.initrd = image.initrd;
+            cmdline = image.cmdline;
+            if let Some((path, format)) = image.disk {
+                bases.push(self.inspect("image", &path, Some(format), false)?);
+            }
+        }
+        if let Some(kernel) = request.kernel {
+            boot.kernel = kernel;
+            boot.initrd = None;
+        }
+        if request.initrd.is_some() {
+            boot.initrd = request.initrd;
+        }
+        if boot.kernel.as_os_str().is_empty() {
+            return Err(OpError::invalid(
+                "kernel: give an image that can boot with --image, or a kernel file with --kernel",
+            ));
+        }
+        let spec = VmSpec {
+            cpus: u8::try_from(request.cpus)
+                .map_err(|_| invalid_spec(SpecError::Cpus(request.cpus)))?,
+            memory_bytes: request.memory_bytes,
+            cmdline: request.cmdline.unwrap_or(cmdline),
+            entry: request.entry,
+            disks: Vec::new(),
+            nics: Vec::new(),
+        };
+        spec.validate().map_err(invalid_spec)?;
+        self.check_memory("the VM", spec.memory_bytes)?;
+        open_given("kernel", &boot.kernel)?;
+        if let Some(initrd) = &boot.initrd {
+            let bytes = open_given("initrd", initrd)?
+                .metadata()
+                .map_or(0, |m| m.len());
+            if bytes >= spec.memory_bytes {
+                return Err(OpError::invalid(format!(
+                    "memory: {} does not hold an initrd of {}; give more with --memory",
+                    format_size(spec.memory_bytes),
+                    format_size(bytes)
+                )));
+            }
+        }
+        for disk in &request.disks {
+            bases.push(self.inspect("disk", &disk.path, disk.format, disk.read_only)?);
+        }
+        self.open_kvm()?;
+        let notes = self.engine_notes(request.engine, request.image.is_some())?;
+        let mut row = VmRow {
+            id: random_hex::<6>(),
+            name: request.name,
+            state: PowerState::Creating,
+            reason: None,
+            created_at_ms: now_ms(),
+            engine,
+            boot,
+            spec,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            serial: request.serial,
+            uuid: random_uuid(),
+            machine_id: random_hex::<16>(),
+            source: None,
+            generation: 0,
+            uid: None,
+            pid: None,
+            has_agent,
+            ssh_host_key_kinds: Vec::new(),
+            has_host_keys: false,
+            guest: None,
+            stuns: Vec::new(),
+            next_layer: 0,
+        };
+        self.check_serial(&row)?;
+        let mut used = self.macs_in_use();
+        add_nics(&mut row, &request.nets, &mut used)?;
+        for (index, base) in bases.iter().enumerate() {
+            row.spec.disks.push(DiskSpec {
+                serial: format!("mitose-disk{index}"),
+                read_only: base.read_only,
+            });
+        }
+        row.spec.validate().map_err(invalid_spec)?;
+        Ok(Plan { row, bases, notes })
+    }
+
+    /// What an automatic choice of the engine is to tell; refuses it where KVM only emulates guests
+    /// and the guest is a whole system.
+    fn engine_notes(&self, engine: EngineChoice, is_system: bool) -> OpResult<Vec<String>> {
+        if engine != EngineChoice::Auto {
+            return Ok(Vec::new());
+        }
+        let speed = match self.kvm_speed() {
+            Ok(speed) if speed.is_usable() => return Ok(Vec::new()),
+            Ok(speed) => speed,
+            // What is wrong shows when the VM itself is to boot.
+            Err(error) => {
+                tracing::warn!("KVM could not be measured: {error:#}");
+                return Ok(Vec::new());
+            }
+        };
+        let found = format!(
+            "{} only emulates guests ({:.1} M instructions/s)",
+            self.config.kvm_device.display(),
+            speed.mips
+        );
+        if is_system {
+            return Err(OpError::unavailable(format!(
+                "engine: {found}, too slow for a Linux system; use a host with hardware \
+                 virtualization, or --engine kvm to try it all the same"
+            )));
+        }
+        Ok(vec![format!("{found}; --engine kvm leaves this note out")])
+    }
+
+    fn check_serial(&self, row: &VmRow) -> OpResult<()> {
+        if let api_types::SerialRequest::File(path) = &row.serial {
+            let parent = path.parent().filter(|p| p.is_dir());
+            if !path.is_absolute() || parent.is_none() {
+                return Err(OpError::invalid(format!(
+                    "serial: {} is not a file in an existing directory",
+                    path.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a disk file and what lies below it.
+    fn inspect(
+        &self,
+        field: &str,
+        path: &Path,
+        format: Option<ImageFormat>,
+        read_only: bool,
+    ) -> OpResult<Base> {
+        let refuse = |error: anyhow::Error| {
+            OpError::caused(
+                ErrorKind::Invalid,
+                error.context(format!("{field}: {} cannot be used", path.display())),
+            )
+        };
+        let file = open_given(field, path)?;
+        let header = match format {
+            None => disk_layers::inspect(&file),
+            Some(ImageFormat::Raw) => disk_layers::inspect_as(&file, DiskFormat::Raw),
+            Some(ImageFormat::Qcow2) => disk_layers::inspect_as(&file, DiskFormat::Qcow2),
+        }
+        .map_err(|error| refuse(error.into()))?;
+        if header.format == DiskFormat::Qcow2 {
+            disk_layers::check_whole(&file).map_err(|error| refuse(error.into()))?;
+        }
+        let path = fs::canonicalize(path).map_err(|error| refuse(error.into()))?;
+        let home = &self.config.home;
+        let files: Vec<(PathBuf, DiskFormat, u64)> = if header.backing.is_none() {
+            vec![(path, header.format, header.virtual_size_bytes)]
+        } else {
+            // A backing name makes the host open a file for the guest: only those that are disks
+            // already are allowed.
+            let root = if path.starts_with(home.images()) {
+                home.images()
+            } else {
+                home.datastore()
+            };
+            disk_layers::chain::verify_chain(&root, &path, header.format)
+                .map_err(|error| refuse(error.into()))?
+                .into_iter()
+                .map(|l| (l.path, l.header.format, l.header.virtual_size_bytes))
+                .collect()
+        };
+        if let Some((path, ..)) = files.iter().find(|(p, ..)| self.is_writable_top(p)) {
+            return Err(OpError::conflict(format!(
+                "{field}: {} is written to by a VM; clone that VM instead",
+                path.display()
+            )));
+        }
+        Ok(Base {
+            layers: base_rows(&files),
+            read_only,
+        })
+    }
+
+    /// Whether a file is a disk that some VM writes to.
+    fn is_writable_top(&self, path: &Path) -> bool {
+        let vms = self.all();
+        let tops: HashSet<String> = vms
+            .iter()
+            .flat_map(|vm| {
+                let live = vm.live();
+                let disks = live.row.disks.iter().zip(&live.row.spec.disks);
+                disks
+                    .filter(|(_, spec)| !spec.read_only)
+                    .flat_map(|(disk, _)| [Some(disk.top.clone()), disk.pending.clone()])
+                    .flatten()
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let layers = self.layers();
+        tops.iter()
+            .filter_map(|top| layers.get(top))
+            .any(|row| row.path == path)
+    }
+}
+
+/// Rows of files that the daemon did not make, nearest first.
+fn base_rows(files: &[(PathBuf, DiskFormat, u64)]) -> Vec<LayerRow> {
+    let id_of = |path: &Path| format!("base:{}", path.display());
+    files
+        .iter()
+        .enumerate()
+        .map(|(n, (path, format, size_bytes))| LayerRow {
+            id: id_of(path),
+            parent: files.get(n + 1).map(|(below, ..)| id_of(below)),
+            path: path.clone(),
+            format: match format {
+                DiskFormat::Raw => LayerFormat::Raw,
+                DiskFormat::Qcow2 => LayerFormat::Qcow2,
+            },
+            size_bytes: *size_bytes,
+            owned: false,
+        })
+        .collect()
+}
+
+/// Gives a VM its NICs.
+fn add_nics(row: &mut VmRow, nets: &[NetRequest], used: &mut HashSet<MacAddr>) -> OpResult<()> {
+    for net in nets {
+        let mac = match net.mac {
+            None => new_mac(used),
+            Some(mac) if !mac.is_unicast() => {
+                return Err(OpError::invalid(format!(
+                    "mac: {mac} is not a unicast address"
+                )));
+            }
+            Some(mac) if !used.insert(mac) => {
+                return Err(OpError::conflict(format!(
+                    "mac: {mac} belongs to another NIC; leave it out for a new one"
+                )));
+            }
+            Some(mac) => mac,
+        };
+        row.spec.nics.push(NicSpec {
+            mac,
+            keep_mac: false,
+        });
+        row.nics.push(NicRow {
+            tap: net.tap.clone(),
+        });
+    }
+    Ok(())
+}
+
+fn choose_engine(choice: EngineChoice) -> OpResult<String> {
+    match choice {
+        EngineChoice::Auto | EngineChoice::Kvm => Ok("kvm".to_owned()),
+        EngineChoice::Soft => Err(OpError::invalid(
+            "engine: the software engine is not part of this build; use --engine kvm",
+        )),
+    }
+}
+
+fn invalid_spec(error: SpecError) -> OpError {
+    OpError::caused(ErrorKind::Invalid, error)
+}
