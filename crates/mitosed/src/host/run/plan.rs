@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use api_types::{ErrorKind, ImageFormat, NetRequest, RunRequest};
+use api_types::{ErrorKind, ImageFormat, NetRequest, RunRequest, SerialRequest};
 use disk_layers::DiskFormat;
 use vm_spec::{DiskSpec, EngineChoice, MacAddr, NicSpec, SpecError, VmSpec, format_size};
 use vmm_protocol::LayerFormat;
@@ -36,6 +36,15 @@ pub(super) struct Plan {
     pub notes: Vec<String>,
 }
 
+/// What a VM boots and boots from.
+#[derive(Debug)]
+struct Guest {
+    boot: BootSource,
+    cmdline: String,
+    has_agent: bool,
+    disk: Option<Base>,
+}
+
 impl Host {
     /// Checks a request and works out the VM.
     pub(super) fn plan(&self, request: RunRequest) -> OpResult<Plan> {
@@ -49,46 +58,15 @@ impl Host {
             )));
         }
         let engine = choose_engine(request.engine)?;
-        let mut bases = Vec::new();
-        let mut has_agent = false;
-        let mut boot = BootSource {
-            image: request.image.clone(),
-            kernel: PathBuf::new(),
-            initrd: None,
-        };
-        let mut cmdline = String::new();
-        if let Some(name) = &request.image {
-            let image = crate::image::resolve(&self.config.home, name)?;
-            if request.memory_bytes < image.min_memory_bytes {
-                return Err(OpError::invalid(format!(
-                    "memory: image {name} needs at least {}, {} was given",
-                    format_size(image.min_memory_bytes),
-                    format_size(request.memory_bytes)
-                )));
-            }
-            has_agent = image.agent;
-            boot.kernel = image.kernel;
-            boot.initrd = image.initrd;
-            cmdline = image.cmdline;
-            if let Some((path, format)) = image.disk {
-                bases.push(self.inspect("image", &path, Some(format), false)?);
-            }
-        }
-        if let Some(kernel) = request.kernel {
-            boot.kernel = kernel;
-            boot.initrd = None;
-        }
-        if request.initrd.is_some() {
-            boot.initrd = request.initrd;
-        }
-        if boot.kernel.as_os_str().is_empty() {
-            return Err(OpError::invalid(
-                "kernel: give an image that can boot with --image, or a kernel file with --kernel",
-            ));
-        }
+        let Guest {
+            boot,
+            cmdline,
+            has_agent,
+            disk,
+        } = self.plan_guest(&request)?;
+        let cpus = u8::try_from(request.cpus);
         let spec = VmSpec {
-            cpus: u8::try_from(request.cpus)
-                .map_err(|_| invalid_spec(SpecError::Cpus(request.cpus)))?,
+            cpus: cpus.map_err(|_| invalid_spec(SpecError::Cpus(request.cpus)))?,
             memory_bytes: request.memory_bytes,
             cmdline: request.cmdline.unwrap_or(cmdline),
             entry: request.entry,
@@ -97,49 +75,16 @@ impl Host {
         };
         spec.validate().map_err(invalid_spec)?;
         self.check_memory("the VM", spec.memory_bytes)?;
-        open_given("kernel", &boot.kernel)?;
-        if let Some(initrd) = &boot.initrd {
-            let bytes = open_given("initrd", initrd)?
-                .metadata()
-                .map_or(0, |m| m.len());
-            if bytes >= spec.memory_bytes {
-                return Err(OpError::invalid(format!(
-                    "memory: {} does not hold an initrd of {}; give more with --memory",
-                    format_size(spec.memory_bytes),
-                    format_size(bytes)
-                )));
-            }
-        }
+        check_boot_files(&boot, spec.memory_bytes)?;
+        let mut bases = Vec::from_iter(disk);
         for disk in &request.disks {
             bases.push(self.inspect("disk", &disk.path, disk.format, disk.read_only)?);
         }
         self.open_kvm()?;
         let notes = self.engine_notes(request.engine, request.image.is_some())?;
-        let mut row = VmRow {
-            id: random_hex::<6>(),
-            name: request.name,
-            state: PowerState::Creating,
-            reason: None,
-            created_at_ms: now_ms(),
-            engine,
-            boot,
-            spec,
-            disks: Vec::new(),
-            nics: Vec::new(),
-            serial: request.serial,
-            uuid: random_uuid(),
-            machine_id: random_hex::<16>(),
-            source: None,
-            generation: 0,
-            uid: None,
-            pid: None,
-            has_agent,
-            ssh_host_key_kinds: Vec::new(),
-            has_host_keys: false,
-            guest: None,
-            stuns: Vec::new(),
-            next_layer: 0,
-        };
+        let mut row = new_row(request.name, engine, boot, spec);
+        row.has_agent = has_agent;
+        row.serial = request.serial;
         self.check_serial(&row)?;
         let mut used = self.macs_in_use();
         add_nics(&mut row, &request.nets, &mut used)?;
@@ -151,6 +96,50 @@ impl Host {
         }
         row.spec.validate().map_err(invalid_spec)?;
         Ok(Plan { row, bases, notes })
+    }
+
+    /// Works out what boots: the image's parts, or the files given in their place.
+    fn plan_guest(&self, request: &RunRequest) -> OpResult<Guest> {
+        let mut guest = Guest {
+            boot: BootSource {
+                image: request.image.clone(),
+                kernel: PathBuf::new(),
+                initrd: None,
+            },
+            cmdline: String::new(),
+            has_agent: false,
+            disk: None,
+        };
+        if let Some(name) = &request.image {
+            let image = crate::image::resolve(&self.config.home, name)?;
+            if request.memory_bytes < image.min_memory_bytes {
+                return Err(OpError::invalid(format!(
+                    "memory: image {name} needs at least {}, {} was given",
+                    format_size(image.min_memory_bytes),
+                    format_size(request.memory_bytes)
+                )));
+            }
+            guest.has_agent = image.agent;
+            guest.boot.kernel = image.kernel;
+            guest.boot.initrd = image.initrd;
+            guest.cmdline = image.cmdline;
+            if let Some((path, format)) = image.disk {
+                guest.disk = Some(self.inspect("image", &path, Some(format), false)?);
+            }
+        }
+        if let Some(kernel) = &request.kernel {
+            guest.boot.kernel.clone_from(kernel);
+            guest.boot.initrd = None;
+        }
+        if request.initrd.is_some() {
+            guest.boot.initrd.clone_from(&request.initrd);
+        }
+        if guest.boot.kernel.as_os_str().is_empty() {
+            return Err(OpError::invalid(
+                "kernel: give an image that can boot with --image, or a kernel file with --kernel",
+            ));
+        }
+        Ok(guest)
     }
 
     /// What an automatic choice of the engine is to tell; refuses it where KVM only emulates guests
@@ -183,7 +172,7 @@ impl Host {
     }
 
     fn check_serial(&self, row: &VmRow) -> OpResult<()> {
-        if let api_types::SerialRequest::File(path) = &row.serial {
+        if let SerialRequest::File(path) = &row.serial {
             let parent = path.parent().filter(|p| p.is_dir());
             if !path.is_absolute() || parent.is_none() {
                 return Err(OpError::invalid(format!(
@@ -269,6 +258,53 @@ impl Host {
             .filter_map(|top| layers.get(top))
             .any(|row| row.path == path)
     }
+}
+
+/// The row of a VM that is to be made.
+fn new_row(name: String, engine: String, boot: BootSource, spec: VmSpec) -> VmRow {
+    VmRow {
+        id: random_hex::<6>(),
+        name,
+        state: PowerState::Creating,
+        reason: None,
+        created_at_ms: now_ms(),
+        engine,
+        boot,
+        spec,
+        disks: Vec::new(),
+        nics: Vec::new(),
+        serial: SerialRequest::Log,
+        uuid: random_uuid(),
+        machine_id: random_hex::<16>(),
+        source: None,
+        generation: 0,
+        uid: None,
+        pid: None,
+        has_agent: false,
+        ssh_host_key_kinds: Vec::new(),
+        has_host_keys: false,
+        guest: None,
+        stuns: Vec::new(),
+        next_layer: 0,
+    }
+}
+
+/// Checks that kernel and initrd can be read and fit the memory.
+fn check_boot_files(boot: &BootSource, memory_bytes: u64) -> OpResult<()> {
+    open_given("kernel", &boot.kernel)?;
+    let Some(initrd) = &boot.initrd else {
+        return Ok(());
+    };
+    let file = open_given("initrd", initrd)?;
+    let bytes = file.metadata().map_or(0, |m| m.len());
+    if bytes >= memory_bytes {
+        return Err(OpError::invalid(format!(
+            "memory: {} does not hold an initrd of {}; give more with --memory",
+            format_size(memory_bytes),
+            format_size(bytes)
+        )));
+    }
+    Ok(())
 }
 
 /// Rows of files that the daemon did not make, nearest first.
