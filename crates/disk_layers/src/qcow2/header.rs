@@ -21,6 +21,8 @@ const MAX_REFTABLE_BYTES: u64 = 8 << 20;
 const MAX_BACKING_NAME: usize = 1023;
 /// How much of the first cluster is looked at for extensions and the backing name.
 const MAX_HEADER_AREA: usize = 64 * 1024;
+/// Read first; header extensions are a few hundred bytes.
+const USUAL_HEADER_AREA: u64 = 4096;
 pub(crate) const V2_LENGTH: usize = 72;
 pub(crate) const V3_LENGTH: usize = 104;
 /// Length of the header that we write: with the compression type field and its padding.
@@ -121,8 +123,12 @@ impl Header {
         let area_bytes = (MAX_HEADER_AREA as u64)
             .min(header.cluster_bytes())
             .min(file_bytes);
-        let mut area = vec![0u8; area_bytes as usize];
+        let mut area = vec![0u8; area_bytes.min(USUAL_HEADER_AREA) as usize];
         read(file, 0, &mut area)?;
+        if !holds_all(&area, &fixed, header_length) {
+            area.resize(area_bytes as usize, 0);
+            read(file, 0, &mut area)?;
+        }
         let format = backing_format(&area, header_length)?;
         header.backing = backing_name(&area, &fixed)?.map(|name| BackingRef { name, format });
         Ok(header)
@@ -315,6 +321,21 @@ fn backing_name(area: &[u8], fixed: &[u8]) -> Result<Option<String>, LayerError>
             reason: "it must be UTF-8 without zero bytes: set it with `qemu-img rebase -u`",
         }),
     }
+}
+
+/// Says whether `area`, the beginning of the first cluster, has all header extensions and the name
+/// of the backing file.
+fn holds_all(area: &[u8], fixed: &[u8], start: usize) -> bool {
+    let name_end = be64(fixed, 8).saturating_add(be32(fixed, 16).into());
+    let mut at = start;
+    // Every step moves on by at least 8 bytes within `area`, so this ends.
+    while let Some(head) = area.get(at..at + 8) {
+        if be32(head, 0) == EXT_END {
+            return name_end <= area.len() as u64;
+        }
+        at += 8 + (be32(head, 4) as usize).next_multiple_of(8);
+    }
+    false
 }
 
 /// Walks the header extensions for the backing format.
