@@ -27,7 +27,6 @@ use crate::checkpoint::Checkpoint;
 use crate::clock::{monotonic_ns, us_between};
 use crate::error::{ForkCause, ForkError};
 use crate::machine::{Machine, lock_ram};
-use crate::vcpus::VcpuGroup;
 
 /// What a fork needs, made ahead of it.
 #[derive(Debug)]
@@ -229,24 +228,24 @@ impl Machine {
         steps.done(ForkStep::Drain)?;
         let was_running = vcpus.is_running();
         let stun_from = monotonic_ns();
-        vcpus.park_and_save();
+        let states = vcpus.park_and_save();
         // Only now: a vCPU that resets a device wants the same locks before it can stand still.
         let mut disks: Vec<_> = platform.disks.iter().map(Worker::lock).collect();
         let shared = platform.shared.lock();
-        let result = steps.done(ForkStep::Stop).and_then(|()| {
+        let result = states.map_err(at(ForkStep::Stop)).and_then(|vcpus| {
+            steps.done(ForkStep::Stop)?;
             let mut slots: Vec<_> = disks.iter().map(|guard| guard.save(0)).collect();
             slots.extend((0..shared.len()).map(|index| shared.save(index)));
             let checkpoint = Box::new(Checkpoint {
                 engine: (*engine).to_owned(),
                 cpus: spec.cpus,
                 memory_bytes: spec.memory_bytes,
-                // The vCPUs' threads are at it still.
-                vcpus: vec![],
+                vcpus,
                 clock: vm.save_clock().map_err(at(ForkStep::Save))?,
                 platform: platform.save(slots),
             });
             steps.done(ForkStep::Save)?;
-            swap_all(&mut disks, tops, ram, vcpus, checkpoint, steps)
+            swap_all(&mut disks, tops, ram, checkpoint, steps)
         });
         if matches!(result, Ok(Instant_::Holder(_))) {
             // The guards belong to threads that this process does not have.
@@ -281,7 +280,6 @@ fn swap_all(
     disks: &mut [WorkerGuard<'_>],
     tops: Vec<PreparedTop>,
     ram: &Arc<Mutex<GuestRam>>,
-    vcpus: &VcpuGroup,
     checkpoint: Box<Checkpoint>,
     steps: &mut Steps,
 ) -> Result<Instant_, ForkError> {
@@ -302,7 +300,7 @@ fn swap_all(
     }
     let result = result
         .and_then(|()| steps.done(ForkStep::SwapDisks))
-        .and_then(|()| switch_ram(ram, vcpus, checkpoint, steps));
+        .and_then(|()| switch_ram(ram, checkpoint, steps));
     if result.is_err() {
         for guard in &mut disks[..swapped] {
             if let Some(block) = guard.device_mut::<Block<DiskStack>>(0) {
@@ -318,12 +316,10 @@ fn swap_all(
 
 fn switch_ram(
     shared: &Arc<Mutex<GuestRam>>,
-    vcpus: &VcpuGroup,
-    mut checkpoint: Box<Checkpoint>,
+    checkpoint: Box<Checkpoint>,
     steps: &mut Steps,
 ) -> Result<Instant_, ForkError> {
     let step = ForkStep::SwapMemory;
-    let saved = || vcpus.take_saved().map_err(at(ForkStep::Stop));
     let mut ram = lock_ram(shared);
     match ram.view() {
         View::Shared => {
@@ -334,24 +330,16 @@ fn switch_ram(
                     step,
                     cause: ForkCause::Write(error),
                 })
-                .and_then(|()| saved())
-                .and_then(|states| steps.done(step).map(|()| states));
-            match sealed {
-                Ok(states) => {
-                    checkpoint.vcpus = states;
-                    Ok(Instant_::Sealed(checkpoint, view))
-                }
-                Err(error) => {
-                    ram.unseal(view)
-                        .expect("the old view goes back to its own addresses");
-                    Err(error)
-                }
+                .and_then(|()| steps.done(step));
+            if let Err(error) = sealed {
+                ram.unseal(view)
+                    .expect("the old view goes back to its own addresses");
+                return Err(error);
             }
+            Ok(Instant_::Sealed(checkpoint, view))
         }
         View::Private => {
             drop(ram);
-            // The child gets them with the rest of the memory.
-            checkpoint.vcpus = saved()?;
             // A failure asked for by a test comes before the split: there is nothing to undo after.
             if steps.fail_at == Some(step) {
                 steps.done(step)?;

@@ -4,8 +4,8 @@
 //! and several vCPUs do it at the same time.
 //!
 //! ```text
-//!  Park ──Run──▶ running ──stop()──▶ Park     Save is Park, and then the thread copies the state
-//!    └──Exit──▶ thread ends                   while its owner goes on with other parts
+//!  Park ──Run──▶ running ──stop()──▶ Park     Save is Park with a copy of the state
+//!    └──Exit──▶ thread ends
 //! ```
 
 use std::fmt;
@@ -64,8 +64,6 @@ struct Seat {
 struct Progress {
     /// Number of the order in which it stands still; the largest where it never runs.
     still: AtomicU64,
-    /// Number of the order whose state it has put into its seat.
-    saved: AtomicU64,
     /// `CLOCK_MONOTONIC` of its last entry, ns; 0 since an order to run is not carried out.
     entered_ns: AtomicU64,
 }
@@ -114,18 +112,18 @@ impl Shared {
         latest()
     }
 
-    /// Waits until `progress` of every thread has come to the latest order.
-    fn wait_all(&self, progress: impl Fn(&Progress) -> &AtomicU64) -> MutexGuard<'_, Vec<Seat>> {
+    /// Waits until every thread stands still in the latest order.
+    fn wait_still(&self) -> MutexGuard<'_, Vec<Seat>> {
         let (number, _) = Order::of_word(self.order.load(Ordering::SeqCst));
-        let there = |one: &Progress| progress(one).load(Ordering::SeqCst) >= number;
+        let there = |progress: &Progress| progress.still.load(Ordering::SeqCst) >= number;
         self.carried_out
             .wait_while(self.lock(), |_| !self.progress.iter().all(there))
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Notes that thread `index` has come to order `number`.
-    fn come_to(&self, progress: &AtomicU64, number: u64) {
-        progress.store(number, Ordering::SeqCst);
+    /// Notes that thread `index` stands still in order `number`.
+    fn stand_still(&self, index: usize, number: u64) {
+        self.progress[index].still.store(number, Ordering::SeqCst);
         // Under the lock, so that a waiter has either seen it or sleeps already.
         drop(self.lock());
         self.carried_out.notify_all();
@@ -179,7 +177,7 @@ impl VcpuGroup {
 
     /// Waits until all vCPUs are made.
     pub(crate) fn wait_made(&self) -> Result<(), EngineError> {
-        let mut seats = self.shared.wait_all(|progress| &progress.still);
+        let mut seats = self.shared.wait_still();
         let failed = seats.iter_mut().find_map(|seat| seat.failed.take());
         failed.map_or(Ok(()), Err)
     }
@@ -225,11 +223,11 @@ impl VcpuGroup {
         (times().min().unwrap_or(0), times().max().unwrap_or(0))
     }
 
-    fn stop_with(&mut self, order: Order) {
+    fn stop_with(&mut self, order: Order) -> MutexGuard<'_, Vec<Seat>> {
         self.running = false;
         self.give(order);
         self.kick();
-        drop(self.shared.wait_all(|progress| &progress.still));
+        self.shared.wait_still()
     }
 
     fn kick(&self) {
@@ -241,18 +239,12 @@ impl VcpuGroup {
 
     /// Stops the vCPUs and returns when all stand still.
     pub(crate) fn park(&mut self) {
-        self.stop_with(Order::Park);
+        drop(self.stop_with(Order::Park));
     }
 
-    /// Stops the vCPUs and returns when all stand still; their threads go on saving them, see
-    /// [`take_saved`](Self::take_saved).
-    pub(crate) fn park_and_save(&mut self) {
-        self.stop_with(Order::Save);
-    }
-
-    /// Waits for the states that [`park_and_save`](Self::park_and_save) asked for.
-    pub(crate) fn take_saved(&self) -> Result<Vec<VcpuState>, EngineError> {
-        let mut seats = self.shared.wait_all(|progress| &progress.saved);
+    /// Stops the vCPUs and returns their states when all stand still.
+    pub(crate) fn park_and_save(&mut self) -> Result<Vec<VcpuState>, EngineError> {
+        let mut seats = self.stop_with(Order::Save);
         let missing = || Err(EngineError::Missing("a vCPU that still runs"));
         seats
             .iter_mut()
@@ -278,19 +270,16 @@ fn make_vcpu(shared: &Shared, index: usize, make: MakeVcpu) -> Option<Box<dyn Vc
         let kick = vcpu.attach()?;
         Ok((vcpu, kick))
     });
-    let progress = &shared.progress[index];
     match made {
         Ok((vcpu, kick)) => {
             shared.lock()[index].kick = Some(kick);
-            shared.come_to(&progress.still, 1);
+            shared.stand_still(index, 1);
             Some(vcpu)
         }
         Err(error) => {
             shared.lock()[index].failed = Some(error);
             // Never run: later orders need not wait for it.
-            progress.saved.store(u64::MAX, Ordering::SeqCst);
-            progress.entered_ns.store(u64::MAX, Ordering::SeqCst);
-            shared.come_to(&progress.still, u64::MAX);
+            shared.stand_still(index, u64::MAX);
             None
         }
     }
@@ -307,12 +296,11 @@ fn thread_main(shared: &Shared, index: usize, make: MakeVcpu, on_end: &OnEnd) {
         let (number, order) = shared.next_order(handled);
         handled = number;
         match order {
-            Order::Park => shared.come_to(&progress.still, number),
+            Order::Park => shared.stand_still(index, number),
             Order::Save => {
-                shared.come_to(&progress.still, number);
                 let saved = vcpu.save();
                 shared.lock()[index].saved = Some(saved);
-                shared.come_to(&progress.saved, number);
+                shared.stand_still(index, number);
             }
             Order::Run => {
                 vcpu.note_stun();

@@ -82,6 +82,7 @@ impl Engine for KvmEngine {
             fd,
             cpu_model: OnceLock::new(),
             msr_indices: OnceLock::new(),
+            tsc_khz: OnceLock::new(),
         };
         Ok(Arc::new(KvmVm(Arc::new(shared))))
     }
@@ -94,6 +95,7 @@ pub(crate) struct Shared {
     pub(crate) fd: VmFd,
     cpu_model: OnceLock<CpuId>,
     msr_indices: OnceLock<Vec<u32>>,
+    tsc_khz: OnceLock<Option<u32>>,
 }
 
 impl Shared {
@@ -114,6 +116,11 @@ impl Shared {
             let _ = self.cpu_model.set(model);
         }
         Ok(self.cpu_model.get().expect("set above"))
+    }
+
+    /// Returns the frequency of the guest's time-stamp counter, which `ask` tells once.
+    pub(crate) fn tsc_khz(&self, ask: impl FnOnce() -> Option<u32>) -> Option<u32> {
+        *self.tsc_khz.get_or_init(ask)
     }
 
     /// Takes the numbers of the MSRs that hold guest state from a saved state.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use vcpu::{EngineError, Exit, GuestIo, Kick, Registers, SystemRegisters, Vcpu, VcpuState};
+use vcpu::{
+    CpuidLeaf, EngineError, Exit, GuestIo, Kick, Registers, SystemRegisters, Vcpu, VcpuState,
+};
 
 use crate::cpuid::{self, Topology};
 use crate::engine::Shared;
@@ -17,6 +19,8 @@ pub(crate) struct KvmVcpu {
     fd: VcpuFd,
     vm: Arc<Shared>,
     topology: Topology,
+    /// What the guest was given when the vCPU was made.
+    cpuid: Vec<CpuidLeaf>,
     kick: Option<Arc<KvmKick>>,
 }
 
@@ -26,6 +30,7 @@ impl KvmVcpu {
             fd,
             vm,
             topology,
+            cpuid: vec![],
             kick: None,
         }
     }
@@ -122,15 +127,18 @@ impl Vcpu for KvmVcpu {
         self.fd
             .set_cpuid2(&model)
             .map_err(failed("KVM_SET_CPUID2"))?;
-        state::learn_msrs(&self.vm, &self.fd)
+        self.cpuid = convert::cpuid(&model);
+        state::learn(&self.vm, &self.fd)
     }
 
     fn save(&mut self) -> Result<VcpuState, EngineError> {
-        state::save(&self.vm, &self.fd)
+        state::save(&self.vm, &self.fd, &self.cpuid)
     }
 
     fn restore(&mut self, state: &VcpuState) -> Result<(), EngineError> {
-        state::restore(&self.vm, &self.fd, state)
+        state::restore(&self.vm, &self.fd, self.topology.index == 0, state)?;
+        self.cpuid.clone_from(&state.cpuid);
+        Ok(())
     }
 
     fn note_stun(&mut self) {
