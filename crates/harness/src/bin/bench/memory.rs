@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-/// Kernel memory that belongs to somebody: what `MemAvailable` loses beside user pages.
+/// Kernel memory that belongs to somebody: what `MemAvailable` loses beside user pages. Stacks are
+/// in VmallocUsed.
 const KERNEL_FIELDS: &[&str] = &[
     "SUnreclaim",
-    "KernelStack",
     "PageTables",
     "SecPageTables",
     "Percpu",
+    "VmallocUsed",
 ];
 
 /// Returns a field of `/proc/meminfo`, KiB.

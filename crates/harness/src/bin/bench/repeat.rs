@@ -1,4 +1,9 @@
 //! Repeated forks of a source that wrote scattered pages since the last one.
+//!
+//! A private view is held by `fork()`, which copies the page-table entries of all pages that the
+//! source has written since its *first* fork. The rows named after what was written since the last
+//! one therefore come from sources that have little behind them; a row of its own shows how the
+//! stun grows.
 
 use crate::first::tell_steps;
 use crate::host::POOL;
@@ -7,33 +12,67 @@ use crate::{Bench, Limit};
 
 const MIB: u64 = 2048;
 
+/// One repeated fork: command for the guest, what it writes, what the source has behind it.
+struct Step {
+    command: u8,
+    percent: u32,
+    suffix: &'static str,
+    behind: &'static str,
+}
+
+/// In this order on each source.
+const STEPS: [Step; 3] = [
+    Step {
+        command: b'1',
+        percent: 1,
+        suffix: "dirty1pct",
+        behind: "a first fork",
+    },
+    Step {
+        command: b'T',
+        percent: 10,
+        suffix: "dirty10pct",
+        behind: "a first fork and one after 1 %",
+    },
+    Step {
+        command: b'T',
+        percent: 10,
+        suffix: "dirty10pct.again",
+        behind: "a first fork, one after 1 % and one after 10 %",
+    },
+];
+
 /// Stun and first run after 1 and 10 % of the pages were written.
 pub(crate) fn run(bench: &mut Bench, limit: Limit) -> anyhow::Result<()> {
     bench.host.restart(POOL)?;
-    let mut source = Source::boot(&bench.host, MIB, "mode=dirty scatter=1")?;
-    source.fork(1)?;
-    source.remove_clones()?;
-    for (command, percent, samples) in [(b'1', 1, 11), (b'T', 10, 15)] {
-        let (mut stuns, mut runs) = (vec![], vec![]);
-        for _ in 0..bench.samples(samples) {
-            if limit.reached() {
-                break;
-            }
-            source.command(command, "D")?;
+    let mut stuns = STEPS.map(|_| vec![]);
+    let mut runs = STEPS.map(|_| vec![]);
+    for _ in 0..bench.samples(7) {
+        if limit.reached() {
+            break;
+        }
+        let mut source = Source::boot(&bench.host, MIB, "mode=dirty scatter=1")?;
+        source.fork(1)?;
+        source.remove_clones()?;
+        for (index, step) in STEPS.iter().enumerate() {
+            source.command(step.command, "D")?;
             bench.host.settle()?;
             let fork = source.fork(1)?;
             tell_steps(&fork.cloned);
-            stuns.push(fork.cloned.stun_us as f64);
-            runs.extend(fork.first_runs()?);
+            stuns[index].push(fork.cloned.stun_us as f64);
+            runs[index].extend(fork.first_runs()?);
             source.remove_clones()?;
         }
+    }
+    for (index, step) in STEPS.iter().enumerate() {
         let conditions = format!(
-            "guest runs, wrote {percent} % of 2024 MiB in scattered pages since the last fork, disk and TAP, 1 clone with a TAP"
+            "guest runs, wrote {} % of 2024 MiB in scattered pages since the last fork, has {} behind it; disk and TAP, 1 clone with a TAP",
+            step.percent, step.behind
         );
-        let name = format!("fork.repeat.stun_us.2048MiB.dirty{percent}pct");
-        bench.report.add(&name, "us", &stuns, &conditions);
-        let name = format!("clone.repeat.first_run_us.dirty{percent}pct");
-        bench.report.add(&name, "us", &runs, &conditions);
+        let name = format!("fork.repeat.stun_us.2048MiB.{}", step.suffix);
+        bench.report.add(&name, "us", &stuns[index], &conditions);
+        let name = format!("clone.repeat.first_run_us.{}", step.suffix);
+        bench.report.add(&name, "us", &runs[index], &conditions);
     }
     Ok(())
 }
