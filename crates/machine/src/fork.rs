@@ -25,6 +25,7 @@ use vmm_protocol::ForkStep;
 pub(crate) use self::finishing::Finishing;
 use crate::checkpoint::Checkpoint;
 use crate::clock::{monotonic_ns, us_between};
+use crate::durability::Durability;
 use crate::error::{ForkCause, ForkError};
 use crate::machine::{Machine, lock_ram};
 
@@ -173,22 +174,26 @@ impl Machine {
         }))
     }
 
-    fn prepare_tops(&self, files: Vec<LayerFile>) -> Result<Vec<PreparedTop>, ForkError> {
+    /// Opens the next tops; a read-only disk has none. Returns them with their disks' indices.
+    fn prepare_tops(&self, files: Vec<LayerFile>) -> Result<Vec<(usize, PreparedTop)>, ForkError> {
         let step = ForkStep::PrepareTops;
-        let (found, wanted) = (files.len(), self.platform.disks.len());
+        let disks = self.spec.disks.iter().enumerate();
+        let writable: Vec<_> = disks.filter(|(_, disk)| !disk.read_only).collect();
+        let (found, wanted) = (files.len(), writable.len());
         if found != wanted {
             return Err(ForkError {
                 step,
                 cause: ForkCause::Tops { found, wanted },
             });
         }
-        let open = |(index, file)| {
-            PreparedTop::open(file).map_err(|source| ForkError {
+        let open = |((index, _), file): ((usize, _), _)| {
+            let top = PreparedTop::open(file).map_err(|source| ForkError {
                 step,
                 cause: ForkCause::OpenTop { index, source },
-            })
+            })?;
+            Ok((index, top))
         };
-        files.into_iter().enumerate().map(open).collect()
+        writable.into_iter().zip(files).map(open).collect()
     }
 
     /// With disk queues gated: drains, stops, and makes the instant. On failure everything is as
@@ -196,7 +201,7 @@ impl Machine {
     /// where the vCPUs ran.
     fn fork_gated(
         &mut self,
-        tops: Vec<PreparedTop>,
+        tops: Vec<(usize, PreparedTop)>,
         drain_ms_max: u32,
         steps: &mut Steps,
     ) -> Result<(Instant_, Option<u64>), ForkError> {
@@ -207,6 +212,7 @@ impl Machine {
             ram,
             platform,
             vcpus,
+            durability,
             ..
         } = self;
         let deadline = Instant::now() + Duration::from_millis(drain_ms_max.into());
@@ -245,7 +251,7 @@ impl Machine {
                 platform: platform.save(slots),
             });
             steps.done(ForkStep::Save)?;
-            swap_all(&mut disks, tops, ram, checkpoint, steps)
+            swap_all(&mut disks, tops, durability, ram, checkpoint, steps)
         });
         if matches!(result, Ok(Instant_::Holder(_))) {
             // The guards belong to threads that this process does not have.
@@ -278,14 +284,16 @@ impl Machine {
 /// Swaps disk tops, then RAM; undoes the tops if RAM fails.
 fn swap_all(
     disks: &mut [WorkerGuard<'_>],
-    tops: Vec<PreparedTop>,
+    tops: Vec<(usize, PreparedTop)>,
+    durability: &Durability,
     ram: &Arc<Mutex<GuestRam>>,
     checkpoint: Box<Checkpoint>,
     steps: &mut Steps,
 ) -> Result<Instant_, ForkError> {
-    let mut swapped = 0;
+    let mut swapped = vec![];
     let mut result = Ok(());
-    for (index, top) in tops.into_iter().enumerate() {
+    durability.awaited();
+    for (index, top) in tops {
         let Some(block) = disks[index].device_mut::<Block<DiskStack>>(0) else {
             continue;
         };
@@ -296,20 +304,23 @@ fn swap_all(
             });
             break;
         }
-        swapped = index + 1;
+        let hook = durability.before_first_sync();
+        block.backend_mut().before_first_sync(hook);
+        swapped.push(index);
     }
     let result = result
         .and_then(|()| steps.done(ForkStep::SwapDisks))
         .and_then(|()| switch_ram(ram, checkpoint, steps));
     if result.is_err() {
-        for guard in &mut disks[..swapped] {
-            if let Some(block) = guard.device_mut::<Block<DiskStack>>(0) {
+        for index in swapped {
+            if let Some(block) = disks[index].device_mut::<Block<DiskStack>>(0) {
                 block
                     .backend_mut()
                     .pop_top()
                     .expect("a top that nothing wrote to comes off");
             }
         }
+        durability.reached();
     }
     result
 }

@@ -12,6 +12,7 @@
 mod backends;
 mod checkpoint;
 mod clock;
+mod durability;
 mod error;
 mod fork;
 mod machine;

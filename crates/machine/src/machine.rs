@@ -17,6 +17,7 @@ use vm_spec::VmSpec;
 
 use crate::backends::Backends;
 use crate::checkpoint::Checkpoint;
+use crate::durability::Durability;
 use crate::error::BuildError;
 use crate::fork::Finishing;
 use crate::platform::{EventSink, Parts, Platform, PlatformEvent, SavedPlatform};
@@ -54,6 +55,7 @@ pub struct Machine {
     pub(crate) ram: Arc<Mutex<GuestRam>>,
     pub(crate) platform: Platform,
     pub(crate) vcpus: VcpuGroup,
+    pub(crate) durability: Durability,
     /// What the last fork left to do.
     pub(crate) finishing: Finishing,
 }
@@ -326,6 +328,7 @@ impl Machine {
             ram,
             platform,
             vcpus,
+            durability: Durability::default(),
             finishing: Finishing::default(),
         })
     }
@@ -367,6 +370,11 @@ impl Machine {
     /// Returns whether the vCPUs run.
     pub fn is_running(&self) -> bool {
         self.vcpus.is_running()
+    }
+
+    /// Lets flushes go on that wait until the last fork's new tops are durable.
+    pub fn fork_is_durable(&self) {
+        self.durability.reached();
     }
 
     /// Presses the ACPI power button.

@@ -310,6 +310,7 @@ impl Server {
             .as_mut()
             .context("this process runs no VM yet")?;
         match command {
+            Command::ForkDurable => machine.fork_is_durable(),
             Command::Pause => {
                 machine.pause();
                 if self.state == VmState::Running {

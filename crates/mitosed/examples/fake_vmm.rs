@@ -117,7 +117,9 @@ impl Server {
                 }
                 plain(Outcome::Done)
             }
-            Command::SetLink { .. } | Command::SetIdentity(_) => plain(Outcome::Done),
+            Command::SetLink { .. } | Command::SetIdentity(_) | Command::ForkDurable => {
+                plain(Outcome::Done)
+            }
         }
     }
 

@@ -189,6 +189,9 @@ pub enum Command {
     Restore(Box<Restore>),
     /// Fork the VM.
     Fork(Box<Fork>),
+    /// The last fork's new tops are durable, with their directory entries and the record that names
+    /// them: flushes that wait for it go on.
+    ForkDurable,
     /// Stop vCPUs, keep everything.
     Pause,
     /// Go on; also retries a request that found no space.

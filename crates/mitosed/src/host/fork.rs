@@ -134,6 +134,12 @@ impl Host {
         let durable = recording
             .wait_durable()
             .and_then(|()| fail_at.check(HostStep::Sync));
+        if durable.is_ok() {
+            // The source's flushes wait for this word; where it cannot be said, not for long.
+            if let Err(error) = link.request(Command::ForkDurable, &[]) {
+                tracing::warn!(vm = source.name, %error, "the source did not hear that it may flush");
+            }
+        }
         match durable {
             Ok(()) => self.restore_all(&mut seats, &point, fail_at, phases),
             Err(error) => {
