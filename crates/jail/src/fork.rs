@@ -2,7 +2,7 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::{JailError, credentials, last_error};
 
@@ -29,6 +29,13 @@ impl SoleThread {
         // SAFETY: the type is the proof that no other thread exists.
         unsafe { fork_process() }
     }
+}
+
+/// Returns the proof that this process has one thread, or `None` where it has more. Only before the
+/// jail: it looks into `/proc`.
+pub fn sole_thread() -> io::Result<Option<SoleThread>> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    Ok((threads == 1).then_some(SoleThread(PhantomData)))
 }
 
 /// Splits the process.
@@ -82,6 +89,15 @@ pub fn take_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: it is open, and by the contract of starting this program it belongs to the caller,
     // who calls this once, before anything else opens descriptors.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Sends what this process writes to its standard error to `file` from here on.
+pub fn redirect_messages(file: &OwnedFd) -> io::Result<()> {
+    // SAFETY: plain numbers; standard error belongs to the whole process and stays open.
+    match unsafe { libc::dup3(file.as_raw_fd(), libc::STDERR_FILENO, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// Keeps the allocator from giving each thread a heap of its own: a VM process has many threads

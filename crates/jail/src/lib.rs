@@ -22,8 +22,8 @@ use std::io;
 
 pub use credentials::UidRange;
 pub use fork::{
-    Forked, SoleThread, close_all_but, fork_process, ignore_children, spare_memory,
-    take_descriptor, take_own_uid,
+    Forked, SoleThread, close_all_but, fork_process, ignore_children, redirect_messages,
+    sole_thread, spare_memory, take_descriptor, take_own_uid,
 };
 
 /// What the jail leaves to a VM process.

@@ -11,9 +11,9 @@ mod become_vm;
 mod control;
 mod holder;
 mod outbox;
+mod seed;
 mod server;
 
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
@@ -22,9 +22,18 @@ use jail::{Jail, UidRange};
 
 use crate::server::{Next, Server, Start};
 
-const USAGE: &str = "usage: mitose-vmm shell --uid ID --uid-range FIRST-LAST
-The process of one VM. The daemon starts it as root with a listening control socket as
-descriptor 3; it is of no use by hand.";
+const USAGE: &str = "usage: mitose-vmm shell|seed --uid ID --uid-range FIRST-LAST
+The process of one VM, or the one of which such processes are born. The daemon starts it as root
+with a control socket as descriptor 3; it is of no use by hand.";
+
+/// What the process is started as.
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    /// Becomes one VM.
+    Shell,
+    /// Splits into shells.
+    Seed,
+}
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -32,8 +41,8 @@ fn main() -> ExitCode {
         println!("{USAGE}");
         return ExitCode::SUCCESS;
     }
-    let jail = match parse(&args) {
-        Ok(jail) => jail,
+    let (role, jail) = match parse(&args) {
+        Ok(parsed) => parsed,
         Err(error) => {
             eprintln!("error: {error:#}\n{USAGE}");
             return ExitCode::from(2);
@@ -44,7 +53,7 @@ fn main() -> ExitCode {
         .with_ansi(false)
         .with_max_level(tracing::Level::INFO)
         .init();
-    match run(jail) {
+    match run(role, jail) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -54,11 +63,13 @@ fn main() -> ExitCode {
 }
 
 /// Reads `shell --uid ID --uid-range FIRST-LAST`.
-fn parse(args: &[String]) -> anyhow::Result<Jail> {
+fn parse(args: &[String]) -> anyhow::Result<(Role, Jail)> {
     let mut args = args.iter().map(String::as_str);
-    if args.next() != Some("shell") {
-        bail!("the first argument must be `shell`");
-    }
+    let role = match args.next() {
+        Some("shell") => Role::Shell,
+        Some("seed") => Role::Seed,
+        _ => bail!("the first argument must be `shell` or `seed`"),
+    };
     let (mut uid, mut range) = (None, None);
     while let Some(name) = args.next() {
         let value = args
@@ -79,27 +90,33 @@ fn parse(args: &[String]) -> anyhow::Result<Jail> {
             other => bail!("unknown argument {other}"),
         }
     }
-    Ok(Jail {
+    let jail = Jail {
         uid: uid.context("--uid is missing")?,
         range: range.context("--uid-range is missing")?,
-    })
+    };
+    Ok((role, jail))
 }
 
-fn run(jail: Jail) -> anyhow::Result<()> {
-    let listener = jail::take_descriptor(vmm_protocol::CONTROL_FD)
+fn run(role: Role, jail: Jail) -> anyhow::Result<()> {
+    let control = jail::take_descriptor(vmm_protocol::CONTROL_FD)
         .context("descriptor 3 is not an open control socket")?;
+    let thread = seed::sole_thread()?;
     jail::ignore_children().context("cannot let the kernel reap clones")?;
     jail::spare_memory();
     // Finds the kernel's fast clock while the process may still look for it.
     machine::monotonic_ns();
     let barrier = jail.enter().context("cannot build the jail")?;
     tracing::info!(uid = jail.uid, ?barrier, "jailed");
-    serve(listener)
+    let listener = match role {
+        Role::Shell => Some(control.into()),
+        Role::Seed => seed::sow(control.into(), thread)?,
+    };
+    listener.map_or(Ok(()), serve)
 }
 
 /// Serves one VM after the other: a split leads back here in the child.
-fn serve(listener: OwnedFd) -> anyhow::Result<()> {
-    let mut next = (UnixListener::from(listener), Start::Shell);
+fn serve(listener: UnixListener) -> anyhow::Result<()> {
+    let mut next = (listener, Start::Shell);
     loop {
         let (listener, start) = next;
         match Server::start(listener, start)?.run() {

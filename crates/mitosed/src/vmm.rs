@@ -5,6 +5,7 @@ mod link;
 mod pool;
 mod process;
 mod reactor;
+mod seed;
 
 pub use link::{Link, LinkError, Pending};
 pub use pool::{Pool, Shell};

@@ -3,6 +3,11 @@
 //! A VM process is started by root as `mitose-vmm shell --uid U --uid-range FIRST-LAST`, with its
 //! listening control socket as descriptor 3; it jails itself, then accepts connections.
 //!
+//! A shell that is needed at once is not started but born: `mitose-vmm seed` takes the same
+//! arguments and has a connected stream socket as descriptor 3. For each [`Sow`] it splits itself;
+//! the child is a shell, jailed like the seed, with a user id of its own. The seed ends with its
+//! connection.
+//!
 //! A message is a JSON document in one frame of a Unix stream socket; the descriptors that it
 //! names ([`Fd`]) travel with the frame, numbered from 0. The daemon connects to the socket the
 //! VM process listens on, sends [`Request`]s and gets one [`Reply`] for each, in any order;
@@ -137,6 +142,27 @@ pub struct Newborn {
     pub listener: Fd,
     /// User and group id of its own.
     pub uid: u32,
+}
+
+/// Asks a seed for a shell. With the frame come the shell's listening control socket and the file
+/// that takes its log, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sow {
+    /// User and group id of the shell.
+    pub uid: u32,
+}
+
+/// A seed's answer to [`Sow`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sown {
+    /// The shell lives.
+    Born {
+        /// Its process id.
+        pid: i32,
+    },
+    /// There is no shell.
+    Failed(String),
 }
 
 /// Fork the running VM.

@@ -1,7 +1,9 @@
 //! The pool of pre-started shells: empty VM processes that wait to be told what to become.
 //!
 //! Filling it costs some milliseconds of processor time for each, so it happens on a thread of its
-//! own, and only while no operation that someone waits for is under way.
+//! own, and only while no operation that someone waits for is under way. Where the pool is empty a
+//! shell is born of the *seed*, which is faster than starting one; those of the pool are started, so
+//! that each has its addresses laid out in its own way.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::{self, File};
@@ -18,6 +20,7 @@ use anyhow::Context;
 use super::link::Link;
 use super::process::{self, HOME_MARK};
 use super::reactor::{Notice, Reactor, Watch};
+use super::seed::Seed;
 use crate::config::Config;
 
 /// Quiet time before shells are started ahead.
@@ -58,6 +61,7 @@ pub struct Pool {
     reactor: Reactor,
     next: AtomicU64,
     inner: Mutex<Inner>,
+    seed: Mutex<Option<Seed>>,
     changed: Condvar,
     uids: Mutex<HashSet<u32>>,
 }
@@ -74,6 +78,7 @@ impl Pool {
             reactor: reactor.clone(),
             next: AtomicU64::new(rand::random::<u32>().into()),
             inner: Mutex::default(),
+            seed: Mutex::default(),
             changed: Condvar::new(),
             uids: Mutex::new(uids_in_use),
         })
@@ -107,7 +112,7 @@ impl Pool {
             match taken {
                 Some(shell) if shell.link.is_closed() => self.discard(shell),
                 Some(shell) => return Ok(shell),
-                None => return self.start_shell(),
+                None => return self.start_shell(true),
             }
         }
     }
@@ -130,6 +135,54 @@ impl Pool {
         };
         for shell in shells {
             self.discard(shell);
+        }
+        self.end_seed();
+    }
+
+    fn lock_seed(&self) -> std::sync::MutexGuard<'_, Option<Seed>> {
+        self.seed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_seed(&self) -> anyhow::Result<()> {
+        let uid = self.take_uid()?;
+        let log = self.config.home.logs().join("seed.log");
+        let started = open_log(&log).and_then(|output| {
+            let mut command = self.command("seed", uid, &output)?;
+            Seed::start(&mut command, uid)
+        });
+        match started {
+            Ok(seed) => {
+                expose_to_oom(seed.pid);
+                *self.lock_seed() = Some(seed);
+                Ok(())
+            }
+            Err(error) => {
+                self.free_uid(uid);
+                Err(error)
+            }
+        }
+    }
+
+    fn end_seed(&self) {
+        let seed = self.lock_seed().take();
+        if let Some(seed) = seed {
+            let (pid, uid) = (seed.pid, seed.uid);
+            drop(seed);
+            process::kill(pid);
+            self.free_uid(uid);
+        }
+    }
+
+    /// Has a shell born, where there is a seed that can.
+    fn bear(&self, listener: &UnixListener, log: &File, uid: u32) -> Option<i32> {
+        let born = self.lock_seed().as_ref()?.shell(listener, log, uid);
+        match born {
+            Ok(pid) => Some(pid),
+            Err(error) => {
+                tracing::warn!("VM processes are started, not born: {error:#}");
+                self.end_seed();
+                None
+            }
         }
     }
 
@@ -167,7 +220,8 @@ impl Pool {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start_shell(&self) -> anyhow::Result<Shell> {
+    /// Starts a shell; `at_once` where somebody waits for it.
+    fn start_shell(&self, at_once: bool) -> anyhow::Result<Shell> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let uid = self.take_uid()?;
         let socket = self.config.home.run().join(format!("sh-{number:x}.sock"));
@@ -176,7 +230,7 @@ impl Pool {
             .home
             .logs()
             .join(format!("shell-{number:x}.log"));
-        let shell = self.spawn(uid, &socket, &log);
+        let shell = self.spawn(uid, &socket, &log, at_once);
         if shell.is_err() {
             let _ = fs::remove_file(&socket);
             let _ = fs::remove_file(&log);
@@ -185,46 +239,20 @@ impl Pool {
         shell
     }
 
-    fn spawn(&self, uid: u32, socket: &Path, log: &Path) -> anyhow::Result<Shell> {
+    fn spawn(&self, uid: u32, socket: &Path, log: &Path, at_once: bool) -> anyhow::Result<Shell> {
         let listener = UnixListener::bind(socket)
             .with_context(|| format!("cannot listen on {}", socket.display()))?;
-        let output = File::options()
-            .create(true)
-            .append(true)
-            .open(log)
-            .with_context(|| format!("cannot open {}", log.display()))?;
-        let (first, last) = self.config.uids;
-        let mut command = Command::new(&self.config.vmm);
-        command
-            .args(["shell", "--uid", &uid.to_string(), "--uid-range"])
-            .arg(format!("{first}-{last}"))
-            .env_clear()
-            .env(HOME_MARK, self.config.home.root())
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().context("cannot share a log file")?)
-            .stderr(output);
-        for name in ["RUST_LOG", "RUST_BACKTRACE"] {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
+        let output = open_log(log)?;
+        let born = at_once
+            .then(|| self.bear(&listener, &output, uid))
+            .flatten();
+        let pid = match born {
+            Some(pid) => pid,
+            None => {
+                let mut command = self.command("shell", uid, &output)?;
+                self.start_process(&mut command, &listener)?
             }
-        }
-        let child = linux_sys::spawn_with_fd(
-            &mut command,
-            listener.as_fd(),
-            vmm_protocol::CONTROL_FD,
-        )
-        .with_context(|| {
-            format!(
-                "cannot start the VM process {}; install it beside mitosed or set MITOSE_VMM",
-                self.config.vmm.display()
-            )
-        })?;
-        let pid = child.id() as i32;
-        // The daemon's own protection is inherited; VMs are to go before it and before others.
-        if let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), "200") {
-            tracing::debug!(%error, pid, "cannot set the OOM score of a VM process");
-        }
+        };
         let connected = Link::connect(socket)
             .map_err(anyhow::Error::from)
             .and_then(|link| {
@@ -247,7 +275,45 @@ impl Pool {
         }
     }
 
+    /// How a VM process is started in the role `role`.
+    fn command(&self, role: &str, uid: u32, output: &File) -> anyhow::Result<Command> {
+        let (first, last) = self.config.uids;
+        let share = || output.try_clone().context("cannot share a log file");
+        let mut command = Command::new(&self.config.vmm);
+        command
+            .args([role, "--uid", &uid.to_string(), "--uid-range"])
+            .arg(format!("{first}-{last}"))
+            .env_clear()
+            .env(HOME_MARK, self.config.home.root())
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(share()?)
+            .stderr(share()?);
+        for name in ["RUST_LOG", "RUST_BACKTRACE"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        Ok(command)
+    }
+
+    fn start_process(&self, command: &mut Command, listener: &UnixListener) -> anyhow::Result<i32> {
+        let child = linux_sys::spawn_with_fd(command, listener.as_fd(), vmm_protocol::CONTROL_FD)
+            .with_context(|| {
+            format!(
+                "cannot start the VM process {}; install it beside mitosed or set MITOSE_VMM",
+                self.config.vmm.display()
+            )
+        })?;
+        let pid = child.id() as i32;
+        expose_to_oom(pid);
+        Ok(pid)
+    }
+
     fn fill(&self) {
+        if let Err(error) = self.start_seed() {
+            tracing::warn!("VM processes are started, not born: {error:#}");
+        }
         loop {
             {
                 let mut inner = self.lock();
@@ -312,7 +378,7 @@ impl Pool {
     }
 
     fn add_one(&self) {
-        match self.start_shell() {
+        match self.start_shell(false) {
             Ok(shell) => {
                 let mut inner = self.lock();
                 if inner.stopped {
@@ -327,6 +393,22 @@ impl Pool {
                 self.lock().failures += 1;
             }
         }
+    }
+}
+
+fn open_log(path: &Path) -> anyhow::Result<File> {
+    File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// The daemon's own protection is inherited; VMs are to go before it and before others. What is born
+/// of a process inherits in turn.
+fn expose_to_oom(pid: i32) {
+    if let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), "200") {
+        tracing::debug!(%error, pid, "cannot set the OOM score of a VM process");
     }
 }
 
