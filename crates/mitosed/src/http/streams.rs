@@ -27,7 +27,7 @@ use crate::host::{Host, Vm};
 /// Pause between two looks at a log that is followed.
 const LOG_INTERVAL: Duration = Duration::from_millis(50);
 /// Longest wait for the guest to take a vsock connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(45);
 /// Bytes of the log that a console shows first.
 const CONSOLE_TAIL_BYTES: u64 = 4096;
 /// Events shown where the client names no number.
