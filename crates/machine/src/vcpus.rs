@@ -28,7 +28,7 @@ pub(crate) type SharedIo = Arc<dyn GuestIo + Send + Sync>;
 /// The stack of a vCPU thread, bytes: devices run on it, deep recursion does not.
 const STACK_BYTES: usize = 256 << 10;
 /// Looks at the times of entry before sleeping between them: an entry takes a few microseconds.
-const LOOKS: u32 = 2000;
+const LOOKS: u32 = 200;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {

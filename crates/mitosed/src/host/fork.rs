@@ -31,7 +31,7 @@ use vmm_protocol::{CloneRam, Command, Fork, ForkStep, Forked, LayerFd, Newborn, 
 
 use self::fail_at::{FailAt, HostStep};
 use self::record::Recording;
-use self::seats::Seat;
+use self::seats::{Seat, for_each};
 use super::backends::{FdList, make_checkpoint, reopen_read_only};
 use super::{Host, Vm, needs_process};
 use crate::clock::{monotonic_ns, us_between};
@@ -169,10 +169,10 @@ impl Host {
                 format: delta.format,
             });
         }
-        for seat in seats.iter_mut() {
+        for_each(seats, |seat| {
             seat.make_tops()?;
-            self.make_home(&seat.vm.id)?;
-        }
+            self.make_home(&seat.vm.id)
+        })?;
         self.open_below(seats)?;
         let kinds = source.live().row.ssh_host_key_kinds.clone();
         for seat in seats.iter_mut() {
@@ -182,14 +182,14 @@ impl Host {
         phases.mark("deltas");
         recording.files_made();
         let inherited = source.live().ram == Some(RamView::Private);
-        for seat in seats.iter_mut() {
+        for_each(seats, |seat| {
             if inherited {
-                self.lay_newborn(seat)?;
-            } else {
-                let shell = self.pool.take()?;
-                seat.link = Some(self.assign(&seat.vm, shell)?);
+                return self.lay_newborn(seat);
             }
-        }
+            let shell = self.pool.take()?;
+            seat.link = Some(self.assign(&seat.vm, shell)?);
+            Ok(())
+        })?;
         fail_at.check(HostStep::Processes)?;
         phases.mark("processes");
         recording.wait_recorded()?;

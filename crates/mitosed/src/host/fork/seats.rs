@@ -138,6 +138,30 @@ impl Seat {
     }
 }
 
+/// With fewer clones a second thread costs more than it gives.
+const SHARED_FROM: usize = 8;
+
+/// Does `work` for each clone; for many of them on two threads, since the kernel makes files,
+/// sockets and processes one by one for each.
+pub(super) fn for_each(
+    seats: &mut [Seat],
+    work: impl Fn(&mut Seat) -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<()> {
+    if seats.len() < SHARED_FROM {
+        return seats.iter_mut().try_for_each(work);
+    }
+    let (ours, theirs) = seats.split_at_mut(seats.len() / 2);
+    std::thread::scope(|scope| {
+        let helper = scope.spawn(|| theirs.iter_mut().try_for_each(&work));
+        let done = ours.iter_mut().try_for_each(&work);
+        let helped = match helper.join() {
+            Ok(helped) => helped,
+            Err(_) => Err(anyhow::anyhow!("a thread that makes clones ended")),
+        };
+        done.and(helped)
+    })
+}
+
 impl Host {
     /// Opens what lies below the clones' tops once for all of them.
     pub(super) fn open_below(&self, seats: &mut [Seat]) -> anyhow::Result<()> {
