@@ -118,4 +118,4 @@ pub const UNFINISHED: &[&str] = &["TODO", "FIXME", "XXX:", "todo!(", "unimplemen
 
 /// Beginnings of paths that exist only on somebody's machine.
 pub const BUILD_MACHINE_PATHS: &[&str] =
-    &["/work/", "/home/", "/Users/", "/builds/", "/workspace/"];
+    &["/home/", "/Users/", "/builds/", "/workspace/"];
