@@ -162,7 +162,12 @@ impl Place {
             .args(["-9", &pid.to_string()])
             .status()?;
         ensure!(killed.success(), "cannot kill {pid}");
-        Ok(())
+        // Until the process is gone its socket still takes connections, which then break off.
+        let process = std::path::PathBuf::from(format!("/proc/{pid}"));
+        wait_for("the daemon's end", Duration::from_secs(20), || {
+            let state = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
+            Ok(state.is_empty() || state.contains(") Z "))
+        })
     }
 
     /// `qemu-img check` on the chain of each powered-off VM; the others' files are in use.
