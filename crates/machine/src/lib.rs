@@ -17,6 +17,7 @@ mod error;
 mod fork;
 mod machine;
 mod platform;
+mod prepared;
 mod vcpus;
 
 pub use backends::{Backends, DiskFiles};
@@ -26,3 +27,4 @@ pub use error::{BuildError, ForkCause, ForkError};
 pub use fork::{ForkOutcome, ForkPlan, ForkReport, Held};
 pub use machine::{BootFiles, Machine, MachineEvent, OnEvent};
 pub use platform::{AGENT_PORT, PlatformEvent, SavedPlatform};
+pub use prepared::{Prepared, rehearse};

@@ -117,9 +117,10 @@ impl Server {
                 }
                 plain(Outcome::Done)
             }
-            Command::SetLink { .. } | Command::SetIdentity(_) | Command::ForkDurable => {
-                plain(Outcome::Done)
-            }
+            Command::Prepare { .. }
+            | Command::SetLink { .. }
+            | Command::SetIdentity(_)
+            | Command::ForkDurable => plain(Outcome::Done),
         }
     }
 
