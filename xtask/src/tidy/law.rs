@@ -117,5 +117,4 @@ pub const NARRATION: &[&str] = &[
 pub const UNFINISHED: &[&str] = &["TODO", "FIXME", "XXX:", "todo!(", "unimplemented!("];
 
 /// Beginnings of paths that exist only on somebody's machine.
-pub const BUILD_MACHINE_PATHS: &[&str] =
-    &["/home/", "/Users/", "/builds/", "/workspace/"];
+pub const BUILD_MACHINE_PATHS: &[&str] = &["/home/", "/Users/", "/builds/", "/workspace/"];
