@@ -148,6 +148,15 @@ fn set_boot_registers(vcpu: &mut dyn Vcpu, state: &boot::BootState) -> Result<()
     vcpu.set_boot_state(&registers, &system)
 }
 
+/// Tells the owner why a vCPU ended by itself.
+fn tell_end(on_event: OnEvent) -> OnEnd {
+    Arc::new(move |exit| match exit {
+        Exit::Kicked => {}
+        Exit::TripleFault => on_event(MachineEvent::TripleFault),
+        Exit::Fault(text) => on_event(MachineEvent::EngineFault(text)),
+    })
+}
+
 fn load_guest(
     spec: &VmSpec,
     ram: &GuestRam,
@@ -259,7 +268,7 @@ impl Machine {
 
     fn build(
         origin: Origin<'_>,
-        backends: Backends,
+        mut backends: Backends,
         on_event: OnEvent,
     ) -> Result<Self, BuildError> {
         let Origin {
@@ -269,7 +278,6 @@ impl Machine {
             clock,
             platform,
         } = origin;
-        let mut backends = backends;
         if backends.disks.len() != spec.disks.len() || backends.taps.len() != spec.nics.len() {
             return Err(BuildError::Slots(spec.disks.len()));
         }
@@ -283,14 +291,9 @@ impl Machine {
             let on_event = Arc::clone(&on_event);
             Arc::new(move |event| on_event(MachineEvent::Platform(event)))
         };
-        let on_end: OnEnd = Arc::new(move |exit| match exit {
-            Exit::Kicked => {}
-            Exit::TripleFault => on_event(MachineEvent::TripleFault),
-            Exit::Fault(text) => on_event(MachineEvent::EngineFault(text)),
-        });
         // The vCPUs are made and loaded in their own threads, beside the platform.
         let makers = makers(&vm, spec.cpus, &start);
-        let mut vcpus = VcpuGroup::spawn(makers, Arc::clone(&stop), on_end)?;
+        let mut vcpus = VcpuGroup::spawn(makers, Arc::clone(&stop), tell_end(on_event))?;
         let parts = Parts {
             spec: &spec,
             vm: &vm,
