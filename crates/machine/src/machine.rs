@@ -148,15 +148,6 @@ fn set_boot_registers(vcpu: &mut dyn Vcpu, state: &boot::BootState) -> Result<()
     vcpu.set_boot_state(&registers, &system)
 }
 
-/// Tells the owner why a vCPU ended by itself.
-fn tell_end(on_event: OnEvent) -> OnEnd {
-    Arc::new(move |exit| match exit {
-        Exit::Kicked => {}
-        Exit::TripleFault => on_event(MachineEvent::TripleFault),
-        Exit::Fault(text) => on_event(MachineEvent::EngineFault(text)),
-    })
-}
-
 fn load_guest(
     spec: &VmSpec,
     ram: &GuestRam,
@@ -268,7 +259,7 @@ impl Machine {
 
     fn build(
         origin: Origin<'_>,
-        mut backends: Backends,
+        backends: Backends,
         on_event: OnEvent,
     ) -> Result<Self, BuildError> {
         let Origin {
@@ -278,6 +269,7 @@ impl Machine {
             clock,
             platform,
         } = origin;
+        let mut backends = backends;
         if backends.disks.len() != spec.disks.len() || backends.taps.len() != spec.nics.len() {
             return Err(BuildError::Slots(spec.disks.len()));
         }
@@ -291,9 +283,14 @@ impl Machine {
             let on_event = Arc::clone(&on_event);
             Arc::new(move |event| on_event(MachineEvent::Platform(event)))
         };
+        let on_end: OnEnd = Arc::new(move |exit| match exit {
+            Exit::Kicked => {}
+            Exit::TripleFault => on_event(MachineEvent::TripleFault),
+            Exit::Fault(text) => on_event(MachineEvent::EngineFault(text)),
+        });
         // The vCPUs are made and loaded in their own threads, beside the platform.
         let makers = makers(&vm, spec.cpus, &start);
-        let mut vcpus = VcpuGroup::spawn(makers, Arc::clone(&stop), tell_end(on_event))?;
+        let mut vcpus = VcpuGroup::spawn(makers, Arc::clone(&stop), on_end)?;
         let parts = Parts {
             spec: &spec,
             vm: &vm,
