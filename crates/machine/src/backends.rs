@@ -6,8 +6,6 @@ use std::os::unix::net::UnixListener;
 
 use disk_layers::LayerFile;
 
-use crate::prepared::Prepared;
-
 /// Back end of one disk.
 #[derive(Debug)]
 pub struct DiskFiles {
@@ -22,8 +20,6 @@ pub struct DiskFiles {
 pub struct Backends {
     /// `/dev/kvm`, for the KVM engine.
     pub kvm: Option<OwnedFd>,
-    /// A VM of the engine that was made ahead; takes the place of `kvm`.
-    pub prepared: Option<Prepared>,
     /// One for each disk of the description.
     pub disks: Vec<DiskFiles>,
     /// One for each NIC of the description; none where nothing is plugged in.

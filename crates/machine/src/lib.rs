@@ -17,7 +17,6 @@ mod error;
 mod fork;
 mod machine;
 mod platform;
-mod prepared;
 mod vcpus;
 
 pub use backends::{Backends, DiskFiles};
@@ -27,4 +26,3 @@ pub use error::{BuildError, ForkCause, ForkError};
 pub use fork::{ForkOutcome, ForkPlan, ForkReport, Held};
 pub use machine::{BootFiles, Machine, MachineEvent, OnEvent};
 pub use platform::{AGENT_PORT, PlatformEvent, SavedPlatform};
-pub use prepared::{Prepared, rehearse};

@@ -1,15 +1,17 @@
 //! [`Machine`]: one VM in this process, from cold boot or checkpoint to its end.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use boot::layout;
 use guest_memory::{GuestRam, ram_ranges};
 use vcpu::{
-    DescriptorTable, EngineError, Exit, RamSlot, Registers, Segment, SystemRegisters, Vcpu,
+    DescriptorTable, Engine, EngineError, Exit, RamSlot, Registers, Segment, SystemRegisters, Vcpu,
     VcpuState, Vm, VmClock,
 };
+use vcpu_kvm::KvmEngine;
 use vm_memory::{Bytes, GuestAddress};
 use vm_spec::VmSpec;
 
@@ -19,7 +21,6 @@ use crate::durability::Durability;
 use crate::error::BuildError;
 use crate::fork::Finishing;
 use crate::platform::{EventSink, Parts, Platform, PlatformEvent, SavedPlatform};
-use crate::prepared::Prepared;
 use crate::vcpus::{MakeVcpu, OnEnd, VcpuGroup};
 
 /// What a VM tells its owner, on any of its threads.
@@ -61,6 +62,11 @@ pub struct Machine {
 
 pub(crate) fn lock_ram(ram: &Mutex<GuestRam>) -> MutexGuard<'_, GuestRam> {
     ram.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Opens the engine that the back ends allow.
+fn open_engine(kvm: Option<OwnedFd>) -> Result<Box<dyn Engine>, BuildError> {
+    Ok(Box::new(KvmEngine::new(kvm.ok_or(BuildError::NoEngine)?)?))
 }
 
 fn ram_slots(ram: &GuestRam) -> Vec<RamSlot> {
@@ -273,11 +279,8 @@ impl Machine {
         if backends.disks.len() != spec.disks.len() || backends.taps.len() != spec.nics.len() {
             return Err(BuildError::Slots(spec.disks.len()));
         }
-        let Prepared { engine, vm } = match backends.prepared.take() {
-            Some(prepared) => prepared,
-            None => Prepared::new(backends.kvm.take())?,
-        };
-        let vm = vm.with_ram(&ram_slots(&lock_ram(&ram)))?;
+        let engine = open_engine(backends.kvm.take())?;
+        let vm = engine.create_vm(&ram_slots(&lock_ram(&ram)))?;
         let stop = Arc::new(AtomicBool::new(true));
         let sink: EventSink = {
             let on_event = Arc::clone(&on_event);
@@ -320,7 +323,7 @@ impl Machine {
         vcpus.connect(Arc::clone(&platform.io) as _);
         Ok(Self {
             spec,
-            engine,
+            engine: engine.name(),
             vm,
             ram,
             platform,

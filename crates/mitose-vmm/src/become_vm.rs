@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, bail};
 use disk_layers::{DiskFormat, LayerFile};
 use guest_memory::GuestRam;
-use machine::{Backends, BootFiles, Checkpoint, DiskFiles, Machine, OnEvent, Prepared};
+use machine::{Backends, BootFiles, Checkpoint, DiskFiles, Machine, OnEvent};
 use vmm_protocol::{Boot, CloneRam, Fd, LayerFd, LayerFormat, Restore};
 
 use crate::server::Inherited;
@@ -43,11 +43,7 @@ impl Descriptors {
         })
     }
 
-    fn backends(
-        &mut self,
-        named: &vmm_protocol::Backends,
-        prepared: Option<Prepared>,
-    ) -> anyhow::Result<Backends> {
+    fn backends(&mut self, named: &vmm_protocol::Backends) -> anyhow::Result<Backends> {
         let mut disks = vec![];
         for disk in &named.disks {
             let mut layers = disk.layers.iter().map(|layer| self.layer(*layer));
@@ -63,7 +59,6 @@ impl Descriptors {
         }
         Ok(Backends {
             kvm: named.kvm.map(|fd| self.take(fd)).transpose()?,
-            prepared,
             disks,
             taps,
             serial: self.file(named.serial)?,
@@ -73,19 +68,14 @@ impl Descriptors {
 }
 
 /// Builds a machine for a cold boot.
-pub(crate) fn boot(
-    boot: &Boot,
-    fds: Vec<OwnedFd>,
-    prepared: Option<Prepared>,
-    on_event: OnEvent,
-) -> anyhow::Result<Machine> {
+pub(crate) fn boot(boot: &Boot, fds: Vec<OwnedFd>, on_event: OnEvent) -> anyhow::Result<Machine> {
     let mut fds = Descriptors::new(fds);
     let ram = fds.file(boot.ram)?;
     let files = BootFiles {
         kernel: fds.file(boot.kernel)?,
         initrd: boot.initrd.map(|fd| fds.file(fd)).transpose()?,
     };
-    let backends = fds.backends(&boot.backends, prepared)?;
+    let backends = fds.backends(&boot.backends)?;
     Ok(Machine::boot(
         boot.spec.clone(),
         ram,
@@ -99,7 +89,6 @@ pub(crate) fn boot(
 pub(crate) fn restore(
     restore: &Restore,
     fds: Vec<OwnedFd>,
-    prepared: Option<Prepared>,
     inherited: Option<Inherited>,
     on_event: OnEvent,
 ) -> anyhow::Result<Machine> {
@@ -115,7 +104,7 @@ pub(crate) fn restore(
         (CloneRam::Inherited, None) => bail!("this process was not born by fork()"),
     };
     let id = generation_id(&restore.generation_id)?;
-    let backends = fds.backends(&restore.backends, prepared)?;
+    let backends = fds.backends(&restore.backends)?;
     Ok(Machine::restore(
         restore.spec.clone(),
         ram,

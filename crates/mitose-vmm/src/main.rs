@@ -100,19 +100,16 @@ fn parse(args: &[String]) -> anyhow::Result<(Role, Jail)> {
 fn run(role: Role, jail: Jail) -> anyhow::Result<()> {
     let control = jail::take_descriptor(vmm_protocol::CONTROL_FD)
         .context("descriptor 3 is not an open control socket")?;
-    let thread = match role {
-        Role::Shell => None,
-        Role::Seed => Some(seed::sole_thread()?),
-    };
+    let thread = seed::sole_thread()?;
     jail::ignore_children().context("cannot let the kernel reap clones")?;
     jail::spare_memory();
     // Finds the kernel's fast clock while the process may still look for it.
     machine::monotonic_ns();
     let barrier = jail.enter().context("cannot build the jail")?;
     tracing::info!(uid = jail.uid, ?barrier, "jailed");
-    let listener = match thread {
-        None => Some(control.into()),
-        Some(thread) => seed::sow(control.into(), thread)?,
+    let listener = match role {
+        Role::Shell => Some(control.into()),
+        Role::Seed => seed::sow(control.into(), thread)?,
     };
     listener.map_or(Ok(()), serve)
 }

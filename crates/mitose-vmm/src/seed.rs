@@ -47,8 +47,6 @@ fn become_shell(listener: OwnedFd, log: OwnedFd, uid: u32) -> anyhow::Result<Uni
 
 /// Returns the proof that the seed may split itself.
 pub(crate) fn sole_thread() -> anyhow::Result<SoleThread> {
-    // What shells inherit they need not do again.
-    machine::rehearse();
     match jail::sole_thread().context("cannot count the threads")? {
         Some(thread) => Ok(thread),
         None => bail!("a seed must have one thread"),

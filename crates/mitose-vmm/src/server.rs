@@ -11,9 +11,7 @@ use std::time::Duration;
 use agent_protocol::ToGuest;
 use anyhow::Context;
 use guest_memory::{GuestRam, View};
-use machine::{
-    Checkpoint, ForkOutcome, ForkPlan, Machine, MachineEvent, OnEvent, PlatformEvent, Prepared,
-};
+use machine::{Checkpoint, ForkOutcome, ForkPlan, Machine, MachineEvent, OnEvent, PlatformEvent};
 use vmm_protocol::{
     Command, EndReason, Event, Fd, Fork, Forked, FromVmm, Outcome, RamView, Reply, Request,
     Restore, Status, VERSION, VmState,
@@ -77,7 +75,6 @@ pub(crate) struct Server {
     control: Control,
     connections: Vec<Arc<UnixStream>>,
     inherited: Option<Inherited>,
-    prepared: Option<Prepared>,
     machine: Option<Machine>,
     state: VmState,
     first_run_at_ns: Option<u64>,
@@ -105,7 +102,6 @@ impl Server {
             control,
             connections: vec![],
             inherited,
-            prepared: None,
             machine: None,
             state: VmState::Shell,
             first_run_at_ns: None,
@@ -247,7 +243,6 @@ impl Server {
         let result = match request.command {
             Command::Fork(fork) => return self.fork(*fork, fds),
             Command::PowerOff => return After::End(EndReason::Requested),
-            Command::Prepare { kvm } => self.prepare(kvm, fds),
             Command::Boot(boot) => self.boot(&boot, fds),
             Command::Restore(restore) => self.restore(&restore, fds),
             Command::Status => Ok(Outcome::Status(self.status())),
@@ -279,19 +274,11 @@ impl Server {
         Ok(())
     }
 
-    fn prepare(&mut self, kvm: Fd, fds: Vec<OwnedFd>) -> anyhow::Result<Outcome> {
-        self.need_shell()?;
-        let kvm = Descriptors::new(fds).take(kvm)?;
-        self.prepared = Some(Prepared::new(Some(kvm))?);
-        machine::rehearse();
-        Ok(Outcome::Done)
-    }
-
     fn boot(&mut self, boot: &vmm_protocol::Boot, fds: Vec<OwnedFd>) -> anyhow::Result<Outcome> {
         self.need_shell()?;
         self.control
             .set_identity(boot.backends.agent_identity.clone(), false);
-        let machine = become_vm::boot(boot, fds, self.prepared.take(), self.sink())?;
+        let machine = become_vm::boot(boot, fds, self.sink())?;
         Ok(self.first_run(machine, false))
     }
 
@@ -300,8 +287,7 @@ impl Server {
         self.control
             .set_identity(restore.backends.agent_identity.clone(), false);
         let inherited = self.inherited.take();
-        let prepared = self.prepared.take();
-        let machine = become_vm::restore(restore, fds, prepared, inherited, self.sink())?;
+        let machine = become_vm::restore(restore, fds, inherited, self.sink())?;
         Ok(self.first_run(machine, restore.paused))
     }
 

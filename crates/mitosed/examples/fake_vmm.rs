@@ -117,10 +117,9 @@ impl Server {
                 }
                 plain(Outcome::Done)
             }
-            Command::Prepare { .. }
-            | Command::SetLink { .. }
-            | Command::SetIdentity(_)
-            | Command::ForkDurable => plain(Outcome::Done),
+            Command::SetLink { .. } | Command::SetIdentity(_) | Command::ForkDurable => {
+                plain(Outcome::Done)
+            }
         }
     }
 

@@ -57,15 +57,11 @@ pub enum EngineError {
 pub trait Engine: Send + Sync + Debug {
     /// Name as the command line takes it.
     fn name(&self) -> &'static str;
-    /// Makes a VM without memory: all that can be done before its size is known.
-    fn create_vm(&self) -> Result<Box<dyn EmptyVm>, EngineError>;
-}
-
-/// A VM that was just made.
-pub trait EmptyVm: Send + Debug {
-    /// Gives it `ram`, which must stay mapped, readable and writable, at the same host addresses
-    /// until the VM is dropped; its owner and the VM live in the same machine.
-    fn with_ram(self: Box<Self>, ram: &[RamSlot]) -> Result<Arc<dyn Vm>, EngineError>;
+    /// Makes a VM with `ram`.
+    ///
+    /// `ram` must stay mapped, readable and writable, at the same host addresses until the VM is
+    /// dropped; its owner and the VM live in the same machine.
+    fn create_vm(&self, ram: &[RamSlot]) -> Result<Arc<dyn Vm>, EngineError>;
 }
 
 /// One VM of an engine: memory, interrupt delivery, clock.

@@ -8,7 +8,7 @@ use kvm_bindings::{
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
-use vcpu::{EmptyVm, Engine, EngineError, RamSlot, Vcpu, Vm, VmClock};
+use vcpu::{Engine, EngineError, RamSlot, Vcpu, Vm, VmClock};
 
 use crate::vcpu::KvmVcpu;
 use crate::{cpuid, failed, kick};
@@ -53,7 +53,7 @@ impl Engine for KvmEngine {
         "kvm"
     }
 
-    fn create_vm(&self) -> Result<Box<dyn EmptyVm>, EngineError> {
+    fn create_vm(&self, ram: &[RamSlot]) -> Result<Arc<dyn Vm>, EngineError> {
         let fd = self.kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
         let split = kvm_enable_cap {
             cap: KVM_CAP_SPLIT_IRQCHIP,
@@ -65,19 +65,6 @@ impl Engine for KvmEngine {
         if let Err(error) = fd.set_tss_address(TSS_ADDRESS) {
             tracing::debug!(%error, "KVM_SET_TSS_ADDR refused; only old VMX hosts need it");
         }
-        let shared = Shared {
-            kvm: Arc::clone(&self.kvm),
-            fd,
-            cpu_model: OnceLock::new(),
-            msr_indices: OnceLock::new(),
-            tsc_khz: OnceLock::new(),
-        };
-        Ok(Box::new(KvmVm(Arc::new(shared))))
-    }
-}
-
-impl EmptyVm for KvmVm {
-    fn with_ram(self: Box<Self>, ram: &[RamSlot]) -> Result<Arc<dyn Vm>, EngineError> {
         for (slot, range) in ram.iter().enumerate() {
             let region = kvm_userspace_memory_region {
                 slot: slot as u32,
@@ -86,11 +73,18 @@ impl EmptyVm for KvmVm {
                 memory_size: range.len,
                 userspace_addr: range.host_address,
             };
-            // SAFETY: the caller keeps the range mapped for the VM's life, see the trait.
-            unsafe { self.0.fd.set_user_memory_region(region) }
+            // SAFETY: the caller keeps the range mapped for the VM's life, see `Engine::create_vm`.
+            unsafe { fd.set_user_memory_region(region) }
                 .map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
         }
-        Ok(Arc::new(*self))
+        let shared = Shared {
+            kvm: Arc::clone(&self.kvm),
+            fd,
+            cpu_model: OnceLock::new(),
+            msr_indices: OnceLock::new(),
+            tsc_khz: OnceLock::new(),
+        };
+        Ok(Arc::new(KvmVm(Arc::new(shared))))
     }
 }
 

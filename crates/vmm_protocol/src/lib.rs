@@ -209,11 +209,6 @@ pub enum ForkStep {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
-    /// A shell makes ahead what every VM of this engine needs; it stays a shell.
-    Prepare {
-        /// `/dev/kvm`.
-        kvm: Fd,
-    },
     /// Become a VM and boot.
     Boot(Box<Boot>),
     /// Become a clone and run.

@@ -16,7 +16,6 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use vmm_protocol::{Command as Order, Fd};
 
 use super::link::Link;
 use super::process::{self, HOME_MARK};
@@ -378,23 +377,9 @@ impl Pool {
         Some(QUIET.saturating_sub(quiet))
     }
 
-    /// Has a shell make ahead what it can; its answer does not matter.
-    fn prepare(&self, shell: &Shell) {
-        let device = File::options()
-            .read(true)
-            .write(true)
-            .open(&self.config.kvm_device);
-        if let Ok(kvm) = device {
-            let order = Order::Prepare { kvm: Fd(0) };
-            // Whoever takes the shell meets the failure.
-            let _ = shell.link.request(order, &[kvm.as_fd()]);
-        }
-    }
-
     fn add_one(&self) {
         match self.start_shell(false) {
             Ok(shell) => {
-                self.prepare(&shell);
                 let mut inner = self.lock();
                 if inner.stopped {
                     drop(inner);
