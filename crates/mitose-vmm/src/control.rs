@@ -1,138 +1,138 @@
-//! The thread that listens: to the daemon on the control socket and to the guest's agent. It only
-//! reads and hands on; the main thread does what is asked.
+//! What the process listens to: the daemon on the control socket, the guest's agent, and its own
+//! threads. One thread waits for all of it and does what is asked: a request costs no switch to
+//! another thread, and an idle VM has one thread less.
 
+use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use machine::{MachineEvent, OnEvent};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use vmm_protocol::{Event, Request};
 
 use crate::agent::AgentLink;
-use crate::server::Message;
 
 /// Most connections of the daemon at a time; a new daemon needs one while an old one is closing.
 const MAX_CONNECTIONS: usize = 4;
 /// Most connections of agents at a time.
 const MAX_AGENTS: usize = 4;
-const STACK_BYTES: usize = 192 << 10;
 
-/// What other threads give the control thread.
-#[derive(Debug, Default)]
-struct Given {
-    agents: Vec<UnixStream>,
-    /// The message that answers an agent's hello, JSON.
-    identity: String,
-    /// Send the identity to connected agents now.
-    push_identity: bool,
-    /// Another message for connected agents, JSON.
-    say: Vec<String>,
+/// What comes in.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Connected(Arc<UnixStream>),
+    Disconnected,
+    Request {
+        request: Request,
+        fds: Vec<OwnedFd>,
+        connection: Arc<UnixStream>,
+    },
+    AgentSaid(Event),
+    Machine(MachineEvent),
 }
 
-/// Handle of the control thread.
-#[derive(Clone, Debug)]
+/// All that the process listens to.
+#[derive(Debug)]
 pub(crate) struct Control {
-    given: Arc<Mutex<Given>>,
-    wake: Arc<OwnedFd>,
-}
-
-impl Control {
-    /// Starts the thread; what comes in goes to `inbox`.
-    pub(crate) fn spawn(listener: UnixListener, inbox: Sender<Message>) -> std::io::Result<Self> {
-        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let control = Self {
-            given: Arc::default(),
-            wake,
-        };
-        let thread = Listening {
-            listener,
-            connections: vec![],
-            agents: vec![],
-            control: control.clone(),
-            inbox,
-        };
-        std::thread::Builder::new()
-            .name("control".into())
-            .stack_size(STACK_BYTES)
-            .spawn(move || thread.run())?;
-        Ok(control)
-    }
-
-    fn given(&self) -> MutexGuard<'_, Given> {
-        self.given
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn wake(&self) {
-        // A full counter means that a wake-up is pending already.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-    }
-
-    /// Hands over a connection of the guest's agent.
-    pub(crate) fn add_agent(&self, stream: UnixStream) {
-        self.given().agents.push(stream);
-        self.wake();
-    }
-
-    /// Sets the identity message; `push` sends it at once too.
-    pub(crate) fn set_identity(&self, identity: String, push: bool) {
-        let mut given = self.given();
-        given.identity = identity;
-        given.push_identity |= push;
-        drop(given);
-        self.wake();
-    }
-
-    /// Sends another message to the agent.
-    pub(crate) fn tell_agent(&self, message: String) {
-        self.given().say.push(message);
-        self.wake();
-    }
-}
-
-struct Listening {
     listener: UnixListener,
     connections: Vec<Arc<UnixStream>>,
     agents: Vec<AgentLink>,
-    control: Control,
-    inbox: Sender<Message>,
+    /// The message that answers an agent's hello, JSON.
+    identity: String,
+    events: Receiver<MachineEvent>,
+    sender: Sender<MachineEvent>,
+    wake: Arc<OwnedFd>,
+    /// Came in together with what was taken before.
+    news: VecDeque<Message>,
 }
 
-impl Listening {
-    fn run(mut self) {
+impl Control {
+    pub(crate) fn new(listener: UnixListener) -> io::Result<Self> {
+        let (sender, events) = channel();
+        Ok(Self {
+            listener,
+            connections: vec![],
+            agents: vec![],
+            identity: String::new(),
+            events,
+            sender,
+            wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
+            news: VecDeque::new(),
+        })
+    }
+
+    /// Returns what the threads of a machine call to tell their news.
+    pub(crate) fn sink(&self) -> OnEvent {
+        let sender = Mutex::new(self.sender.clone());
+        let wake = Arc::clone(&self.wake);
+        Arc::new(move |event| {
+            // Whoever listens ends only with the process.
+            let _ = sender
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .send(event);
+            // A full counter means that a wake-up is pending already.
+            let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
+        })
+    }
+
+    /// Takes over a connection of the guest's agent.
+    pub(crate) fn add_agent(&mut self, stream: UnixStream) {
+        if self.agents.len() >= MAX_AGENTS {
+            self.agents.remove(0);
+        }
+        match AgentLink::new(stream) {
+            Ok(agent) => self.agents.push(agent),
+            Err(error) => tracing::warn!(%error, "an agent's connection is unusable"),
+        }
+    }
+
+    /// Sets the identity message; `push` sends it at once too.
+    pub(crate) fn set_identity(&mut self, identity: String, push: bool) {
+        if push {
+            self.tell_agent(&identity);
+        }
+        self.identity = identity;
+    }
+
+    /// Sends a message to the agent.
+    pub(crate) fn tell_agent(&mut self, message: &str) {
+        self.agents.retain_mut(|agent| agent.send(message).is_ok());
+    }
+
+    /// Connections of the daemon.
+    pub(crate) fn connections(&self) -> &[Arc<UnixStream>] {
+        &self.connections
+    }
+
+    /// Gives up a connection of the daemon.
+    pub(crate) fn forget(&mut self, connection: &Arc<UnixStream>) {
+        self.connections
+            .retain(|other| !Arc::ptr_eq(other, connection));
+    }
+
+    /// Waits for the next message.
+    pub(crate) fn next(&mut self) -> io::Result<Message> {
         loop {
-            let (ready, flags) = match self.wait() {
-                Ok(flags) => flags,
-                Err(Errno::INTR) => continue,
-                Err(error) => {
-                    tracing::error!(%error, "the control thread cannot wait any longer");
-                    return;
-                }
-            };
-            let first_agent = 2 + ready;
-            self.take_given(flags[0]);
-            for index in (0..self.agents.len().min(flags.len() - first_agent)).rev() {
-                self.serve_agent(index, flags[first_agent + index]);
+            if let Some(message) = self.news.pop_front() {
+                return Ok(message);
             }
-            for index in (0..ready).rev() {
-                if !flags[2 + index].is_empty() && !self.serve_daemon(index) {
-                    self.connections.remove(index);
-                }
-            }
-            if !flags[1].is_empty() {
-                self.accept();
+            match self.wait() {
+                Ok(flags) => self.take_all(&flags),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
             }
         }
     }
 
-    /// Waits for anything; returns the number of daemon connections that were polled and all
-    /// flags: wake-up, listener, connections, agents.
-    fn wait(&self) -> rustix::io::Result<(usize, Vec<PollFlags>)> {
+    /// Waits for anything; returns all flags: wake-up, listener, connections, agents.
+    fn wait(&self) -> rustix::io::Result<Vec<PollFlags>> {
         let mut fds = vec![
-            PollFd::new(&self.control.wake, PollFlags::IN),
+            PollFd::new(&self.wake, PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
         ];
         fds.extend(
@@ -149,53 +149,44 @@ impl Listening {
             PollFd::new(&agent.stream, PollFlags::IN | write)
         }));
         poll(&mut fds, None)?;
-        Ok((
-            self.connections.len(),
-            fds.iter().map(PollFd::revents).collect(),
-        ))
+        Ok(fds.iter().map(PollFd::revents).collect())
     }
 
-    fn take_given(&mut self, flags: PollFlags) {
-        if flags.is_empty() {
+    fn take_all(&mut self, flags: &[PollFlags]) {
+        let [wake, listener, rest @ ..] = flags else {
             return;
+        };
+        let (connections, agents) = rest.split_at(self.connections.len());
+        if !wake.is_empty() {
+            let mut count = [0; 8];
+            // Only clears the wake-up; what it announces is in the channel.
+            let _ = rustix::io::read(self.wake.as_fd(), &mut count);
+            self.news
+                .extend(self.events.try_iter().map(Message::Machine));
         }
-        let mut count = [0; 8];
-        // Only clears the wake-up; what it announces is below.
-        let _ = rustix::io::read(self.control.wake.as_fd(), &mut count);
-        let mut given = self.control.given();
-        let agents = std::mem::take(&mut given.agents);
-        let mut say = std::mem::take(&mut given.say);
-        if std::mem::take(&mut given.push_identity) {
-            say.insert(0, given.identity.clone());
-        }
-        drop(given);
-        for message in say {
-            self.agents.retain_mut(|agent| agent.send(&message).is_ok());
-        }
-        for stream in agents {
-            if self.agents.len() >= MAX_AGENTS {
-                self.agents.remove(0);
+        // From the end, so that one that is removed moves none that is still to come.
+        for (index, flags) in agents.iter().enumerate().rev() {
+            if !flags.is_empty() {
+                self.serve_agent(index);
             }
-            match AgentLink::new(stream) {
-                Ok(agent) => self.agents.push(agent),
-                Err(error) => tracing::warn!(%error, "an agent's connection is unusable"),
+        }
+        for (index, flags) in connections.iter().enumerate().rev() {
+            if !flags.is_empty() {
+                self.serve_daemon(index);
             }
+        }
+        if !listener.is_empty() {
+            self.accept();
         }
     }
 
-    fn serve_agent(&mut self, index: usize, flags: PollFlags) {
-        if flags.is_empty() {
-            return;
-        }
-        let identity = self.control.given().identity.clone();
+    fn serve_agent(&mut self, index: usize) {
         let agent = &mut self.agents[index];
-        let result = agent
+        let said = agent
             .on_writable()
-            .and_then(|()| agent.on_readable(&identity));
-        match result {
-            Ok(events) => events
-                .into_iter()
-                .for_each(|event| self.hand_on_event(event)),
+            .and_then(|()| agent.on_readable(&self.identity));
+        match said {
+            Ok(events) => self.news.extend(events.into_iter().map(Message::AgentSaid)),
             Err(error) => {
                 tracing::debug!(%error, "an agent's connection ended");
                 self.agents.remove(index);
@@ -203,48 +194,33 @@ impl Listening {
         }
     }
 
-    fn hand_on_event(&self, event: Event) {
-        // The main thread ends only with the process.
-        let _ = self.inbox.send(Message::AgentSaid(event));
-    }
-
-    /// Takes one request; returns false where the connection is over.
-    fn serve_daemon(&self, index: usize) -> bool {
-        let connection = &self.connections[index];
-        match fd_channel::receive::<Request>(connection) {
+    /// Takes one request.
+    fn serve_daemon(&mut self, index: usize) {
+        let connection = Arc::clone(&self.connections[index]);
+        let error = match fd_channel::receive::<Request>(&connection) {
             Ok(frame) => {
                 let (request, fds) = (frame.message, frame.fds);
-                let connection = Arc::clone(connection);
-                self.inbox
-                    .send(Message::Request {
-                        request,
-                        fds,
-                        connection,
-                    })
-                    .is_ok()
+                return self.news.push_back(Message::Request {
+                    request,
+                    fds,
+                    connection,
+                });
             }
-            Err(fd_channel::ChannelError::Closed) => {
-                let _ = self
-                    .inbox
-                    .send(Message::Disconnected(Arc::clone(connection)));
-                false
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a daemon connection failed");
-                let _ = self
-                    .inbox
-                    .send(Message::Disconnected(Arc::clone(connection)));
-                false
-            }
+            Err(error) => error,
+        };
+        if !matches!(error, fd_channel::ChannelError::Closed) {
+            tracing::warn!(%error, "a daemon connection failed");
         }
+        self.connections.remove(index);
+        self.news.push_back(Message::Disconnected);
     }
 
     fn accept(&mut self) {
         match self.listener.accept() {
             Ok((stream, _)) if self.connections.len() < MAX_CONNECTIONS => {
                 let stream = Arc::new(stream);
-                let _ = self.inbox.send(Message::Connected(Arc::clone(&stream)));
-                self.connections.push(stream);
+                self.connections.push(Arc::clone(&stream));
+                self.news.push_back(Message::Connected(stream));
             }
             Ok(_) => tracing::warn!("too many daemon connections: one was refused"),
             Err(error) => tracing::warn!(%error, "cannot accept a daemon connection"),

@@ -4,39 +4,24 @@
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_protocol::ToGuest;
 use anyhow::Context;
 use guest_memory::{GuestRam, View};
-use machine::{Checkpoint, ForkOutcome, ForkPlan, Machine, MachineEvent, OnEvent, PlatformEvent};
+use machine::{Checkpoint, ForkOutcome, ForkPlan, Machine, MachineEvent, PlatformEvent};
 use vmm_protocol::{
     Command, EndReason, Event, Fd, Fork, Forked, FromVmm, Outcome, RamView, Reply, Request,
     Restore, Status, VERSION, VmState,
 };
 
 use crate::become_vm::{self, Descriptors};
-use crate::control::Control;
+use crate::control::{Control, Message};
 use crate::holder::{self, Seat};
 
 /// Longest wait for a daemon that does not read, before its connection is given up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What reaches the main thread.
-#[derive(Debug)]
-pub(crate) enum Message {
-    Connected(Arc<UnixStream>),
-    Disconnected(Arc<UnixStream>),
-    Request {
-        request: Request,
-        fds: Vec<OwnedFd>,
-        connection: Arc<UnixStream>,
-    },
-    AgentSaid(Event),
-    Machine(MachineEvent),
-}
 
 /// What a clone born by `fork()` brings along.
 #[derive(Debug)]
@@ -70,10 +55,7 @@ pub(crate) enum Next {
 
 /// The state of this process.
 pub(crate) struct Server {
-    inbox: Receiver<Message>,
-    sender: Sender<Message>,
     control: Control,
-    connections: Vec<Arc<UnixStream>>,
     inherited: Option<Inherited>,
     machine: Option<Machine>,
     state: VmState,
@@ -90,17 +72,13 @@ enum After {
 
 impl Server {
     pub(crate) fn start(listener: UnixListener, start: Start) -> anyhow::Result<Self> {
-        let (sender, inbox) = channel();
-        let control = Control::spawn(listener, sender.clone()).context("no control thread")?;
+        let control = Control::new(listener).context("nothing can be listened to")?;
         let inherited = match start {
             Start::Shell => None,
             Start::Newborn(inherited) => Some(inherited),
         };
         Ok(Self {
-            inbox,
-            sender,
             control,
-            connections: vec![],
             inherited,
             machine: None,
             state: VmState::Shell,
@@ -111,16 +89,17 @@ impl Server {
 
     pub(crate) fn run(mut self) -> Next {
         loop {
-            // The server holds a sender itself: the channel does not close.
-            let Ok(message) = self.inbox.recv() else {
-                return Next::End;
+            let message = match self.control.next() {
+                Ok(message) => message,
+                Err(error) => {
+                    tracing::error!(%error, "nothing can be listened to any longer");
+                    return self.end(EndReason::Requested);
+                }
             };
             match message {
-                Message::Connected(stream) => self.connected(stream),
-                Message::Disconnected(stream) => {
-                    self.connections
-                        .retain(|other| !Arc::ptr_eq(other, &stream));
-                    if self.machine.is_none() && self.connections.is_empty() {
+                Message::Connected(stream) => self.connected(&stream),
+                Message::Disconnected => {
+                    if self.machine.is_none() && self.control.connections().is_empty() {
                         // A shell that its daemon left is of no use to anybody.
                         return Next::End;
                     }
@@ -165,7 +144,7 @@ impl Server {
         }
     }
 
-    fn connected(&mut self, stream: Arc<UnixStream>) {
+    fn connected(&mut self, stream: &Arc<UnixStream>) {
         if let Err(error) = stream.set_write_timeout(Some(SEND_TIMEOUT)) {
             tracing::warn!(%error, "a daemon connection has no time limit");
         }
@@ -173,21 +152,20 @@ impl Server {
             let event = Event::Newborn {
                 pid: std::process::id().cast_signed(),
             };
-            self.send_to(&stream, &FromVmm::Event(event), &[]);
+            self.send_to(stream, &FromVmm::Event(event), &[]);
         }
-        self.connections.push(stream);
     }
 
     fn send_to(&mut self, stream: &Arc<UnixStream>, message: &FromVmm, fds: &[BorrowedFd<'_>]) {
         if let Err(error) = fd_channel::send(stream, message, fds) {
             tracing::warn!(%error, "the daemon did not take a message");
-            self.connections.retain(|other| !Arc::ptr_eq(other, stream));
+            self.control.forget(stream);
         }
     }
 
     fn tell(&mut self, event: Event) {
         let message = FromVmm::Event(event);
-        for stream in self.connections.clone() {
+        for stream in self.control.connections().to_vec() {
             self.send_to(&stream, &message, &[]);
         }
     }
@@ -258,17 +236,6 @@ impl Server {
         }
     }
 
-    fn sink(&self) -> OnEvent {
-        let sender = Mutex::new(self.sender.clone());
-        Arc::new(move |event| {
-            let sender = sender
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
-            // The main thread ends only with the process.
-            let _ = sender.send(Message::Machine(event));
-        })
-    }
-
     fn need_shell(&self) -> anyhow::Result<()> {
         anyhow::ensure!(self.machine.is_none(), "this process runs a VM already");
         Ok(())
@@ -278,7 +245,7 @@ impl Server {
         self.need_shell()?;
         self.control
             .set_identity(boot.backends.agent_identity.clone(), false);
-        let machine = become_vm::boot(boot, fds, self.sink())?;
+        let machine = become_vm::boot(boot, fds, self.control.sink())?;
         Ok(self.first_run(machine, false))
     }
 
@@ -287,7 +254,7 @@ impl Server {
         self.control
             .set_identity(restore.backends.agent_identity.clone(), false);
         let inherited = self.inherited.take();
-        let machine = become_vm::restore(restore, fds, inherited, self.sink())?;
+        let machine = become_vm::restore(restore, fds, inherited, self.control.sink())?;
         Ok(self.first_run(machine, restore.paused))
     }
 
@@ -324,7 +291,7 @@ impl Server {
             Command::PowerButton => {
                 machine.press_power_button();
                 let word = serde_json::to_string(&ToGuest::Shutdown { reboot: false })?;
-                self.control.tell_agent(word);
+                self.control.tell_agent(&word);
             }
             Command::SerialInput(bytes) => {
                 let taken = machine.serial_input(bytes);

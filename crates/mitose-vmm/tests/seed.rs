@@ -84,7 +84,7 @@ fn shells_are_jailed_and_outlive_their_seed() {
         assert_eq!(status_line(pid, "Seccomp:").as_deref(), Some("2"));
         assert_eq!(status_line(pid, "NoNewPrivs:").as_deref(), Some("1"));
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("fds");
-        // Its log, its socket and connection, what wakes its control thread.
+        // Its log, its socket and connection, what wakes it.
         assert_eq!(descriptors.count(), 4);
         shells.push((pid, shell));
     }
