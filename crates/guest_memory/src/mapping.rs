@@ -113,7 +113,7 @@ impl Mapping {
             "advice in range"
         );
         // SAFETY: the range lies inside the mapping that `self` owns; the advice used by this crate
-        // (DONTNEED on private views, HUGEPAGE) changes content only as its callers document.
+        // (DONTNEED on private views, DONTFORK) changes content only as its callers document.
         let result = unsafe { libc::madvise((self.address + offset) as *mut _, len, advice) };
         if result == 0 {
             Ok(())

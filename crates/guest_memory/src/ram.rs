@@ -265,6 +265,11 @@ impl SealedView {
         .map_err(Into::into)
     }
 
+    /// Keeps the moved mapping from a child process, which could not finish it.
+    pub fn hide_from_fork(&self) -> Result<(), MapError> {
+        self.moved.advise(0, self.moved.len(), libc::MADV_DONTFORK)
+    }
+
     /// Unmaps the moved mapping and seals the layer for good. Takes time in proportion to the RAM,
     /// some 15 µs for each MiB that was touched: belongs after the stun, in a thread of its own.
     /// Goes on after each piece when `between` returns.

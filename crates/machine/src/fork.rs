@@ -131,7 +131,6 @@ impl Machine {
             us: vec![],
         };
         let tops = self.prepare_tops(next_tops)?;
-        self.finishing.complete();
         {
             let mut ram = lock_ram(&self.ram);
             if ram.view() == View::Shared {
@@ -139,12 +138,17 @@ impl Machine {
             }
         }
         steps.done(ForkStep::PrepareTops)?;
+        let finishing = self.finishing.clone();
+        let quiet = finishing.quiet();
         let held_from = monotonic_ns();
         self.platform.disks.iter().for_each(|disk| disk.gate());
         let result = self.fork_gated(tops, drain_ms_max, &mut steps);
         if let Ok((Instant_::Holder(held), _)) = result {
+            // The guard belongs to the source's process.
+            std::mem::forget(quiet);
             return Ok(ForkOutcome::Holder(held));
         }
+        drop(quiet);
         // The vCPUs are about to run; nothing below is part of the stun.
         self.platform.disks.iter().for_each(|disk| disk.ungate());
         let io_held_us = if self.platform.disks.is_empty() {

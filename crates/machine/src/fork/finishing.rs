@@ -2,9 +2,9 @@
 //!
 //! It takes tens of milliseconds of processor time, just when the clones start, and the kernel holds
 //! the process's memory map meanwhile: a thread does it in small pieces with pauses between them.
+//! A child process gets neither the thread nor the view.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use guest_memory::SealedView;
@@ -13,50 +13,42 @@ use guest_memory::SealedView;
 const PAUSE: Duration = Duration::from_millis(3);
 const STACK_BYTES: usize = 128 << 10;
 
+/// The rest of a fork.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Finishing(Arc<Shared>);
+
 #[derive(Debug, Default)]
-struct Pace {
-    hurry: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Pace {
-    fn pause(&self) {
-        let hurry = self.hurry.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .changed
-            .wait_timeout_while(hurry, PAUSE, |hurry| !*hurry);
-        drop(waited);
-    }
-
-    fn hurry(&self) {
-        *self.hurry.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
-}
-
-/// The rest of the last fork.
-#[derive(Debug, Default)]
-pub(crate) struct Finishing {
-    view: Option<SealedView>,
-    thread: Option<(JoinHandle<()>, Arc<Pace>)>,
+struct Shared {
+    view: Mutex<Option<SealedView>>,
+    /// Locked by the thread while it changes the memory map.
+    at_work: Mutex<()>,
 }
 
 impl Finishing {
     /// Takes the moved view of a fork.
-    pub(super) fn leave(&mut self, view: SealedView) {
-        self.view = Some(view);
+    pub(super) fn leave(&self, view: SealedView) {
+        if let Err(error) = view.hide_from_fork() {
+            tracing::warn!(%error, "a child process would get what a fork left");
+        }
+        *lock(&self.0.view) = Some(view);
     }
 
     /// Starts the thread.
-    pub(super) fn start(&mut self) {
-        let Some(view) = self.view.take() else {
+    pub(super) fn start(&self) {
+        let Some(view) = lock(&self.0.view).take() else {
             return;
         };
-        let pace = Arc::new(Pace::default());
-        let of_thread = Arc::clone(&pace);
+        let shared = Arc::clone(&self.0);
         let finish = move || {
-            of_thread.pause();
-            if let Err(error) = view.finish(|| of_thread.pause()) {
+            std::thread::sleep(PAUSE);
+            let mut working = Some(lock(&shared.at_work));
+            let finished = view.finish(|| {
+                working = None;
+                std::thread::sleep(PAUSE);
+                working = Some(lock(&shared.at_work));
+            });
+            drop(working);
+            if let Err(error) = finished {
                 tracing::warn!(%error, "a memory layer could not be sealed against writes");
             }
         };
@@ -64,21 +56,18 @@ impl Finishing {
             .name("seal".into())
             .stack_size(STACK_BYTES)
             .spawn(finish);
-        match thread {
-            Ok(thread) => self.thread = Some((thread, pace)),
-            Err(error) => {
-                tracing::warn!(%error, "a memory layer is not sealed against writes: no thread");
-            }
+        // Nobody waits for the thread: it ends by itself or with the process.
+        if let Err(error) = thread {
+            tracing::warn!(%error, "a memory layer is not sealed against writes: no thread");
         }
     }
 
-    /// Waits until all is done: a thread that unmaps must not be met by `fork()`.
-    pub(super) fn complete(&mut self) {
-        self.start();
-        if let Some((thread, pace)) = self.thread.take() {
-            pace.hurry();
-            // It does not panic; its failure was logged.
-            let _ = thread.join();
-        }
+    /// Keeps the thread from changing the memory map until the guard is dropped.
+    pub(super) fn quiet(&self) -> MutexGuard<'_, ()> {
+        lock(&self.0.at_work)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
