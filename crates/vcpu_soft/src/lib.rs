@@ -1,0 +1,3 @@
+//! The software engine: `x86_cpu` behind the seam `vcpu`.
+
+#![forbid(unsafe_code)]
