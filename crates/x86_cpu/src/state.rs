@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use x86_fp::FpState;
 
 use crate::Ram;
+use crate::interp::Interp;
+use crate::mmu::Mmu;
+use crate::system::System;
 
 /// Segment registers in encoding order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,11 +80,26 @@ impl Attention {
     }
 }
 
+/// How an instruction went on, as [`execute`](crate::system::execute) returns it. RIP, flags and
+/// everything else are in [`Cpu`] then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// On with the following instruction; nothing changed that decoding or translation depend on.
+    Next,
+    /// RIP, mode, privilege, translation, or whether an interrupt can be taken has changed.
+    Leave,
+    /// The instruction is complete and [`Cpu::run`] returns.
+    Stop(Stop),
+}
+
 /// One processor.
+#[repr(C)]
 #[derive(Debug)]
 pub struct Cpu {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
     pub general: [u64; 16],
+    /// The interpreter's operands that follow the registers in memory.
+    pub(crate) extra: [u64; 17],
     /// Instruction pointer.
     pub rip: u64,
     /// RFLAGS (reserved bits as the manual has them).
@@ -138,4 +156,82 @@ pub struct Cpu {
     pub(crate) ram: Ram,
     /// Calls from other threads.
     pub(crate) attention: Attention,
+    /// Paging, TLBs.
+    pub(crate) mmu: Mmu,
+    /// What else the system instructions keep.
+    pub(crate) system: System,
+    /// Translated code.
+    pub(crate) interp: Interp,
+}
+
+impl Cpu {
+    /// Makes a processor in its state after power-up (SDM 3A 10.1.1), to run over `ram`.
+    pub fn new(ram: Ram, attention: Attention) -> Self {
+        let segment = |access| Segment {
+            selector: 0,
+            base: 0,
+            limit: 0xffff,
+            access,
+        };
+        let (data, code) = (
+            segment(0x93),
+            Segment {
+                selector: 0xf000,
+                base: 0xffff_0000,
+                ..segment(0x9b)
+            },
+        );
+        let table = TableRegister {
+            base: 0,
+            limit: 0xffff,
+        };
+        Self {
+            general: [0, 0, 0x600, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            extra: [0; 17],
+            rip: 0xfff0,
+            rflags: 2,
+            segments: [data, code, data, data, data, data],
+            tr: segment(0x8b),
+            ldtr: segment(0x82),
+            gdt: table,
+            idt: table,
+            cr0: 0x6000_0010,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+            star: 0,
+            lstar: 0,
+            cstar: 0,
+            sfmask: 0,
+            kernel_gs_base: 0,
+            sysenter: [0; 3],
+            pat: 0x0007_0406_0007_0406,
+            tsc_aux: 0,
+            debug_address: [0; 4],
+            dr6: 0xffff_0ff0,
+            dr7: 0x400,
+            interrupt_shadow: false,
+            nmi_blocked: false,
+            fp: FpState {
+                xmm: [0; 16],
+                mxcsr: 0x1f80,
+            },
+            ram,
+            attention,
+            mmu: Mmu::default(),
+            system: System::default(),
+            interp: Interp::default(),
+        }
+    }
+
+    /// Returns the current privilege level, 0 to 3.
+    pub(crate) fn cpl(&self) -> u8 {
+        (self.segments[SegmentName::Ss as usize].access >> 5 & 3) as u8
+    }
+
+    /// Returns the call box other threads use.
+    pub fn attention(&self) -> Attention {
+        self.attention.clone()
+    }
 }
