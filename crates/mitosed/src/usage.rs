@@ -1,10 +1,14 @@
 //! Host memory of a VM process, from `/proc` (proc(5): smaps).
 
+mod written;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use api_types::MemoryUse;
 use vmm_protocol::RamView;
+
+use self::written::WrittenPages;
 
 /// Name that guest RAM and its layers have in `/proc/<pid>/smaps`.
 const MEMORY_FILE: &str = "/memfd:mitose-ram";
@@ -32,40 +36,43 @@ pub fn memory_of(pid: i32, ram: Option<RamView>) -> MemoryUse {
             .map(|file| (file.ino(), file.blocks() / 2))
             .ok()
     };
-    sum(&mappings, ram, layer_kib)
+    let pages = WrittenPages::of(pid);
+    let written_kib = |mapping: &Mapping| {
+        let (from, to) = mapping.range.split_once('-')?;
+        let address = |text| u64::from_str_radix(text, 16).ok();
+        pages.as_ref()?.kib(address(from)?, address(to)?)
+    };
+    sum(&mappings, ram, layer_kib, written_kib)
 }
 
-/// Adds the figures up. A page of guest RAM is private when it was written since the fork point:
-/// anonymous on a private view, every page of the file where the RAM was never forked. Of the VM
-/// process itself, what is not a file's page is private.
+/// Adds the figures up. A page is private when it was written since the fork point: of guest RAM
+/// that was never forked every page of the file, otherwise the pages that `written_kib` tells. A
+/// page that came by a `fork()` and was not written since belongs to the fork point, also when
+/// nobody else is left who maps it.
 fn sum(
     mappings: &[Mapping],
     ram: Option<RamView>,
     layer_kib: impl Fn(&Mapping) -> Option<(u64, u64)>,
+    written_kib: impl Fn(&Mapping) -> Option<u64>,
 ) -> MemoryUse {
     let mut total = MemoryUse::default();
     let mut layers = std::collections::BTreeMap::new();
     for mapping in mappings {
         total.pss_kib += mapping.pss;
+        // Next best, where the kernel does not tell: what no other process maps at the moment.
+        let written = match mapping.anonymous {
+            0 => 0,
+            anonymous => written_kib(mapping)
+                .unwrap_or(mapping.private_dirty)
+                .min(anonymous),
+        };
+        total.private_kib += written;
         if !mapping.ram {
-            total.private_kib += mapping.anonymous;
             continue;
         }
-        let Some((file, kib)) = layer_kib(mapping) else {
-            continue;
-        };
-        match ram {
-            Some(RamView::Private) => {
-                // A page that this process shares with others since a fork() is anonymous too,
-                // but belongs to the fork point.
-                total.private_kib += mapping.anonymous.min(mapping.private_dirty);
-                total.shared_kib += mapping.anonymous.saturating_sub(mapping.private_dirty);
-                layers.insert(file, kib);
-            }
-            _ => {
-                total.private_kib += mapping.anonymous;
-                layers.insert(file, kib);
-            }
+        total.shared_kib += mapping.anonymous - written;
+        if let Some((file, kib)) = layer_kib(mapping) {
+            layers.insert(file, kib);
         }
     }
     let layers: u64 = layers.values().sum();
@@ -127,19 +134,26 @@ Private_Dirty:        80 kB
 Anonymous:            80 kB
 ";
 
-    fn check(ram: RamView) -> (u64, u64, u64) {
-        let used = sum(&parse(SMAPS), Some(ram), |_| Some((99, 5000)));
+    fn check(ram: RamView, written: Option<u64>) -> (u64, u64, u64) {
+        let written = |mapping: &Mapping| written.filter(|_| mapping.ram);
+        let used = sum(&parse(SMAPS), Some(ram), |_| Some((99, 5000)), written);
         (used.private_kib, used.shared_kib, used.pss_kib)
     }
 
     #[test]
     fn a_private_view_counts_written_pages_and_shares_its_layer() {
-        assert_eq!(check(RamView::Private), (300 + 80, 5000 + 50, 780));
+        assert_eq!(check(RamView::Private, None), (300 + 80, 5000 + 50, 780));
+    }
+
+    #[test]
+    fn pages_of_the_fork_point_stay_shared_when_nobody_else_maps_them() {
+        let used = check(RamView::Private, Some(12));
+        assert_eq!(used, (12 + 80, 5000 + 338, 780));
     }
 
     #[test]
     fn ram_that_was_never_forked_is_private() {
-        assert_eq!(check(RamView::Shared), (350 + 80 + 5000, 0, 780));
+        assert_eq!(check(RamView::Shared, Some(350)), (350 + 80 + 5000, 0, 780));
     }
 
     #[test]
