@@ -185,6 +185,7 @@ impl Cpu {
             base: 0,
             limit: 0xffff,
         };
+        let mmu = Mmu::new(&ram);
         Self {
             general: [0, 0, 0x600, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             extra: [0; 17],
@@ -219,7 +220,7 @@ impl Cpu {
             },
             ram,
             attention,
-            mmu: Mmu::default(),
+            mmu,
             system: System::default(),
             interp: Interp::default(),
         }
