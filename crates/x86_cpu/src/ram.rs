@@ -60,6 +60,18 @@ impl Ram {
         Some(slot.host_address + (page - slot.gpa))
     }
 
+    /// Reads four bytes of RAM at `gpa`, a multiple of 4, or returns `None` where it is no RAM.
+    pub fn read_word(&self, gpa: u64) -> Option<u32> {
+        self.read32(gpa).filter(|_| gpa & 3 == 0)
+    }
+
+    /// Writes four bytes of RAM at `gpa`, a multiple of 4, as a device does; elsewhere nothing.
+    pub fn write_word(&self, gpa: u64, value: u32) {
+        if let Some(word) = self.entry32(gpa).filter(|_| gpa & 3 == 0) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
     /// Returns the number of the page at `gpa` among all pages of RAM.
     pub(crate) fn page_number(&self, gpa: u64) -> Option<usize> {
         let mut before = 0;
