@@ -1,0 +1,83 @@
+//! The engine and the VM.
+
+use std::sync::{Arc, OnceLock};
+
+use vcpu::{Engine, EngineError, RamSlot, Vcpu, Vm, VmClock};
+use x86_cpu::Ram;
+
+use crate::apic::{Apics, Message};
+use crate::clock::{self, VmTime};
+use crate::cpuid::Topology;
+use crate::vcpu::SoftVcpu;
+
+/// Most vCPUs: APIC ids of xAPIC mode, the last of which means everybody.
+const VCPUS_MAX: u8 = 254;
+
+/// The software engine; it needs nothing of the host.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SoftEngine;
+
+impl Engine for SoftEngine {
+    fn name(&self) -> &'static str {
+        "soft"
+    }
+
+    fn create_vm(&self, ram: &[RamSlot]) -> Result<Arc<dyn Vm>, EngineError> {
+        let slots: Vec<_> = ram
+            .iter()
+            .map(|slot| x86_cpu::RamSlot {
+                gpa: slot.gpa,
+                host_address: slot.host_address,
+                len: slot.len,
+            })
+            .collect();
+        Ok(Arc::new(SoftVm {
+            ram: Ram::new(&slots),
+            time: Arc::new(VmTime::new()),
+            apics: OnceLock::new(),
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct SoftVm {
+    ram: Ram,
+    time: Arc<VmTime>,
+    /// Known when the first vCPU is made.
+    apics: OnceLock<Arc<Apics>>,
+}
+
+impl Vm for SoftVm {
+    fn create_vcpu(&self, index: u8, count: u8) -> Result<Box<dyn Vcpu>, EngineError> {
+        if index >= count || count > VCPUS_MAX {
+            return Err(EngineError::Missing("room for so many vCPUs"));
+        }
+        let apics = self.apics.get_or_init(|| Arc::new(Apics::new(count)));
+        if apics.count() != usize::from(count) {
+            return Err(EngineError::Missing("one number of vCPUs in a VM"));
+        }
+        Ok(Box::new(SoftVcpu::new(
+            Arc::clone(apics),
+            Topology { index, count },
+            self.ram.clone(),
+            Arc::clone(&self.time),
+        )))
+    }
+
+    fn signal_msi(&self, address: u64, data: u32) {
+        // Nobody there to take it: as on a real bus.
+        if let (Some(apics), Some(message)) = (self.apics.get(), Message::of_msi(address, data)) {
+            apics.send(message);
+        }
+    }
+
+    fn save_clock(&self) -> Result<VmClock, EngineError> {
+        let ns = self.time.view().clock_at(clock::now_ns());
+        Ok(VmClock { ns })
+    }
+
+    fn restore_clock(&self, clock: &VmClock) -> Result<(), EngineError> {
+        self.time.load_clock(clock.ns);
+        Ok(())
+    }
+}
