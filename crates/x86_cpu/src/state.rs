@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use x86_fp::FpState;
 
 use crate::Ram;
-use crate::interp::Interp;
+use crate::interp::{Interp, LazyFlags};
 use crate::mmu::Mmu;
 use crate::system::System;
 
@@ -100,6 +100,8 @@ pub struct Cpu {
     pub general: [u64; 16],
     /// The interpreter's operands that follow the registers in memory.
     pub(crate) extra: [u64; 17],
+    /// Status flags that are not in `rflags`; within the interpreter only.
+    pub(crate) lazy: LazyFlags,
     /// Instruction pointer.
     pub rip: u64,
     /// RFLAGS (reserved bits as the manual has them).
@@ -189,6 +191,7 @@ impl Cpu {
         Self {
             general: [0, 0, 0x600, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             extra: [0; 17],
+            lazy: LazyFlags::default(),
             rip: 0xfff0,
             rflags: 2,
             segments: [data, code, data, data, data, data],

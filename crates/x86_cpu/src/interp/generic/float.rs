@@ -1,0 +1,129 @@
+//! Instructions of the floating-point crate: operands in, operands out.
+
+use iced_x86::{Instruction, OpKind};
+use x86_fp::{FpFault, FpOperation, Memory, Outside, Unit};
+
+use crate::interp::operand::{RDI, segment};
+use crate::state::Flow;
+use crate::{Cpu, Environment, Fault};
+
+/// Executes a resolved instruction.
+pub(crate) fn float(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    instruction: &Instruction,
+    operation: &FpOperation,
+) -> Result<Flow, Fault> {
+    allowed(cpu, operation.unit)?;
+    let (load, store) = match operation.memory {
+        Memory::None => (0, 0),
+        Memory::Load(len) => (len, 0),
+        Memory::Store(len) => (0, len),
+        Memory::Both(len) => (len, len),
+    };
+    let mut linear = 0;
+    if load | store != 0 {
+        linear = cpu.float_place(instruction, u32::from(load | store), store != 0)?;
+        if operation.aligned && linear & 15 != 0 {
+            return Err(Fault::protection(0));
+        }
+    }
+    if load != 0 {
+        cpu.load_operand(env, linear, load.into())?;
+    }
+    if store != 0 {
+        cpu.check_write(env, linear, store.into())?;
+    }
+    let mut outside = Outside {
+        general: &mut cpu.general,
+        flags: &mut cpu.rflags,
+        memory: &mut cpu.interp.operand,
+    };
+    if let Err(fault) = (operation.run)(&mut cpu.fp, &mut outside, operation.arguments) {
+        return Err(raised(fault));
+    }
+    if store != 0 {
+        cpu.store_operand(env, linear, store.into())?;
+    }
+    Ok(Flow::Next)
+}
+
+impl Cpu {
+    fn float_place(&self, instruction: &Instruction, len: u32, write: bool) -> Result<u64, Fault> {
+        let size = match instruction.op0_kind() {
+            OpKind::MemorySegRDI => 8,
+            OpKind::MemorySegEDI => 4,
+            OpKind::MemorySegDI => 2,
+            _ => return self.place(instruction, len, write),
+        };
+        let segment = segment(instruction.memory_segment()).unwrap_or(3);
+        self.linear(segment, self.register(RDI, size), len, write)
+    }
+
+    /// Loads the memory operand of a floating-point instruction.
+    pub(crate) fn load_operand(
+        &mut self,
+        env: &mut dyn Environment,
+        linear: u64,
+        len: usize,
+    ) -> Result<(), Fault> {
+        let bytes: &[u8] = match len {
+            4 => &self.load::<u32>(env, linear)?.to_le_bytes(),
+            8 => &self.load::<u64>(env, linear)?.to_le_bytes(),
+            16 => &self.load::<u128>(env, linear)?.to_le_bytes(),
+            _ => {
+                let mut bytes = [0; x86_fp::MEMORY_OPERAND_MAX];
+                let len = len.min(bytes.len());
+                self.read_bytes(env, linear, &mut bytes[..len])?;
+                self.interp.operand.0[..len].copy_from_slice(&bytes[..len]);
+                return Ok(());
+            }
+        };
+        self.interp.operand.0[..len].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Stores it.
+    pub(crate) fn store_operand(
+        &mut self,
+        env: &mut dyn Environment,
+        linear: u64,
+        len: usize,
+    ) -> Result<(), Fault> {
+        let bytes = self.interp.operand.0;
+        match len {
+            4 => self.store(env, linear, u32::from_le_bytes(first(&bytes))),
+            8 => self.store(env, linear, u64::from_le_bytes(first(&bytes))),
+            16 => self.store(env, linear, u128::from_le_bytes(first(&bytes))),
+            _ => self.write_bytes(env, linear, &bytes[..len.min(bytes.len())]),
+        }
+    }
+}
+
+fn first<const N: usize>(bytes: &[u8; x86_fp::MEMORY_OPERAND_MAX]) -> [u8; N] {
+    bytes.first_chunk().copied().unwrap_or([0; N])
+}
+
+fn allowed(cpu: &Cpu, unit: Unit) -> Result<(), Fault> {
+    let (emulation, switched) = (cpu.cr0 & 4 != 0, cpu.cr0 & 8 != 0);
+    let enabled = match unit {
+        Unit::X87 => true,
+        Unit::Mmx => !emulation,
+        Unit::Sse => !emulation && cpu.cr4 & 0x200 != 0,
+    };
+    if !enabled {
+        return Err(Fault::UNDEFINED);
+    }
+    if switched || emulation {
+        return Err(Fault::NO_FPU);
+    }
+    Ok(())
+}
+
+fn raised(fault: FpFault) -> Fault {
+    match fault {
+        FpFault::Simd => Fault::SIMD,
+        FpFault::X87 => Fault::X87,
+        FpFault::Protection => Fault::protection(0),
+    }
+}
