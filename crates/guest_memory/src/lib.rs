@@ -18,7 +18,9 @@ mod mapping;
 mod ram;
 
 pub use mapping::MapError;
-pub use ram::{CreateRamError, GuestRam, RamRange, SealError, SealedView, View, ram_ranges};
+pub use ram::{
+    CreateRamError, GuestRam, RamRange, ReservedRam, SealError, SealedView, View, ram_ranges,
+};
 pub use vm_memory::GuestMemoryMmap;
 
 #[cfg(test)]

@@ -99,6 +99,12 @@ pub struct GuestRam {
     spare: Option<Mapping>,
 }
 
+/// Addresses of guest RAM whose content is not there yet: an engine can be given them ahead.
+#[derive(Debug)]
+pub struct ReservedRam {
+    mapping: Mapping,
+}
+
 /// What is left of the shared view after [`GuestRam::seal`]; [`SealedView::finish`] frees it.
 #[derive(Debug)]
 #[must_use = "the moved mapping keeps the layer writable until it is finished"]
@@ -119,30 +125,7 @@ impl GuestRam {
     }
 
     fn map(file: File, bytes: u64, view: View) -> Result<Self, CreateRamError> {
-        // fstat itself: the call behind `File::metadata` takes paths, which a jail denies.
-        let stat = rustix::fs::fstat(&file).map_err(|errno| CreateRamError::Stat(errno.into()))?;
-        let found = stat.st_size.cast_unsigned();
-        let len = usize::try_from(bytes).map_err(|_| CreateRamError::Describe(bytes))?;
-        if found < bytes || len == 0 {
-            return Err(CreateRamError::Short {
-                found,
-                wanted: bytes,
-            });
-        }
-        let mapping = Mapping::reserve(len)?;
-        match view {
-            View::Shared => mapping.map(&file, Sharing::Shared)?,
-            View::Private => mapping.map(&file, Sharing::Private)?,
-        }
-        let memory = describe(&mapping, bytes)?;
-        // Only the forking VM itself copies these pages to a child, see `hold`.
-        Ok(Self {
-            mapping,
-            view,
-            file,
-            memory,
-            spare: None,
-        })
+        ReservedRam::new(bytes)?.fill(file, view)
     }
 
     /// Returns the guest-physical view for devices and loaders.
@@ -252,6 +235,61 @@ impl GuestRam {
                 })
             }
         }
+    }
+}
+
+impl ReservedRam {
+    /// Reserves addresses for `bytes` of RAM, without memory behind them.
+    pub fn new(bytes: u64) -> Result<Self, CreateRamError> {
+        let len = usize::try_from(bytes).map_err(|_| CreateRamError::Describe(bytes))?;
+        if len == 0 {
+            return Err(CreateRamError::Describe(bytes));
+        }
+        Ok(Self {
+            mapping: Mapping::reserve(len)?,
+        })
+    }
+
+    /// Returns the host address of the first byte.
+    pub fn host_address(&self) -> u64 {
+        self.mapping.address() as u64
+    }
+
+    /// Returns the size of the RAM, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.mapping.len() as u64
+    }
+
+    /// Maps the sealed layer `file` privately: the RAM of a clone.
+    pub fn private(self, file: File) -> Result<GuestRam, CreateRamError> {
+        self.fill(file, View::Private)
+    }
+
+    fn fill(self, file: File, view: View) -> Result<GuestRam, CreateRamError> {
+        let Self { mapping } = self;
+        let bytes = mapping.len() as u64;
+        // fstat itself: the call behind `File::metadata` takes paths, which a jail denies.
+        let stat = rustix::fs::fstat(&file).map_err(|errno| CreateRamError::Stat(errno.into()))?;
+        let found = stat.st_size.cast_unsigned();
+        if found < bytes {
+            return Err(CreateRamError::Short {
+                found,
+                wanted: bytes,
+            });
+        }
+        let sharing = match view {
+            View::Shared => Sharing::Shared,
+            View::Private => Sharing::Private,
+        };
+        mapping.map(&file, sharing)?;
+        let memory = describe(&mapping, bytes)?;
+        Ok(GuestRam {
+            mapping,
+            view,
+            file,
+            memory,
+            spare: None,
+        })
     }
 }
 

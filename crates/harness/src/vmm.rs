@@ -1,7 +1,7 @@
 //! A VM process driven as the daemon drives it: sockets, descriptors, messages.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -25,11 +25,12 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Says whether `/dev/kvm` can be opened here.
 pub fn kvm_present() -> bool {
-    File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok()
+    open_kvm().is_ok()
+}
+
+fn open_kvm() -> anyhow::Result<File> {
+    let device = File::options().read(true).write(true).open("/dev/kvm");
+    device.context("cannot open /dev/kvm")
 }
 
 /// Returns an empty memfd of `bytes`, sealable.
@@ -204,11 +205,7 @@ impl VmProcess {
     }
 
     fn backends(&self, frame: &mut Frame, options: SpawnOptions) -> anyhow::Result<Backends> {
-        let kvm = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .context("/dev/kvm")?;
+        let kvm = open_kvm()?;
         let serial = File::options()
             .create(true)
             .append(true)
@@ -300,13 +297,12 @@ impl VmProcess {
                 uid: next_uid(),
             });
         }
-        let (mut done, far) = UnixStream::pair()?;
-        let holder = Some(frame.add(far));
+        let kvm = Some(frame.add(open_kvm()?));
         let fork = Fork {
             next_tops,
             checkpoint: checkpoint_fd,
             newborns,
-            holder,
+            kvm,
             drain_ms_max: 250,
             fail_at: options.fail_at,
         };
@@ -323,11 +319,6 @@ impl VmProcess {
             let disks = disks.next().unwrap_or_default();
             checkpoint.seek(SeekFrom::Start(0))?;
             clones.push(self.start_clone(&name, layer.as_ref(), &checkpoint, disks)?);
-        }
-        if layer.is_none() {
-            done.set_read_timeout(Some(TIMEOUT))?;
-            done.read_exact(&mut [0])
-                .context("the holder did not report")?;
         }
         Ok((forked, clones))
     }
@@ -376,6 +367,7 @@ impl VmProcess {
             backends,
             generation_id,
             paused: false,
+            durable: true,
         };
         match vm
             .call_with(VmmCommand::Restore(Box::new(restore)), frame.0)?

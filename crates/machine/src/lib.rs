@@ -17,6 +17,7 @@ mod error;
 mod fork;
 mod machine;
 mod platform;
+mod prepared;
 mod vcpus;
 
 pub use backends::{Backends, DiskFiles};
@@ -24,5 +25,6 @@ pub use checkpoint::{CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointError};
 pub use clock::monotonic_ns;
 pub use error::{BuildError, ForkCause, ForkError};
 pub use fork::{ForkOutcome, ForkPlan, ForkReport, Held};
-pub use machine::{BootFiles, Machine, MachineEvent, OnEvent};
+pub use machine::{BootFiles, CloneOrigin, Machine, MachineEvent, OnEvent};
 pub use platform::{AGENT_PORT, PlatformEvent, SavedPlatform};
+pub use prepared::Prepared;

@@ -2,14 +2,12 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use boot::layout;
-use guest_memory::{GuestRam, ram_ranges};
+use guest_memory::GuestRam;
 use vcpu::{
-    DescriptorTable, Engine, EngineError, Exit, RamSlot, Registers, Segment, SystemRegisters, Vcpu,
-    VcpuState, Vm, VmClock,
+    DescriptorTable, Engine, EngineError, Registers, Segment, SystemRegisters, Vcpu, Vm, VmClock,
 };
 use vcpu_kvm::KvmEngine;
 use vm_memory::{Bytes, GuestAddress};
@@ -21,7 +19,8 @@ use crate::durability::Durability;
 use crate::error::BuildError;
 use crate::fork::Finishing;
 use crate::platform::{EventSink, Parts, Platform, PlatformEvent, SavedPlatform};
-use crate::vcpus::{MakeVcpu, OnEnd, VcpuGroup};
+use crate::prepared::Prepared;
+use crate::vcpus::VcpuGroup;
 
 /// What a VM tells its owner, on any of its threads.
 #[derive(Debug)]
@@ -65,60 +64,14 @@ pub(crate) fn lock_ram(ram: &Mutex<GuestRam>) -> MutexGuard<'_, GuestRam> {
 }
 
 /// Opens the engine that the back ends allow.
-fn open_engine(kvm: Option<OwnedFd>) -> Result<Box<dyn Engine>, BuildError> {
+pub(crate) fn open_engine(kvm: Option<OwnedFd>) -> Result<Box<dyn Engine>, BuildError> {
     Ok(Box::new(KvmEngine::new(kvm.ok_or(BuildError::NoEngine)?)?))
 }
 
-fn ram_slots(ram: &GuestRam) -> Vec<RamSlot> {
-    let base = ram.host_address();
-    ram_ranges(ram.len())
-        .into_iter()
-        .map(|r| RamSlot {
-            gpa: r.gpa,
-            host_address: base + r.offset,
-            len: r.len,
-        })
-        .collect()
-}
-
-/// What each vCPU does with itself before it first runs.
-#[derive(Clone, Debug)]
-enum Start {
-    /// The boot CPU with its registers, others wait for INIT.
-    Boot(Box<boot::BootState>),
-    /// A saved state each.
-    Restore(Arc<Mutex<Vec<Option<VcpuState>>>>),
-}
-
-fn makers(vm: &Arc<dyn Vm>, count: u8, start: &Start) -> Vec<MakeVcpu> {
-    let maker = |index: u8| -> MakeVcpu {
-        let (vm, start) = (Arc::clone(vm), start.clone());
-        Box::new(move || {
-            let mut vcpu = vm.create_vcpu(index, count)?;
-            match start {
-                Start::Boot(state) => {
-                    vcpu.set_cpu_model()?;
-                    if index == 0 {
-                        set_boot_registers(vcpu.as_mut(), &state)?;
-                    }
-                }
-                Start::Restore(states) => {
-                    let state = states
-                        .lock()
-                        .unwrap_or_else(|poisoned| poisoned.into_inner())
-                        .get_mut(usize::from(index))
-                        .and_then(Option::take)
-                        .ok_or(EngineError::Missing("the saved state of a vCPU"))?;
-                    vcpu.restore(&state)?;
-                }
-            }
-            Ok(vcpu)
-        })
-    };
-    (0..count).map(maker).collect()
-}
-
-fn set_boot_registers(vcpu: &mut dyn Vcpu, state: &boot::BootState) -> Result<(), EngineError> {
+pub(crate) fn set_boot_registers(
+    vcpu: &mut dyn Vcpu,
+    state: &boot::BootState,
+) -> Result<(), EngineError> {
     let from = &state.registers;
     let segment = |s: &boot::Segment| Segment {
         base: s.base,
@@ -199,13 +152,29 @@ fn random_generation_id() -> Result<[u8; 16], BuildError> {
     Ok(id)
 }
 
-/// Where a machine starts from.
+/// State that a machine starts from.
 struct Origin<'a> {
     spec: VmSpec,
     ram: Arc<Mutex<GuestRam>>,
-    start: Start,
+    prepared: Prepared,
     clock: Option<VmClock>,
     platform: Option<&'a SavedPlatform>,
+}
+
+/// A fork point, as one clone takes it.
+#[derive(Debug)]
+pub struct CloneOrigin {
+    /// Guest RAM, mapped privately.
+    pub ram: Arc<Mutex<GuestRam>>,
+    /// State.
+    pub checkpoint: Checkpoint,
+    /// What was built ahead over this RAM.
+    pub prepared: Option<Prepared>,
+    /// New VM generation id: tells the guest that it is another machine than before.
+    pub generation_id: [u8; 16],
+    /// Whether what names the clone's disk tops is durable; if not, flushes wait for
+    /// [`Machine::fork_is_durable`].
+    pub durable: bool,
 }
 
 impl Machine {
@@ -214,51 +183,59 @@ impl Machine {
         spec: VmSpec,
         ram: File,
         files: BootFiles,
-        backends: Backends,
+        mut backends: Backends,
         on_event: OnEvent,
     ) -> Result<Self, BuildError> {
         spec.validate()?;
         let ram = GuestRam::shared(ram, spec.memory_bytes)?;
-        let start = Start::Boot(Box::new(load_guest(&spec, &ram, files)?));
+        let state = load_guest(&spec, &ram, files)?;
         let ram = Arc::new(Mutex::new(ram));
-        Self::build(
-            Origin {
-                spec,
-                ram,
-                start,
-                clock: None,
-                platform: None,
-            },
-            backends,
-            on_event,
-        )
-    }
-
-    /// Builds a clone from a fork point, standing still. `generation_id` tells the guest that it
-    /// is another machine than before.
-    pub fn restore(
-        spec: VmSpec,
-        ram: Arc<Mutex<GuestRam>>,
-        mut checkpoint: Checkpoint,
-        generation_id: [u8; 16],
-        backends: Backends,
-        on_event: OnEvent,
-    ) -> Result<Self, BuildError> {
-        spec.validate()?;
-        checkpoint.fits(&spec, "kvm")?;
-        let vcpus = std::mem::take(&mut checkpoint.vcpus)
-            .into_iter()
-            .map(Some)
-            .collect();
-        let start = Start::Restore(Arc::new(Mutex::new(vcpus)));
+        let kvm = backends.kvm.take();
+        let prepared = Prepared::boot(&ram, spec.cpus, kvm, state, Arc::clone(&on_event))?;
         let origin = Origin {
             spec,
             ram,
-            start,
+            prepared,
+            clock: None,
+            platform: None,
+        };
+        Self::build(origin, backends, on_event)
+    }
+
+    /// Builds a clone from a fork point, standing still.
+    pub fn restore(
+        spec: VmSpec,
+        origin: CloneOrigin,
+        mut backends: Backends,
+        on_event: OnEvent,
+    ) -> Result<Self, BuildError> {
+        let CloneOrigin {
+            ram,
+            mut checkpoint,
+            prepared,
+            generation_id,
+            durable,
+        } = origin;
+        spec.validate()?;
+        let kvm = backends.kvm.take();
+        let prepared = match prepared.filter(|prepared| prepared.fits(&spec)) {
+            Some(prepared) => prepared,
+            None => Prepared::over(&ram, spec.cpus, kvm, Arc::clone(&on_event))?,
+        };
+        checkpoint.fits(&spec, prepared.engine)?;
+        prepared.states.give(std::mem::take(&mut checkpoint.vcpus));
+        let origin = Origin {
+            spec,
+            ram,
+            prepared,
             clock: Some(checkpoint.clock),
             platform: Some(&checkpoint.platform),
         };
         let machine = Self::build(origin, backends, on_event)?;
+        if !durable {
+            machine.durability.awaited();
+            machine.platform.hold_flushes(&machine.durability);
+        }
         machine.adopt(generation_id)?;
         Ok(machine)
     }
@@ -271,29 +248,22 @@ impl Machine {
         let Origin {
             spec,
             ram,
-            start,
+            prepared,
             clock,
             platform,
         } = origin;
-        let mut backends = backends;
         if backends.disks.len() != spec.disks.len() || backends.taps.len() != spec.nics.len() {
             return Err(BuildError::Slots(spec.disks.len()));
         }
-        let engine = open_engine(backends.kvm.take())?;
-        let vm = engine.create_vm(&ram_slots(&lock_ram(&ram)))?;
-        let stop = Arc::new(AtomicBool::new(true));
-        let sink: EventSink = {
-            let on_event = Arc::clone(&on_event);
-            Arc::new(move |event| on_event(MachineEvent::Platform(event)))
-        };
-        let on_end: OnEnd = Arc::new(move |exit| match exit {
-            Exit::Kicked => {}
-            Exit::TripleFault => on_event(MachineEvent::TripleFault),
-            Exit::Fault(text) => on_event(MachineEvent::EngineFault(text)),
-        });
-        // The vCPUs are made and loaded in their own threads, beside the platform.
-        let makers = makers(&vm, spec.cpus, &start);
-        let mut vcpus = VcpuGroup::spawn(makers, Arc::clone(&stop), on_end)?;
+        let sink: EventSink = Arc::new(move |event| on_event(MachineEvent::Platform(event)));
+        let Prepared {
+            engine,
+            vm,
+            mut vcpus,
+            stop,
+            states,
+            ..
+        } = prepared;
         let parts = Parts {
             spec: &spec,
             vm: &vm,
@@ -305,6 +275,7 @@ impl Machine {
         };
         let platform = Platform::build(parts);
         let made = vcpus.wait_made();
+        drop(states);
         let built = platform.and_then(|platform| {
             made?;
             if let Some(clock) = clock {
@@ -323,7 +294,7 @@ impl Machine {
         vcpus.connect(Arc::clone(&platform.io) as _);
         Ok(Self {
             spec,
-            engine: engine.name(),
+            engine,
             vm,
             ram,
             platform,

@@ -26,6 +26,7 @@ use virtio_devices::{
 use vm_spec::VmSpec;
 
 use crate::backends::{Backends, DiskFiles};
+use crate::durability::Durability;
 use crate::error::BuildError;
 
 /// vsock port on which the VM process itself answers the guest's agent.
@@ -394,6 +395,17 @@ impl Platform {
                 .map(|block| block.backend_mut().sync());
             if let Some(Err(error)) = synced {
                 tracing::error!(index, %error, "a disk could not be made durable at the end");
+            }
+        }
+    }
+
+    /// Makes the first flush of each disk wait for the daemon's word.
+    pub(crate) fn hold_flushes(&self, durability: &Durability) {
+        for disk in &self.disks {
+            let mut guard = disk.lock();
+            if let Some(block) = guard.device_mut::<Block<DiskStack>>(0) {
+                let hook = durability.before_first_sync();
+                block.backend_mut().before_first_sync(hook);
             }
         }
     }

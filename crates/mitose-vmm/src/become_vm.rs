@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, bail};
 use disk_layers::{DiskFormat, LayerFile};
 use guest_memory::GuestRam;
-use machine::{Backends, BootFiles, Checkpoint, DiskFiles, Machine, OnEvent};
+use machine::{
+    Backends, BootFiles, Checkpoint, CloneOrigin, DiskFiles, Machine, OnEvent, Prepared,
+};
 use vmm_protocol::{Boot, CloneRam, Fd, LayerFd, LayerFormat, Restore};
 
 use crate::server::Inherited;
@@ -90,29 +92,35 @@ pub(crate) fn restore(
     restore: &Restore,
     fds: Vec<OwnedFd>,
     inherited: Option<Inherited>,
+    prepared: Option<Prepared>,
     on_event: OnEvent,
 ) -> anyhow::Result<Machine> {
     let mut fds = Descriptors::new(fds);
+    let mut prepared = prepared.filter(|prepared| prepared.fits(&restore.spec));
     let (ram, checkpoint) = match (restore.ram, inherited) {
         (CloneRam::Layer(fd), None) => {
-            let ram = GuestRam::private(fds.file(fd)?, restore.spec.memory_bytes)?;
+            let layer = fds.file(fd)?;
+            let ram = match prepared.as_mut().and_then(Prepared::take_ram) {
+                Some(reserved) => reserved.private(layer)?,
+                None => GuestRam::private(layer, restore.spec.memory_bytes)?,
+            };
             let file = restore.checkpoint.context("no checkpoint was given")?;
             (Arc::new(Mutex::new(ram)), read_checkpoint(fds.file(file)?)?)
         }
-        (CloneRam::Inherited, Some(Inherited { ram, checkpoint })) => (ram, checkpoint),
+        (CloneRam::Inherited, Some(inherited)) => (inherited.ram, inherited.checkpoint),
         (CloneRam::Layer(_), Some(_)) => bail!("this process has inherited its RAM already"),
         (CloneRam::Inherited, None) => bail!("this process was not born by fork()"),
     };
-    let id = generation_id(&restore.generation_id)?;
-    let backends = fds.backends(&restore.backends)?;
-    Ok(Machine::restore(
-        restore.spec.clone(),
+    let origin = CloneOrigin {
         ram,
         checkpoint,
-        id,
-        backends,
-        on_event,
-    )?)
+        prepared,
+        generation_id: generation_id(&restore.generation_id)?,
+        durable: restore.durable,
+    };
+    let backends = fds.backends(&restore.backends)?;
+    let spec = restore.spec.clone();
+    Ok(Machine::restore(spec, origin, backends, on_event)?)
 }
 
 fn read_checkpoint(mut file: File) -> anyhow::Result<Checkpoint> {

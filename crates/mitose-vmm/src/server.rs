@@ -10,15 +10,15 @@ use std::time::Duration;
 use agent_protocol::ToGuest;
 use anyhow::Context;
 use guest_memory::{GuestRam, View};
-use machine::{Checkpoint, ForkOutcome, ForkPlan, Machine, MachineEvent, PlatformEvent};
+use machine::{Checkpoint, ForkOutcome, ForkPlan, Machine, MachineEvent, PlatformEvent, Prepared};
 use vmm_protocol::{
-    Command, EndReason, Event, Fd, Fork, Forked, FromVmm, Outcome, RamView, Reply, Request,
-    Restore, Status, VERSION, VmState,
+    Command, EndReason, Event, Fd, Fork, Forked, FromVmm, Outcome, Prepare, RamView, Reply,
+    Request, Restore, Status, VERSION, VmState,
 };
 
 use crate::become_vm::{self, Descriptors};
 use crate::control::{Control, Message};
-use crate::holder::{self, Seat};
+use crate::holder::{self, Nest, Seat};
 
 /// Longest wait for a daemon that does not read, before its connection is given up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,6 +28,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Inherited {
     pub(crate) ram: Arc<Mutex<GuestRam>>,
     pub(crate) checkpoint: Checkpoint,
+    /// `/dev/kvm`, where the clone will need it.
+    pub(crate) kvm: Option<OwnedFd>,
 }
 
 /// A clone's process right after its birth.
@@ -57,6 +59,7 @@ pub(crate) enum Next {
 pub(crate) struct Server {
     control: Control,
     inherited: Option<Inherited>,
+    prepared: Option<Prepared>,
     machine: Option<Machine>,
     state: VmState,
     first_run_at_ns: Option<u64>,
@@ -80,6 +83,7 @@ impl Server {
         Ok(Self {
             control,
             inherited,
+            prepared: None,
             machine: None,
             state: VmState::Shell,
             first_run_at_ns: None,
@@ -153,7 +157,30 @@ impl Server {
                 pid: std::process::id().cast_signed(),
             };
             self.send_to(stream, &FromVmm::Event(event), &[]);
+            self.prepare_inherited();
         }
+    }
+
+    /// Builds what a clone born by `fork()` can, while the daemon prepares its order to run. What
+    /// fails here fails again then, and is told.
+    fn prepare_inherited(&mut self) {
+        let Some(inherited) = self.inherited.as_mut() else {
+            return;
+        };
+        if let Some(kvm) = inherited.kvm.take() {
+            let cpus = inherited.checkpoint.cpus;
+            let sink = self.control.sink();
+            self.prepared = Prepared::over(&inherited.ram, cpus, Some(kvm), sink).ok();
+        }
+    }
+
+    fn prepare(&mut self, order: Prepare, fds: Vec<OwnedFd>) -> anyhow::Result<Outcome> {
+        self.need_shell()?;
+        let kvm = Descriptors::new(fds).take(order.kvm)?;
+        let sink = self.control.sink();
+        let prepared = Prepared::ahead(order.memory_bytes, order.cpus, Some(kvm), sink)?;
+        self.prepared = Some(prepared);
+        Ok(Outcome::Done)
     }
 
     fn send_to(&mut self, stream: &Arc<UnixStream>, message: &FromVmm, fds: &[BorrowedFd<'_>]) {
@@ -221,6 +248,7 @@ impl Server {
         let result = match request.command {
             Command::Fork(fork) => return self.fork(*fork, fds),
             Command::PowerOff => return After::End(EndReason::Requested),
+            Command::Prepare(order) => self.prepare(order, fds),
             Command::Boot(boot) => self.boot(&boot, fds),
             Command::Restore(restore) => self.restore(&restore, fds),
             Command::Status => Ok(Outcome::Status(self.status())),
@@ -254,7 +282,9 @@ impl Server {
         self.control
             .set_identity(restore.backends.agent_identity.clone(), false);
         let inherited = self.inherited.take();
-        let machine = become_vm::restore(restore, fds, inherited, self.control.sink())?;
+        let prepared = self.prepared.take();
+        let sink = self.control.sink();
+        let machine = become_vm::restore(restore, fds, inherited, prepared, sink)?;
         Ok(self.first_run(machine, restore.paused))
     }
 
@@ -335,11 +365,10 @@ impl Server {
     }
 
     fn fork(&mut self, fork: Fork, fds: Vec<OwnedFd>) -> After {
-        let plan = match plan_of(&fork, fds) {
-            Ok(plan) => plan,
+        let (plan, nest) = match plan_of(&fork, fds) {
+            Ok(both) => both,
             Err(error) => return failed(format!("{error:#}")),
         };
-        let (plan, seats, done) = plan;
         let Some(machine) = self.machine.as_mut() else {
             return failed("this process runs no VM yet".into());
         };
@@ -353,7 +382,7 @@ impl Server {
                 };
                 After::Reply(Outcome::Forked(forked), report.layer)
             }
-            Ok(ForkOutcome::Holder(held)) => match holder::hold(*held, seats, done) {
+            Ok(ForkOutcome::Holder(held)) => match holder::hold(*held, nest) {
                 Ok(newborn) => After::Newborn(newborn),
                 Err(error) => {
                     tracing::error!("a clone ended at birth: {error:#}");
@@ -385,10 +414,7 @@ fn failed(message: String) -> After {
     )
 }
 
-fn plan_of(
-    fork: &Fork,
-    fds: Vec<OwnedFd>,
-) -> anyhow::Result<(ForkPlan, Vec<Seat>, Option<OwnedFd>)> {
+fn plan_of(fork: &Fork, fds: Vec<OwnedFd>) -> anyhow::Result<(ForkPlan, Nest)> {
     let mut fds = Descriptors::new(fds);
     let tops = fork.next_tops.iter().map(|top| fds.layer(*top));
     let next_tops = tops.collect::<anyhow::Result<_>>()?;
@@ -409,5 +435,7 @@ fn plan_of(
         drain_ms_max: fork.drain_ms_max,
         fail_at: fork.fail_at,
     };
-    Ok((plan, seats, fork.holder.map(|fd| fds.take(fd)).transpose()?))
+    let kvm = fork.kvm.map(|fd| fds.take(fd)).transpose()?;
+    let nest = Nest { seats, kvm };
+    Ok((plan, nest))
 }

@@ -117,9 +117,10 @@ impl Server {
                 }
                 plain(Outcome::Done)
             }
-            Command::SetLink { .. } | Command::SetIdentity(_) | Command::ForkDurable => {
-                plain(Outcome::Done)
-            }
+            Command::Prepare(_)
+            | Command::SetLink { .. }
+            | Command::SetIdentity(_)
+            | Command::ForkDurable => plain(Outcome::Done),
         }
     }
 
@@ -259,7 +260,6 @@ impl Server {
                 Some(ram.try_clone().expect("a descriptor can be copied"))
             }
             RamView::Private => {
-                assert!(fork.holder.is_some());
                 for newborn in &fork.newborns {
                     bear(&take(fds, newborn.listener));
                 }

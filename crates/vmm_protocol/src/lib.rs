@@ -105,6 +105,18 @@ pub struct Boot {
     pub backends: Backends,
 }
 
+/// Size of the VM that a shell will become: what can be built before its fork point is there is
+/// built at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepare {
+    /// `/dev/kvm`.
+    pub kvm: Fd,
+    /// Guest RAM, bytes.
+    pub memory_bytes: u64,
+    /// Number of vCPUs.
+    pub cpus: u8,
+}
+
 /// Where a clone finds the guest RAM of its fork point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -130,6 +142,14 @@ pub struct Restore {
     pub generation_id: String,
     /// Stay paused after loading.
     pub paused: bool,
+    /// Whether the record and the directory entries of the clone's disk tops are durable; if not,
+    /// the guest's flushes wait for [`Command::ForkDurable`].
+    #[serde(default = "yes")]
+    pub durable: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Seat of a clone that is born by `fork()`. The newborn takes its user id itself (each VM process
@@ -175,9 +195,10 @@ pub struct Fork {
     /// For each clone what it needs if it is born by `fork()`; not used where the fork point is a
     /// memory layer.
     pub newborns: Vec<Newborn>,
-    /// One end of a socket pair: the holder process of a `fork()`ed fork point, which goes on as
-    /// the last clone, sends one byte on it when all clones are born, and closes it.
-    pub holder: Option<Fd>,
+    /// `/dev/kvm` for clones that are born by `fork()` and run on it: they build what they can before
+    /// they are told to run.
+    #[serde(default)]
+    pub kvm: Option<Fd>,
     /// Longest time that requests in flight may take to finish before the call fails, milliseconds.
     pub drain_ms_max: u32,
     /// Name of a step of the fork at which to fail, for tests of the failure paths.
@@ -209,13 +230,15 @@ pub enum ForkStep {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
+    /// Build ahead what the clone of a VM of this size needs; the process stays a shell.
+    Prepare(Prepare),
     /// Become a VM and boot.
     Boot(Box<Boot>),
     /// Become a clone and run.
     Restore(Box<Restore>),
     /// Fork the VM.
     Fork(Box<Fork>),
-    /// The last fork's new tops are durable, with their directory entries and the record that names
+    /// The last fork's new tops, or those of this clone, are durable, with their directory entries and the record that names
     /// them: flushes that wait for it go on.
     ForkDurable,
     /// Stop vCPUs, keep everything.

@@ -4,13 +4,14 @@
 //! plan ─ reserve names ─ make deltas, homes, processes                    source runs
 //!                      └ record intent, then sync it with the directory entries
 //! Fork to the source: gate, drain, stun, swap                             stun
-//! Restore to every clone at once, then their answers                      source runs
+//! Restore to every clone at once                                          source runs
+//! wait for the sync, let flushes go on; the clones' answers
 //! record the outcome, tell events, wait for agents
 //! ```
 //!
 //! What a guest has flushed must survive the host's end. The intent (rows `creating`, pending tops)
-//! and the directory entries of the deltas are durable before a clone is told to run; the final
-//! rows may come later, since a valid pending top is adopted by recovery. A delta's name tells
+//! and the directory entries of the deltas are durable before a flush of the source or of a clone
+//! on its new top is answered; the final rows may come later, since a valid pending top is adopted by recovery. A delta's name tells
 //! whose it is, so its directory entry alone is a sufficient record.
 
 mod fail_at;
@@ -21,7 +22,6 @@ mod record;
 mod seats;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,8 +53,14 @@ struct ForkPoint {
     forked: Forked,
     layer: Option<Arc<OwnedFd>>,
     checkpoint: OwnedFd,
-    /// The holder process of a `fork()`ed fork point lives until this is closed.
-    _holding: UnixStream,
+}
+
+/// What is made before the source stands still.
+struct Ground {
+    /// The source's next tops.
+    tops: Vec<OpenLayer>,
+    kvm: Arc<OwnedFd>,
+    recording: Recording,
 }
 
 /// Times of the daemon's own phases.
@@ -108,15 +114,16 @@ impl Host {
         let Some(link) = source.link() else {
             return Err(OpError::conflict(format!("{} is ending", source.name)));
         };
+        let kvm = self.open_kvm()?;
         let mut seats = self.plan_clones(source, request)?;
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
         self.reserve(&vms)?;
         let forked = self
-            .prepare(source, &mut seats, fail_at, phases)
+            .prepare(source, &mut seats, kvm, fail_at, phases)
             .map_err(|error| (error, false))
-            .and_then(|(tops, recording)| {
-                let point = self.fork_source(source, &link, &seats, &tops, request, fail_at)?;
-                Ok((point, recording))
+            .and_then(|ground| {
+                let point = self.fork_source(source, &link, &seats, &ground, request, fail_at)?;
+                Ok((point, ground.recording))
             });
         let (point, recording) = match forked {
             Ok(forked) => forked,
@@ -130,23 +137,22 @@ impl Host {
             }
         };
         phases.mark("forked");
+        self.tell_all(&mut seats, &point, fail_at);
+        phases.mark("told");
         self.adopt_tops(source, &point.forked, seats.len());
         let durable = recording
             .wait_durable()
             .and_then(|()| fail_at.check(HostStep::Sync));
-        if durable.is_ok() {
-            // The source's flushes wait for this word; where it cannot be said, not for long.
-            if let Err(error) = link.request(Command::ForkDurable, &[]) {
-                tracing::warn!(vm = source.name, %error, "the source did not hear that it may flush");
-            }
-        }
         match durable {
-            Ok(()) => self.restore_all(&mut seats, &point, fail_at, phases),
+            Ok(()) => tell_durable(&source.name, &link, &seats),
             Err(error) => {
                 let message = OpError::from(error).message();
                 seats.iter_mut().for_each(|seat| seat.fail(message.clone()));
             }
         }
+        phases.mark("durable");
+        self.take_answers(&mut seats);
+        phases.mark("running");
         let answer = self.conclude(source, &mut seats, &point.forked, phases);
         Ok((answer, seats))
     }
@@ -156,11 +162,29 @@ impl Host {
         self: &Arc<Self>,
         source: &Arc<Vm>,
         seats: &mut [Seat],
+        kvm: Arc<OwnedFd>,
         fail_at: FailAt,
         phases: &mut Phases,
-    ) -> OpResult<(Vec<OpenLayer>, Recording)> {
+    ) -> OpResult<Ground> {
         let (deltas, mut recording) = self.record_intent(source, seats)?;
         phases.mark("planned");
+        // Processes first: what they build ahead they build beside what follows here.
+        let inherited = source.live().ram == Some(RamView::Private);
+        let ahead = seats.len() <= prepared_ahead_max();
+        for_each(seats, |seat| {
+            self.make_home(&seat.vm.id)?;
+            if inherited {
+                return self.lay_newborn(seat);
+            }
+            let shell = self.pool.take()?;
+            seat.link = Some(self.assign(&seat.vm, shell)?);
+            if ahead {
+                seat.prepare_process(&kvm);
+            }
+            Ok(())
+        })?;
+        fail_at.check(HostStep::Processes)?;
+        phases.mark("processes");
         let mut tops = Vec::new();
         for (delta, parent) in &deltas {
             let file = make_delta(delta, parent)?;
@@ -169,33 +193,24 @@ impl Host {
                 format: delta.format,
             });
         }
-        for_each(seats, |seat| {
-            seat.make_tops()?;
-            self.make_home(&seat.vm.id)
-        })?;
+        for_each(seats, Seat::make_tops)?;
+        recording.files_made();
         self.open_below(seats)?;
         let kinds = source.live().row.ssh_host_key_kinds.clone();
         for seat in seats.iter_mut() {
             seat.host_keys = self.keys.take(&kinds);
         }
+        for_each(seats, |seat| self.lay_backends(seat, &kvm))?;
         fail_at.check(HostStep::Deltas)?;
         phases.mark("deltas");
-        recording.files_made();
-        let inherited = source.live().ram == Some(RamView::Private);
-        for_each(seats, |seat| {
-            if inherited {
-                return self.lay_newborn(seat);
-            }
-            let shell = self.pool.take()?;
-            seat.link = Some(self.assign(&seat.vm, shell)?);
-            Ok(())
-        })?;
-        fail_at.check(HostStep::Processes)?;
-        phases.mark("processes");
         recording.wait_recorded()?;
         fail_at.check(HostStep::Record)?;
         phases.mark("recorded");
-        Ok((tops, recording))
+        Ok(Ground {
+            tops,
+            kvm,
+            recording,
+        })
     }
 
     /// Tells the source to fork. An error also says whether the source has swapped its tops.
@@ -204,13 +219,14 @@ impl Host {
         source: &Vm,
         link: &Arc<Link>,
         seats: &[Seat],
-        tops: &[OpenLayer],
+        ground: &Ground,
         request: &ForkRequest,
         fail_at: FailAt,
     ) -> Result<ForkPoint, (OpError, bool)> {
         let before = |error: anyhow::Error| (OpError::from(error), false);
         let mut fds = FdList::default();
-        let next_tops = tops
+        let next_tops = ground
+            .tops
             .iter()
             .map(|top| LayerFd {
                 fd: fds.add(Arc::clone(&top.file)),
@@ -230,16 +246,13 @@ impl Host {
                 });
             }
         }
-        let (holding, other) = UnixStream::pair()
-            .context("cannot make a socket pair")
-            .map_err(before)?;
-        let holder = (!newborns.is_empty()).then(|| fds.add(OwnedFd::from(other)));
+        let kvm = (!newborns.is_empty()).then(|| fds.add(Arc::clone(&ground.kvm)));
         let drain_ms_max = request.drain_ms_max.unwrap_or(DRAIN_MS_MAX).min(60_000);
         let command = Command::Fork(Box::new(Fork {
             next_tops,
             checkpoint: checkpoint_fd,
             newborns,
-            holder,
+            kvm,
             drain_ms_max,
             fail_at: fail_at.source,
         }));
@@ -255,7 +268,6 @@ impl Host {
                     forked,
                     layer,
                     checkpoint,
-                    _holding: holding,
                 })
             }
             Ok(_) => Err((
@@ -273,21 +285,8 @@ impl Host {
         }
     }
 
-    /// Tells every clone to run, then takes their answers.
-    fn restore_all(
-        self: &Arc<Self>,
-        seats: &mut [Seat],
-        point: &ForkPoint,
-        fail_at: FailAt,
-        phases: &mut Phases,
-    ) {
-        let kvm = match self.open_kvm() {
-            Ok(kvm) => kvm,
-            Err(error) => {
-                let message = error.message();
-                return seats.iter_mut().for_each(|seat| seat.fail(message.clone()));
-            }
-        };
+    /// Tells every clone to run.
+    fn tell_all(&self, seats: &mut [Seat], point: &ForkPoint, fail_at: FailAt) {
         for (index, seat) in seats.iter_mut().enumerate() {
             let (ram, checkpoint) = match &point.layer {
                 Some(layer) => (Some(Arc::clone(layer)), Some(&point.checkpoint)),
@@ -302,13 +301,16 @@ impl Host {
                 if ram.is_none() {
                     self.meet_newborn(seat)?;
                 }
-                self.tell_restore(seat, &kvm, ram, checkpoint)
+                seat.tell_restore(ram, checkpoint)
             });
             if let Err(error) = told {
                 seat.fail(OpError::from(error).message());
             }
         }
-        phases.mark("told");
+    }
+
+    /// Waits until every clone that was told to run says that it does.
+    fn take_answers(&self, seats: &mut [Seat]) {
         for seat in seats.iter_mut() {
             let Some(pending) = seat.pending.take() else {
                 continue;
@@ -324,7 +326,6 @@ impl Host {
                 }
             }
         }
-        phases.mark("running");
     }
 
     fn wait_for_agents(
@@ -360,6 +361,24 @@ impl Host {
                     state => format!("is {} before its agent was ready", state.word()),
                 });
             }
+        }
+    }
+}
+
+/// Most clones of a call that are built while the source is still to be stopped: one for each
+/// processor that the source leaves idle.
+fn prepared_ahead_max() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1).max(1))
+}
+
+/// Lets flushes of the source and of its clones go on; where it cannot be said, they do not wait
+/// for long.
+fn tell_durable(source: &str, link: &Arc<Link>, seats: &[Seat]) {
+    let clones = seats.iter().filter(|seat| seat.error.is_none());
+    let clones = clones.filter_map(|seat| Some((seat.vm.name.as_str(), seat.link.as_ref()?)));
+    for (vm, link) in [(source, link)].into_iter().chain(clones) {
+        if let Err(error) = link.request(Command::ForkDurable, &[]) {
+            tracing::warn!(vm, %error, "a VM did not hear that it may flush");
         }
     }
 }

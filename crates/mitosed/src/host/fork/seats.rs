@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use agent_protocol::{IdentityKind, SshHostKey};
 use anyhow::Context;
-use vmm_protocol::{Command, Restore};
+use vm_spec::VmSpec;
+use vmm_protocol::{Backends, Command, Fd, Prepare, Restore};
 
 use super::clone_ram;
 use crate::clock::random_hex;
@@ -44,6 +45,8 @@ pub(super) struct Seat {
     pub newborn: Option<(Arc<OwnedFd>, u32)>,
     /// Connection to its process.
     pub link: Option<Arc<Link>>,
+    /// The order to run, not yet sent: what the clone is provided with.
+    order: Option<(VmSpec, Backends, FdList)>,
     /// The order to run, not yet answered.
     pub pending: Option<Pending>,
     /// When it was first entered.
@@ -64,6 +67,7 @@ impl Seat {
             host_keys: Vec::new(),
             newborn: None,
             link: None,
+            order: None,
             pending: None,
             first_run_at_ns: None,
             early_no_space: None,
@@ -126,6 +130,46 @@ impl Seat {
                 });
             }
         }
+        Ok(())
+    }
+
+    /// Has its process build ahead what it can; what fails there fails again later and is told then.
+    pub fn prepare_process(&self, kvm: &Arc<OwnedFd>) {
+        let Some(link) = &self.link else { return };
+        let (memory_bytes, cpus) = {
+            let spec = &self.vm.live().row.spec;
+            (spec.memory_bytes, spec.cpus)
+        };
+        let order = Command::Prepare(Prepare {
+            kvm: Fd(0),
+            memory_bytes,
+            cpus,
+        });
+        let _ = link.request(order, &[kvm.as_fd()]);
+    }
+
+    /// Tells the clone to run, without waiting for its answer.
+    pub fn tell_restore(
+        &mut self,
+        ram: Option<Arc<OwnedFd>>,
+        checkpoint: Option<&OwnedFd>,
+    ) -> anyhow::Result<()> {
+        let link = self.link.as_ref().context("the clone has no process")?;
+        let (spec, backends, mut fds) = self.order.take().context("the clone has no back ends")?;
+        let restore = Restore {
+            spec,
+            ram: clone_ram(ram, &mut fds),
+            checkpoint: match checkpoint {
+                Some(checkpoint) => Some(fds.add(reopen_read_only(checkpoint.as_fd())?)),
+                None => None,
+            },
+            backends,
+            generation_id: random_hex::<16>(),
+            paused: false,
+            durable: false,
+        };
+        let pending = link.request(Command::Restore(Box::new(restore)), &fds.borrowed())?;
+        self.pending = Some(pending);
         Ok(())
     }
 
@@ -225,36 +269,14 @@ impl Host {
         Ok(())
     }
 
-    /// Tells a clone to run, without waiting for its answer.
-    pub(super) fn tell_restore(
-        &self,
-        seat: &mut Seat,
-        kvm: &Arc<OwnedFd>,
-        ram: Option<Arc<OwnedFd>>,
-        checkpoint: Option<&OwnedFd>,
-    ) -> anyhow::Result<()> {
-        let link = seat.link.as_ref().context("the clone has no process")?;
+    /// Opens and numbers what the clone is provided with.
+    pub(super) fn lay_backends(&self, seat: &mut Seat, kvm: &Arc<OwnedFd>) -> anyhow::Result<()> {
         let row = seat.vm.row();
         let mut fds = FdList::default();
-        let ram = clone_ram(ram, &mut fds);
-        let checkpoint = match checkpoint {
-            Some(checkpoint) => Some(fds.add(reopen_read_only(checkpoint.as_fd())?)),
-            None => None,
-        };
         let keys = std::mem::take(&mut seat.host_keys);
         let identity = identity_message(&row, IdentityKind::Clone, keys);
-        let stacks = seat.stacks();
-        let backends = self.backends(&row, kvm, &stacks, &seat.taps, identity, &mut fds)?;
-        let restore = Restore {
-            spec: row.spec,
-            ram,
-            checkpoint,
-            backends,
-            generation_id: random_hex::<16>(),
-            paused: false,
-        };
-        let pending = link.request(Command::Restore(Box::new(restore)), &fds.borrowed())?;
-        seat.pending = Some(pending);
+        let backends = self.backends(&row, kvm, &seat.stacks(), &seat.taps, identity, &mut fds)?;
+        seat.order = Some((row.spec, backends, fds));
         Ok(())
     }
 }
