@@ -1,0 +1,129 @@
+//! Finds where two outcomes of a case differ.
+
+use std::fmt;
+
+use iced_x86::RflagsBits;
+
+use crate::layout::address_of;
+use crate::state::flag_mask;
+use crate::{Case, Outcome};
+
+/// Names of the general registers in encoding order.
+pub const GENERAL: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15",
+];
+
+/// One field that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Its name.
+    pub field: String,
+    /// What the first outcome has.
+    pub first: String,
+    /// What the second outcome has.
+    pub second: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{}: {} but {}", self.field, self.first, self.second)
+    }
+}
+
+/// All flags that are compared.
+const FLAGS: u32 = RflagsBits::OF
+    | RflagsBits::SF
+    | RflagsBits::ZF
+    | RflagsBits::AF
+    | RflagsBits::CF
+    | RflagsBits::PF
+    | RflagsBits::DF;
+/// AC and ID, which a program can change as well.
+const OTHER_FLAGS: u64 = 1 << 18 | 1 << 21;
+/// At most so many bytes of memory are reported.
+const BYTES_REPORTED: usize = 24;
+
+/// Returns where `second` differs from `first`; what is undefined for `case` is left out.
+pub fn compare(case: &Case, first: &Outcome, second: &Outcome) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    let mut check = |field: &str, first: String, second: String| {
+        if first != second {
+            differences.push(Difference {
+                field: field.to_owned(),
+                first,
+                second,
+            });
+        }
+    };
+    let trap = |outcome: &Outcome| match outcome.trap {
+        Some(trap) => format!(
+            "vector {} error {:#x} address {:#x}",
+            trap.vector, trap.error, trap.address
+        ),
+        None => "none".to_owned(),
+    };
+    check("trap", trap(first), trap(second));
+    let hex = |value: u64| format!("{value:#x}");
+    check("rip", hex(first.state.rip), hex(second.state.rip));
+    let pairs = first.state.general.iter().zip(&second.state.general);
+    for (name, (first, second)) in GENERAL.iter().zip(pairs) {
+        check(name, hex(*first), hex(*second));
+    }
+    let flags = flag_mask(FLAGS & !undefined_at(case, first)) | OTHER_FLAGS;
+    check(
+        "rflags",
+        hex(first.state.rflags & flags),
+        hex(second.state.rflags & flags),
+    );
+    let (one, other) = (&first.state.extended, &second.state.extended);
+    check("fcw", hex(one.control.into()), hex(other.control.into()));
+    check("fsw", hex(one.status.into()), hex(other.status.into()));
+    check("tags", hex(one.tags.into()), hex(other.tags.into()));
+    check("mxcsr", hex(one.mxcsr.into()), hex(other.mxcsr.into()));
+    for (index, (one, other)) in one.stack.iter().zip(&other.stack).enumerate() {
+        let ten = |value: u128| format!("{value:020x}");
+        check(&format!("st{index}"), ten(*one), ten(*other));
+    }
+    for (index, (one, other)) in one.xmm.iter().zip(&other.xmm).enumerate() {
+        let sixteen = |value: u128| format!("{value:032x}");
+        check(&format!("xmm{index}"), sixteen(*one), sixteen(*other));
+    }
+    compare_memory(case, first, second, &mut check);
+    differences
+}
+
+fn compare_memory(
+    case: &Case,
+    first: &Outcome,
+    second: &Outcome,
+    check: &mut impl FnMut(&str, String, String),
+) {
+    if first.memory == second.memory {
+        return;
+    }
+    let pairs = first.memory.iter().zip(&second.memory).enumerate();
+    let different = pairs.filter(|(offset, (one, other))| {
+        let mut ignored = case.ignored.iter();
+        one != other && !ignored.any(|(start, length)| (*start..start + length).contains(offset))
+    });
+    for (offset, (one, other)) in different.take(BYTES_REPORTED) {
+        let name = format!("byte {:#x}", address_of(offset));
+        check(&name, format!("{one:02x}"), format!("{other:02x}"));
+    }
+}
+
+/// Returns the flags that are undefined where `outcome` ended.
+fn undefined_at(case: &Case, outcome: &Outcome) -> u32 {
+    let rip = outcome.state.rip;
+    let mut steps = case.steps.iter();
+    match (
+        outcome.trap,
+        steps.find(|step| step.instruction.ip() == rip),
+    ) {
+        (Some(_), Some(step)) => step.undefined,
+        (None, _) => case.steps.last().map_or(0, |step| step.undefined),
+        // Somewhere else, after a jump to nowhere.
+        (Some(_), None) => case.steps.iter().fold(0, |all, step| all | step.undefined),
+    }
+}
