@@ -9,12 +9,31 @@
 //! - [`Cpu::fp_allowed`] before each instruction of `x86_fp`, [`Cpu::fp_fault`] for what it returned;
 //! - [`Cpu::linear_address`] for accesses outside 64-bit mode, where segments have limits.
 
-use iced_x86::Instruction;
+mod calls;
+mod control;
+mod debug;
+mod delivery;
+mod descriptors;
+mod far;
+mod flags;
+mod fp;
+mod identity;
+mod iret;
+mod moves;
+mod msr;
+mod operands;
+mod ports;
+mod reset;
+mod segments;
+mod stack;
+mod tables;
+
+use iced_x86::{Code, Instruction, Mnemonic, Register};
 
 use crate::state::Flow;
-use crate::{Cpu, Environment, Fault};
+use crate::{Cpu, Environment, Fault, Stop};
 
-/// What the system instructions keep besides the architectural state.
+/// What the system instructions keep besides the architectural state: nothing yet.
 #[derive(Debug, Default)]
 pub(crate) struct System {}
 
@@ -22,37 +41,120 @@ pub(crate) struct System {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TripleFault;
 
-/// Executes an instruction that the interpreter does not; RIP is already after it.
+/// Executes an instruction that the interpreter does not; RIP is already after it. What it does not
+/// know is #UD.
 pub(crate) fn execute(
-    _cpu: &mut Cpu,
-    _env: &mut dyn Environment,
-    _instruction: &Instruction,
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    instruction: &Instruction,
 ) -> Result<Flow, Fault> {
-    Err(Fault::UNDEFINED)
+    let op = instruction;
+    match op.mnemonic() {
+        Mnemonic::Mov if touches_segment(op) => cpu.move_segment(env, op),
+        Mnemonic::Mov => cpu.move_special(env, op),
+        Mnemonic::Push => cpu.push_segment(env, op),
+        Mnemonic::Pop => cpu.pop_segment(env, op),
+        Mnemonic::Lds | Mnemonic::Les | Mnemonic::Lfs | Mnemonic::Lgs | Mnemonic::Lss => {
+            cpu.load_far_pointer(env, op)
+        }
+        Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq => cpu.push_flags(env, op),
+        Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq => cpu.pop_flags(env, op),
+        Mnemonic::Cli => cpu.clear_interrupts(),
+        Mnemonic::Sti => cpu.set_interrupts(),
+        Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq => cpu.interrupt_return(env, op),
+        Mnemonic::Jmp => cpu.far_branch(env, op, false),
+        Mnemonic::Call => cpu.far_branch(env, op, true),
+        Mnemonic::Retf => cpu.far_return(env, op),
+        Mnemonic::Int | Mnemonic::Int1 | Mnemonic::Int3 | Mnemonic::Into => interrupt(cpu, env, op),
+        Mnemonic::Syscall => cpu.system_call(),
+        Mnemonic::Sysret | Mnemonic::Sysretq => cpu.system_return(env, op),
+        Mnemonic::Sysenter => cpu.system_enter(env),
+        Mnemonic::Sysexit | Mnemonic::Sysexitq => cpu.system_exit(env, op),
+        Mnemonic::Swapgs => cpu.swap_gs(),
+        Mnemonic::In | Mnemonic::Out => cpu.port(env, op),
+        Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => cpu.port_string(env, op),
+        Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd => cpu.port_string(env, op),
+        Mnemonic::Hlt => halt(cpu),
+        Mnemonic::Rdmsr => cpu.read_msr(env),
+        Mnemonic::Wrmsr => cpu.write_msr(env),
+        Mnemonic::Cpuid => Ok(cpu.identify(env)),
+        Mnemonic::Rdtsc => cpu.time_stamp(env, false),
+        Mnemonic::Rdtscp => cpu.time_stamp(env, true),
+        Mnemonic::Rdpid => cpu.processor_id(env, op),
+        Mnemonic::Rdpmc => cpu.performance_counter(),
+        Mnemonic::Rdrand | Mnemonic::Rdseed => cpu.random(env, op),
+        Mnemonic::Rdfsbase | Mnemonic::Rdgsbase => cpu.segment_base(env, op),
+        Mnemonic::Wrfsbase | Mnemonic::Wrgsbase => cpu.segment_base(env, op),
+        Mnemonic::Sgdt | Mnemonic::Sidt => cpu.store_table(env, op),
+        Mnemonic::Lgdt | Mnemonic::Lidt => cpu.load_table(env, op),
+        Mnemonic::Sldt | Mnemonic::Str => cpu.store_selector(env, op),
+        Mnemonic::Lldt => cpu.load_local_table(env, op),
+        Mnemonic::Ltr => cpu.load_task(env, op),
+        Mnemonic::Lar | Mnemonic::Lsl => cpu.inspect(env, op),
+        Mnemonic::Verr | Mnemonic::Verw => cpu.verify(env, op),
+        Mnemonic::Arpl => cpu.adjust_rpl(env, op),
+        Mnemonic::Clts => cpu.clear_task_switched(),
+        Mnemonic::Lmsw => cpu.load_status_word(env, op),
+        Mnemonic::Smsw => cpu.store_status_word(env, op),
+        Mnemonic::Invlpg => invalidate_page(cpu, op),
+        Mnemonic::Invd | Mnemonic::Wbinvd => cpu.require_supervisor().map(|()| Flow::Leave),
+        Mnemonic::Clflush => flush_line(cpu, env, op),
+        _ => Err(Fault::UNDEFINED),
+    }
 }
 
-impl Cpu {
-    /// Delivers `fault`; RIP is the instruction that raised it (after it for a trap, which is a #DB
-    /// of [`after_step`](Self::after_step)).
-    pub(crate) fn deliver_fault(
-        &mut self,
-        _env: &mut dyn Environment,
-        _fault: Fault,
-    ) -> Result<(), TripleFault> {
-        Err(TripleFault)
-    }
+fn touches_segment(instruction: &Instruction) -> bool {
+    instruction.op0_register().is_segment_register()
+        || instruction.op1_register().is_segment_register()
+}
 
-    /// Delivers an interrupt of the local APIC.
-    pub(crate) fn deliver_interrupt(
-        &mut self,
-        _env: &mut dyn Environment,
-        _vector: u8,
-    ) -> Result<(), TripleFault> {
-        Err(TripleFault)
-    }
+/// INT n, INT3, INTO, INT1.
+fn interrupt(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    instruction: &Instruction,
+) -> Result<Flow, Fault> {
+    const OVERFLOW: u64 = 1 << 11;
+    let (vector, checked) = match instruction.code() {
+        Code::Int3 => (3, true),
+        Code::Int1 => (1, false),
+        Code::Into if cpu.rflags & OVERFLOW == 0 => return Ok(Flow::Next),
+        Code::Into => (4, true),
+        _ => (instruction.immediate8(), true),
+    };
+    cpu.software_interrupt(env, vector, checked)?;
+    Ok(Flow::Leave)
+}
 
-    /// Delivers a non-maskable interrupt; further ones are blocked until IRET.
-    pub(crate) fn deliver_nmi(&mut self, _env: &mut dyn Environment) -> Result<(), TripleFault> {
-        Err(TripleFault)
-    }
+fn halt(cpu: &Cpu) -> Result<Flow, Fault> {
+    cpu.require_supervisor()?;
+    Ok(Flow::Stop(Stop::Halted))
+}
+
+fn invalidate_page(cpu: &mut Cpu, instruction: &Instruction) -> Result<Flow, Fault> {
+    cpu.require_supervisor()?;
+    let offset = cpu.offset(instruction);
+    let linear = if cpu.long_code() {
+        match instruction.memory_segment() {
+            Register::FS => cpu.segments[4].base.wrapping_add(offset),
+            Register::GS => cpu.segments[5].base.wrapping_add(offset),
+            _ => offset,
+        }
+    } else {
+        let name = operands::segment_name(instruction.memory_segment());
+        let base = name.map_or(0, |name| cpu.segments[name as usize].base);
+        base.wrapping_add(offset) & 0xffff_ffff
+    };
+    cpu.flush_page(linear);
+    Ok(Flow::Leave)
+}
+
+/// CLFLUSH: there are no caches, but the byte must be readable.
+fn flush_line(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    instruction: &Instruction,
+) -> Result<Flow, Fault> {
+    cpu.load_memory(env, instruction, 0, 1)?;
+    Ok(Flow::Next)
 }

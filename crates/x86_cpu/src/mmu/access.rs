@@ -108,6 +108,19 @@ impl Cpu {
         self.change_slow(env, linear, &mut change)
     }
 
+    /// Sets bits of a byte with the supervisor's rights, as one step for all processors: accessed
+    /// and busy bits of descriptors.
+    pub(crate) fn set_bits_system(
+        &mut self,
+        env: &mut dyn Environment,
+        linear: u64,
+        bits: u8,
+    ) -> Result<(), Fault> {
+        let mut set = |byte: u8| (byte & bits != bits).then_some(byte | bits);
+        self.change_in(env, linear, &mut set, Bank::Supervisor)?;
+        Ok(())
+    }
+
     /// The slow half of [`load`](Self::load).
     #[cold]
     #[inline(never)]
@@ -135,6 +148,11 @@ impl Cpu {
         linear: u64,
         bank: Bank,
     ) -> Result<T, Fault> {
+        let entry = self.mmu.tlb.entry(linear, bank);
+        if entry.read == last_page::<T>(linear) {
+            // SAFETY: as in `load_fast`.
+            return Ok(unsafe { T::load(linear.wrapping_add(entry.addend)) });
+        }
         self.check_alignment(linear, T::SIZE, bank)?;
         if linear & 0xfff > 0x1000 - T::SIZE {
             let mut bytes = [0; 16];
@@ -179,6 +197,12 @@ impl Cpu {
         value: T,
         bank: Bank,
     ) -> Result<(), Fault> {
+        let entry = self.mmu.tlb.entry(linear, bank);
+        if entry.write == last_page::<T>(linear) {
+            // SAFETY: as in `load_fast`, with the write tag.
+            unsafe { value.store(linear.wrapping_add(entry.addend)) };
+            return Ok(());
+        }
         self.check_alignment(linear, T::SIZE, bank)?;
         if linear & 0xfff > 0x1000 - T::SIZE {
             return self.write_in(env, linear, &value.bytes()[..T::SIZE as usize], bank);
@@ -223,10 +247,18 @@ impl Cpu {
         env: &mut dyn Environment,
         linear: u64,
     ) -> Result<T, Fault> {
-        let bank = self.mmu.bank;
+        self.load_to_change_in(env, linear, self.mmu.bank)
+    }
+
+    fn load_to_change_in<T: Value>(
+        &mut self,
+        env: &mut dyn Environment,
+        linear: u64,
+        bank: Bank,
+    ) -> Result<T, Fault> {
         self.check_alignment(linear, T::SIZE, bank)?;
         if linear & 0xfff > 0x1000 - T::SIZE {
-            self.check_write(env, linear, T::SIZE)?;
+            self.check_write_in(env, linear, T::SIZE, bank)?;
             return self.load_in(env, linear, bank);
         }
         let place = self.place_to_write(env, linear, bank)?;
@@ -241,7 +273,17 @@ impl Cpu {
         linear: u64,
         len: u64,
     ) -> Result<(), Fault> {
-        let (bank, last) = (self.mmu.bank, self.linear_after(linear, len - 1));
+        self.check_write_in(env, linear, len, self.mmu.bank)
+    }
+
+    fn check_write_in(
+        &mut self,
+        env: &mut dyn Environment,
+        linear: u64,
+        len: u64,
+        bank: Bank,
+    ) -> Result<(), Fault> {
+        let last = self.linear_after(linear, len - 1);
         self.place_to_write(env, linear, bank)?;
         if (linear ^ last) & !0xfff != 0 {
             self.place_to_write(env, last & !0xfff, bank)?;
@@ -257,7 +299,16 @@ impl Cpu {
         linear: u64,
         change: &mut dyn FnMut(T) -> Option<T>,
     ) -> Result<T, Fault> {
-        let bank = self.mmu.bank;
+        self.change_in(env, linear, change, self.mmu.bank)
+    }
+
+    fn change_in<T: Value>(
+        &mut self,
+        env: &mut dyn Environment,
+        linear: u64,
+        change: &mut dyn FnMut(T) -> Option<T>,
+        bank: Bank,
+    ) -> Result<T, Fault> {
         if T::SIZE == 16 && linear & 15 != 0 {
             return Err(Fault::protection(0));
         }
@@ -274,7 +325,7 @@ impl Cpu {
             }
         }
         let _others_wait = STRADDLES.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = self.load_to_change_slow(env, linear)?;
+        let old = self.load_to_change_in(env, linear, bank)?;
         if let Some(new) = change(old) {
             self.store_in(env, linear, new, bank)?;
         }

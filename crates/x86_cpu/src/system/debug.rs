@@ -1,0 +1,71 @@
+//! Breakpoints and single step (SDM 3B 18.2, 18.3).
+//!
+//! While any of them is enabled the interpreter runs one instruction at a time. I/O breakpoints are
+//! not supported.
+
+use super::flags::{RF, TF};
+use crate::{Cpu, Fault, SegmentName};
+
+/// DR6.BD.
+pub(super) const BREAK_ON_ACCESS: u64 = 1 << 13;
+const BREAK_ON_STEP: u64 = 1 << 14;
+/// DR7.GD.
+pub(super) const DR7_DETECT: u64 = 1 << 13;
+const DR7_ENABLES: u64 = 0xff;
+
+impl Cpu {
+    /// Whether each instruction must run alone, between [`before_step`](Self::before_step) and
+    /// [`after_step`](Self::after_step).
+    #[inline(always)]
+    pub(crate) fn stepping(&self) -> bool {
+        self.rflags & TF != 0 || self.dr7 & DR7_ENABLES != 0
+    }
+
+    /// Looks for an instruction breakpoint at RIP. A fault is delivered instead of running the
+    /// instruction.
+    ///
+    /// Returns what [`after_step`](Self::after_step) has to be given.
+    pub(crate) fn before_step(&mut self) -> Result<bool, Fault> {
+        self.take_watch_hits();
+        if self.rflags & RF == 0 {
+            let hits = self.code_breakpoints();
+            if hits != 0 {
+                return Err(Fault::debug(hits));
+            }
+        }
+        self.rflags &= !RF;
+        Ok(self.rflags & TF != 0)
+    }
+
+    /// Returns the #DB trap of the instruction that just completed; `stepped` is what
+    /// [`before_step`](Self::before_step) returned. After MOV SS and POP SS it waits for the next
+    /// instruction.
+    pub(crate) fn after_step(&mut self, stepped: bool) -> Option<Fault> {
+        let mut status = self.take_watch_hits();
+        if stepped {
+            status |= BREAK_ON_STEP;
+        }
+        (status != 0).then(|| Fault::debug(status))
+    }
+
+    fn code_breakpoints(&self) -> u64 {
+        let rip = if self.long_code() {
+            self.rip
+        } else {
+            let base = self.segment(SegmentName::Cs).base;
+            base.wrapping_add(self.rip) & 0xffff_ffff
+        };
+        let hit = |number: &usize| {
+            let enabled = self.dr7 >> (2 * number) & 3 != 0;
+            let kind = self.dr7 >> (16 + 4 * number) & 3;
+            enabled && kind == 0 && self.debug_address[*number] == rip
+        };
+        (0..4).filter(hit).map(|number| 1 << number).sum()
+    }
+
+    /// What a #DB leaves in the debug registers.
+    pub(super) fn note_debug(&mut self, status: u64) {
+        self.dr6 |= status;
+        self.dr7 &= !DR7_DETECT;
+    }
+}
