@@ -222,7 +222,7 @@ impl Machine {
             Some(prepared) => prepared,
             None => Prepared::over(&ram, spec.cpus, kvm, Arc::clone(&on_event))?,
         };
-        checkpoint.fits(&spec, prepared.engine)?;
+        checkpoint.fits(&spec)?;
         prepared.states.give(std::mem::take(&mut checkpoint.vcpus));
         let origin = Origin {
             spec,

@@ -167,18 +167,20 @@ impl Server {
         let Some(inherited) = self.inherited.as_mut() else {
             return;
         };
-        if let Some(kvm) = inherited.kvm.take() {
+        let kvm = inherited.kvm.take();
+        if kvm.is_some() || inherited.checkpoint.is_of_soft() {
             let cpus = inherited.checkpoint.cpus;
             let sink = self.control.sink();
-            self.prepared = Prepared::over(&inherited.ram, cpus, Some(kvm), sink).ok();
+            self.prepared = Prepared::over(&inherited.ram, cpus, kvm, sink).ok();
         }
     }
 
     fn prepare(&mut self, order: Prepare, fds: Vec<OwnedFd>) -> anyhow::Result<Outcome> {
         self.need_shell()?;
-        let kvm = Descriptors::new(fds).take(order.kvm)?;
+        let mut fds = Descriptors::new(fds);
+        let kvm = order.kvm.map(|fd| fds.take(fd)).transpose()?;
         let sink = self.control.sink();
-        let prepared = Prepared::ahead(order.memory_bytes, order.cpus, Some(kvm), sink)?;
+        let prepared = Prepared::ahead(order.memory_bytes, order.cpus, kvm, sink)?;
         self.prepared = Some(prepared);
         Ok(Outcome::Done)
     }

@@ -23,6 +23,7 @@ pub fn examine(host: &Host) -> Vec<Check> {
     let config = &host.config;
     vec![
         kvm(host),
+        engine(host),
         programs(config),
         user(),
         memory(config),
@@ -55,7 +56,7 @@ fn kvm(host: &Host) -> Check {
             "load kvm_intel or kvm_amd, turn virtualization on in the firmware, run as root";
         return check(
             "kvm",
-            CheckLevel::Fail,
+            CheckLevel::Warn,
             format!("{path}: {error}"),
             Some(remedy),
         );
@@ -70,12 +71,23 @@ fn kvm(host: &Host) -> Check {
         }
         Ok(speed) => {
             let found = format!("{path} emulates guests, {:.1} M instructions/s", speed.mips);
-            let remedy = "enough for bare-metal guests; Linux needs hardware virtualization";
+            let remedy = "turn hardware virtualization on in the firmware or the outer hypervisor";
             check("kvm", CheckLevel::Warn, found, Some(remedy))
         }
         Err(error) => {
             let found = format!("{path} does not run a guest: {error:#}");
-            check("kvm", CheckLevel::Fail, found, Some("see the daemon's log"))
+            check("kvm", CheckLevel::Warn, found, Some("see the daemon's log"))
+        }
+    }
+}
+
+fn engine(host: &Host) -> Check {
+    match host.why_not_kvm() {
+        None => check("engine", CheckLevel::Ok, "kvm for --engine auto", None),
+        Some(reason) => {
+            let found = format!("soft for --engine auto, since {reason}");
+            let remedy = "guests run, slower than on KVM; --engine kvm insists on it";
+            check("engine", CheckLevel::Warn, found, Some(remedy))
         }
     }
 }

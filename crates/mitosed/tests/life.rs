@@ -181,10 +181,6 @@ fn what_cannot_be_is_refused_by_name_and_leaves_nothing() {
             "disk: cannot open",
         ),
         (refused(&|r| r.disks.push(disk("cut.qcow2"))), "truncated"),
-        (
-            refused(&|r| r.engine = vm_spec::EngineChoice::Soft),
-            "engine: the software engine",
-        ),
     ] {
         assert!(message.contains(wanted), "{message:?} lacks {wanted:?}");
         assert!(!message.contains('\n'));

@@ -109,8 +109,8 @@ pub struct Boot {
 /// built at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepare {
-    /// `/dev/kvm`.
-    pub kvm: Fd,
+    /// `/dev/kvm` for the KVM engine, none for the software engine.
+    pub kvm: Option<Fd>,
     /// Guest RAM, bytes.
     pub memory_bytes: u64,
     /// Number of vCPUs.

@@ -16,6 +16,11 @@ use crate::error::{OpError, OpResult};
 use crate::inventory::VmRow;
 use crate::layers::{OpenLayer, open_layer};
 
+/// Name of the engine that needs `/dev/kvm`.
+pub(super) const ENGINE_KVM: &str = "kvm";
+/// Name of the engine that needs nothing.
+pub(super) const ENGINE_SOFT: &str = "soft";
+
 /// Descriptors of one message, numbered in the order of adding.
 #[derive(Debug, Default)]
 pub(super) struct FdList {
@@ -42,6 +47,14 @@ pub(super) type OpenDisks = Vec<Vec<OpenLayer>>;
 pub(super) type OpenTaps = Vec<Option<Arc<OwnedFd>>>;
 
 impl Host {
+    /// Opens what engine `name` needs of the host: the software engine needs nothing.
+    pub(super) fn open_engine(&self, name: &str) -> OpResult<Option<Arc<OwnedFd>>> {
+        match name {
+            ENGINE_SOFT => Ok(None),
+            _ => self.open_kvm().map(Some),
+        }
+    }
+
     /// Opens the device of the KVM engine.
     pub(super) fn open_kvm(&self) -> OpResult<Arc<OwnedFd>> {
         let path = &self.config.kvm_device;
@@ -98,13 +111,13 @@ impl Host {
     pub(super) fn backends(
         &self,
         row: &VmRow,
-        kvm: &Arc<OwnedFd>,
+        kvm: Option<&Arc<OwnedFd>>,
         disks: &[Vec<OpenLayer>],
         taps: &[Option<Arc<OwnedFd>>],
         agent_identity: String,
         fds: &mut FdList,
     ) -> anyhow::Result<Backends> {
-        let kvm = Some(fds.add(Arc::clone(kvm)));
+        let kvm = kvm.map(|fd| fds.add(Arc::clone(fd)));
         let disks = disks
             .iter()
             .map(|stack| DiskBackend {

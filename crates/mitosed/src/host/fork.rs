@@ -59,7 +59,7 @@ struct ForkPoint {
 struct Ground {
     /// The source's next tops.
     tops: Vec<OpenLayer>,
-    kvm: Arc<OwnedFd>,
+    kvm: Option<Arc<OwnedFd>>,
     recording: Recording,
 }
 
@@ -114,7 +114,7 @@ impl Host {
         let Some(link) = source.link() else {
             return Err(OpError::conflict(format!("{} is ending", source.name)));
         };
-        let kvm = self.open_kvm()?;
+        let kvm = self.open_engine(&source.row().engine)?;
         let mut seats = self.plan_clones(source, request)?;
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
         self.reserve(&vms)?;
@@ -162,7 +162,7 @@ impl Host {
         self: &Arc<Self>,
         source: &Arc<Vm>,
         seats: &mut [Seat],
-        kvm: Arc<OwnedFd>,
+        kvm: Option<Arc<OwnedFd>>,
         fail_at: FailAt,
         phases: &mut Phases,
     ) -> OpResult<Ground> {
@@ -179,7 +179,7 @@ impl Host {
             let shell = self.pool.take()?;
             seat.link = Some(self.assign(&seat.vm, shell)?);
             if ahead {
-                seat.prepare_process(&kvm);
+                seat.prepare_process(kvm.as_ref());
             }
             Ok(())
         })?;
@@ -200,7 +200,7 @@ impl Host {
         for seat in seats.iter_mut() {
             seat.host_keys = self.keys.take(&kinds);
         }
-        for_each(seats, |seat| self.lay_backends(seat, &kvm))?;
+        for_each(seats, |seat| self.lay_backends(seat, kvm.as_ref()))?;
         fail_at.check(HostStep::Deltas)?;
         phases.mark("deltas");
         recording.wait_recorded()?;
@@ -246,7 +246,8 @@ impl Host {
                 });
             }
         }
-        let kvm = (!newborns.is_empty()).then(|| fds.add(Arc::clone(&ground.kvm)));
+        let kvm = ground.kvm.as_ref().filter(|_| !newborns.is_empty());
+        let kvm = kvm.map(|fd| fds.add(Arc::clone(fd)));
         let drain_ms_max = request.drain_ms_max.unwrap_or(DRAIN_MS_MAX).min(60_000);
         let command = Command::Fork(Box::new(Fork {
             next_tops,

@@ -96,7 +96,7 @@ impl Host {
     /// The caller has the VM's turn.
     pub(super) fn power_on(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<u64> {
         let row = vm.row();
-        let kvm = self.open_kvm()?;
+        let kvm = self.open_engine(&row.engine)?;
         let mut fds = FdList::default();
         let kernel = fds.add(OwnedFd::from(open_given("kernel", &row.boot.kernel)?));
         let initrd = match &row.boot.initrd {
@@ -111,7 +111,7 @@ impl Host {
         // The process is on record before it runs a guest, so that recovery finds it.
         let booted = self.commit(&[vm], Changes::default()).and_then(|()| {
             let identity = identity_message(&row, IdentityKind::Boot, Vec::new());
-            let backends = self.backends(&row, &kvm, &disks, &taps, identity, &mut fds)?;
+            let backends = self.backends(&row, kvm.as_ref(), &disks, &taps, identity, &mut fds)?;
             let boot = Boot {
                 spec: row.spec.clone(),
                 ram,

@@ -134,18 +134,19 @@ impl Seat {
     }
 
     /// Has its process build ahead what it can; what fails there fails again later and is told then.
-    pub fn prepare_process(&self, kvm: &Arc<OwnedFd>) {
+    pub fn prepare_process(&self, kvm: Option<&Arc<OwnedFd>>) {
         let Some(link) = &self.link else { return };
         let (memory_bytes, cpus) = {
             let spec = &self.vm.live().row.spec;
             (spec.memory_bytes, spec.cpus)
         };
         let order = Command::Prepare(Prepare {
-            kvm: Fd(0),
+            kvm: kvm.map(|_| Fd(0)),
             memory_bytes,
             cpus,
         });
-        let _ = link.request(order, &[kvm.as_fd()]);
+        let fds = Vec::from_iter(kvm.map(|fd| fd.as_fd()));
+        let _ = link.request(order, &fds);
     }
 
     /// Tells the clone to run, without waiting for its answer.
@@ -270,7 +271,11 @@ impl Host {
     }
 
     /// Opens and numbers what the clone is provided with.
-    pub(super) fn lay_backends(&self, seat: &mut Seat, kvm: &Arc<OwnedFd>) -> anyhow::Result<()> {
+    pub(super) fn lay_backends(
+        &self,
+        seat: &mut Seat,
+        kvm: Option<&Arc<OwnedFd>>,
+    ) -> anyhow::Result<()> {
         let row = seat.vm.row();
         let mut fds = FdList::default();
         let keys = std::mem::take(&mut seat.host_keys);

@@ -12,7 +12,7 @@ use vmm_protocol::LayerFormat;
 use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
 use crate::host::Host;
-use crate::host::backends::open_given;
+use crate::host::backends::{ENGINE_KVM, ENGINE_SOFT, open_given};
 use crate::host::identity::new_mac;
 use crate::inventory::{BootSource, LayerRow, NicRow, PowerState, VmRow};
 
@@ -57,7 +57,7 @@ impl Host {
                 request.name
             )));
         }
-        let engine = choose_engine(request.engine)?;
+        let (engine, notes) = self.choose_engine(request.engine)?;
         let Guest {
             boot,
             cmdline,
@@ -80,9 +80,7 @@ impl Host {
         for disk in &request.disks {
             bases.push(self.inspect("disk", &disk.path, disk.format, disk.read_only)?);
         }
-        self.open_kvm()?;
-        let notes = self.engine_notes(request.engine, request.image.is_some())?;
-        let mut row = new_row(request.name, engine, boot, spec);
+        let mut row = new_row(request.name, engine.to_owned(), boot, spec);
         row.has_agent = has_agent;
         row.serial = request.serial;
         self.check_serial(&row)?;
@@ -142,33 +140,40 @@ impl Host {
         Ok(guest)
     }
 
-    /// What an automatic choice of the engine is to tell; refuses it where KVM only emulates guests
-    /// and the guest is a whole system.
-    fn engine_notes(&self, engine: EngineChoice, is_system: bool) -> OpResult<Vec<String>> {
-        if engine != EngineChoice::Auto {
-            return Ok(Vec::new());
+    /// Chooses the engine of a VM; also returns what an automatic choice has to tell.
+    fn choose_engine(&self, choice: EngineChoice) -> OpResult<(&'static str, Vec<String>)> {
+        match choice {
+            EngineChoice::Kvm => self.open_kvm().map(|_| (ENGINE_KVM, Vec::new())),
+            EngineChoice::Soft => Ok((ENGINE_SOFT, Vec::new())),
+            EngineChoice::Auto => Ok(match self.why_not_kvm() {
+                None => (ENGINE_KVM, Vec::new()),
+                Some(reason) => {
+                    let note = format!("engine soft, since {reason}");
+                    (ENGINE_SOFT, vec![note])
+                }
+            }),
         }
-        let speed = match self.kvm_speed() {
-            Ok(speed) if speed.is_usable() => return Ok(Vec::new()),
-            Ok(speed) => speed,
-            // What is wrong shows when the VM itself is to boot.
+    }
+
+    /// Returns why KVM is not what an automatic choice takes, or `None` where it is.
+    pub fn why_not_kvm(&self) -> Option<String> {
+        let device = self.config.kvm_device.display();
+        if let Err(error) = self.open_kvm() {
+            let message = error.message();
+            let plain = message.strip_prefix("engine: ").unwrap_or(&message);
+            return Some(plain.split(';').next().unwrap_or(plain).to_owned());
+        }
+        match self.kvm_speed() {
+            Ok(speed) if speed.is_usable() => None,
+            Ok(speed) => Some(format!(
+                "{device} only emulates guests ({:.1} M instructions/s)",
+                speed.mips
+            )),
             Err(error) => {
                 tracing::warn!("KVM could not be measured: {error:#}");
-                return Ok(Vec::new());
+                Some(format!("{device} does not run a guest"))
             }
-        };
-        let found = format!(
-            "{} only emulates guests ({:.1} M instructions/s)",
-            self.config.kvm_device.display(),
-            speed.mips
-        );
-        if is_system {
-            return Err(OpError::unavailable(format!(
-                "engine: {found}, too slow for a Linux system; use a host with hardware \
-                 virtualization, or --engine kvm to try it all the same"
-            )));
         }
-        Ok(vec![format!("{found}; --engine kvm leaves this note out")])
     }
 
     fn check_serial(&self, row: &VmRow) -> OpResult<()> {
@@ -353,15 +358,6 @@ fn add_nics(row: &mut VmRow, nets: &[NetRequest], used: &mut HashSet<MacAddr>) -
         });
     }
     Ok(())
-}
-
-fn choose_engine(choice: EngineChoice) -> OpResult<String> {
-    match choice {
-        EngineChoice::Auto | EngineChoice::Kvm => Ok("kvm".to_owned()),
-        EngineChoice::Soft => Err(OpError::invalid(
-            "engine: the software engine is not part of this build; use --engine kvm",
-        )),
-    }
 }
 
 fn invalid_spec(error: SpecError) -> OpError {
