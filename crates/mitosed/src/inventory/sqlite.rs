@@ -158,18 +158,14 @@ impl Inventory for Sqlite {
         let connection = self.lock();
         if task.id > 0 {
             connection
-                .execute(
-                    "UPDATE tasks SET running = ?2, doc = ?3 WHERE id = ?1",
-                    params![task.id, running, doc],
-                )
+                .prepare_cached("UPDATE tasks SET running = ?2, doc = ?3 WHERE id = ?1")
+                .and_then(|mut update| update.execute(params![task.id, running, doc]))
                 .map_err(access("change"))?;
             return Ok(task.id);
         }
         connection
-            .execute(
-                "INSERT INTO tasks (running, doc) VALUES (?1, ?2)",
-                params![running, doc],
-            )
+            .prepare_cached("INSERT INTO tasks (running, doc) VALUES (?1, ?2)")
+            .and_then(|mut insert| insert.execute(params![running, doc]))
             .map_err(access("change"))?;
         Ok(connection.last_insert_rowid())
     }
