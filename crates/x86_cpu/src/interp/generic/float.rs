@@ -28,11 +28,12 @@ pub(crate) fn float(
             return Err(Fault::protection(0));
         }
     }
-    if load != 0 {
-        cpu.load_operand(env, linear, load.into())?;
-    }
+    // What loads its operand only to keep it still faults as a write.
     if store != 0 {
         cpu.check_write(env, linear, store.into())?;
+    }
+    if load != 0 {
+        cpu.load_operand(env, linear, load.into())?;
     }
     let mut outside = Outside {
         general: &mut cpu.general,
