@@ -76,7 +76,7 @@ impl Attention {
 
     /// Returns whether it was called, and forgets it.
     pub fn take(&self) -> bool {
-        self.0.swap(false, Ordering::AcqRel)
+        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -217,10 +217,7 @@ impl Cpu {
             dr7: 0x400,
             interrupt_shadow: false,
             nmi_blocked: false,
-            fp: FpState {
-                xmm: [0; 16],
-                mxcsr: 0x1f80,
-            },
+            fp: FpState::new(),
             ram,
             attention,
             mmu,

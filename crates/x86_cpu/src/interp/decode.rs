@@ -48,7 +48,7 @@ impl Cpu {
     pub(super) fn decode_here(&mut self, env: &mut dyn Environment) -> Result<Instruction, Fault> {
         let linear = self.code_address()?;
         let offset = linear & 0xfff;
-        self.interp.code_base = self.rip.wrapping_sub(offset);
+        self.set_code_base(self.rip.wrapping_sub(offset));
         let mut bytes = [0; INSTRUCTION_MAX];
         let here = self.fetch(env, linear, &mut bytes)?;
         let width = self.width();

@@ -128,6 +128,7 @@ pub(crate) fn execute(
         | Mnemonic::Prefetcht0
         | Mnemonic::Prefetcht1
         | Mnemonic::Prefetcht2 => Ok(Flow::Next),
+        Mnemonic::Pause => Ok(cpu.pause()),
         Mnemonic::Mfence | Mnemonic::Lfence | Mnemonic::Sfence => {
             std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
             Ok(Flow::Next)
@@ -183,6 +184,14 @@ impl Cpu {
         }
         let flow = system::execute(self, env, &placed)?;
         self.mirror_segments();
+        // Addresses may lead elsewhere now, or not be executable for this privilege level.
+        let translation = matches!(
+            instruction.mnemonic(),
+            Mnemonic::Mov | Mnemonic::Invlpg | Mnemonic::Wrmsr | Mnemonic::Lmsw
+        );
+        if translation && flow != Flow::Next {
+            self.interp.cache.forget_addresses();
+        }
         Ok(flow)
     }
 

@@ -107,9 +107,9 @@ impl Cpu {
         let displacement = instruction.memory_displacement64();
         let (first, index) = (instruction.memory_base(), instruction.memory_index());
         let size = match (first, index) {
-            (Register::RIP, _) => return self.interp.code_base.wrapping_add(displacement),
+            (Register::RIP, _) => return self.code_base().wrapping_add(displacement),
             (Register::EIP, _) => {
-                return self.interp.code_base.wrapping_add(displacement) & mask(4);
+                return self.code_base().wrapping_add(displacement) & mask(4);
             }
             (Register::None, Register::None) => return displacement,
             (Register::None, index) => index.size() as u32,

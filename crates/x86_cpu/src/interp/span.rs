@@ -45,3 +45,12 @@ pub(super) fn read(from: u64, bytes: &mut [u8]) {
         *byte = unsafe { (at as *const u8).read_volatile() };
     }
 }
+
+/// Whether a page still is what its copy is.
+pub(super) fn equal(page: u64, copy: &[u8; 4096]) -> bool {
+    let (words, _) = copy.as_chunks::<8>();
+    (page..).step_by(8).zip(words).all(|(at, word)| {
+        // SAFETY: the caller gives a mapped page of guest RAM, which others may write.
+        unsafe { (at as *const u64).read_volatile() == u64::from_ne_bytes(*word) }
+    })
+}

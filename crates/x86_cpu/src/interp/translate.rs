@@ -1,6 +1,184 @@
-//! Decoded instructions to micro-ops.
+//! Pages of code to blocks of micro-ops.
 
-use iced_x86::{ConditionCode, Instruction, Mnemonic};
+use iced_x86::{ConditionCode, DecoderError, FlowControl, Instruction, Mnemonic};
+
+use super::cache::Cache;
+use super::decode::decoder;
+use super::dispatch::BLOCK_MAX;
+use super::fast;
+use super::op::{At, Link, Op, Slot};
+use super::operand::Width;
+use super::select::{self, Choice};
+
+const PAGE: u64 = 4096;
+
+/// Translates the block at `offset` of the page at `gpa`, which the cache has; `None` where its
+/// first instruction goes on in the next page.
+pub(super) fn translate(cache: &mut Cache, gpa: u64, offset: u64, width: Width) -> Option<At> {
+    let code = cache.copy_of(gpa)?;
+    let mut decoder = decoder(&code[offset as usize..], width, offset);
+    let mut block = Builder::new(width);
+    while block.instructions.len() < BLOCK_MAX && decoder.can_decode() {
+        let instruction = decoder.decode();
+        if instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
+            break;
+        }
+        block.end = instruction.next_ip();
+        if block.add(instruction) {
+            break;
+        }
+    }
+    if block.instructions.is_empty() {
+        return None;
+    }
+    block.finish();
+    cache.add_block(gpa, offset, width, block.slots, block.instructions)
+}
+
+/// A block that is being made.
+struct Builder {
+    width: Width,
+    slots: Vec<Slot>,
+    instructions: Vec<Instruction>,
+    /// Offset of what follows the last instruction.
+    end: u64,
+    /// The last op is a terminator with its links.
+    closed: bool,
+}
+
+/// Whether a distance to `code_base` is in the page.
+fn within(offset: u64) -> bool {
+    offset < PAGE
+}
+
+impl Builder {
+    fn new(width: Width) -> Self {
+        let header = Slot {
+            link: Link {
+                entry: At::NULL,
+                tag: 0,
+                generation: 0,
+                offset: 0,
+            },
+        };
+        Self {
+            width,
+            slots: vec![header],
+            instructions: Vec::new(),
+            end: 0,
+            closed: false,
+        }
+    }
+
+    /// Adds an instruction; returns whether the block ends with it.
+    fn add(&mut self, instruction: Instruction) -> bool {
+        let choice = match self.width {
+            Width::Bits64 => select::select(&instruction),
+            _ => Choice::Decoded,
+        };
+        let mut op = select::operands(&instruction);
+        op.number = self.instructions.len() as u16;
+        self.instructions.push(instruction);
+        let target = instruction.near_branch64();
+        match choice {
+            Choice::Nothing => {}
+            Choice::Op(run) => self.push(Op { run, ..op }),
+            Choice::Decoded => self.push(op),
+            Choice::Closing(run) => {
+                self.push(Op { run, ..op });
+                self.closed = true;
+            }
+            Choice::Direct(near, far) => {
+                let run = if within(target) { near } else { far };
+                self.push(Op { run, ..op });
+                self.link(target);
+                self.closed = true;
+            }
+            Choice::Branch(condition) => self.branch(op, condition, target),
+        }
+        self.closed || instruction.flow_control() != FlowControl::Next
+    }
+
+    /// Adds Jcc; an odd condition is its even one with the links exchanged.
+    fn branch(&mut self, op: Op, condition: u8, target: u64) {
+        let near = within(target) && within(self.end);
+        let links = match condition & 1 {
+            0 => [target, self.end],
+            _ => [self.end, target],
+        };
+        let run = match near {
+            true => fast::flow::by_condition::<fast::flow::Branch<true>>(condition),
+            false => fast::flow::by_condition::<fast::flow::Branch<false>>(condition),
+        };
+        if near {
+            self.fuse(&op, condition);
+        }
+        self.push(Op { run, ..op });
+        self.link(links[0]);
+        self.link(links[1]);
+        self.closed = true;
+    }
+
+    /// Lets the comparison before a branch decide it.
+    fn fuse(&mut self, branch: &Op, condition: u8) {
+        let Some(before) = branch.number.checked_sub(1) else {
+            return;
+        };
+        let Some(instruction) = self.instructions.get(usize::from(before)) else {
+            return;
+        };
+        let Some(run) = select::fused(instruction, condition) else {
+            return;
+        };
+        if let Some(last) = self.slots.last_mut().filter(|_| branch.number > 0) {
+            let op = *At::new(last).op();
+            if op.number == before {
+                *last = Slot {
+                    op: Op { run, ..op },
+                };
+            }
+        }
+    }
+
+    fn push(&mut self, op: Op) {
+        let slot = (self.slots.len() - 1) as u8;
+        self.slots.push(Slot {
+            op: Op { slot, ..op },
+        });
+    }
+
+    fn link(&mut self, offset: u64) {
+        self.slots.push(Slot {
+            link: Link {
+                entry: At::NULL,
+                tag: 1,
+                generation: u64::MAX,
+                offset,
+            },
+        });
+    }
+
+    /// Closes a block that ends without a branch of its own.
+    fn finish(&mut self) {
+        if self.closed {
+            return;
+        }
+        let run = match within(self.end) {
+            true => fast::flow::end::<true>,
+            false => fast::flow::end::<false>,
+        };
+        let run = match self.width {
+            Width::Bits64 => run,
+            _ => fast::flow::end_unlinked,
+        };
+        let mut op = select::nothing();
+        op.run = run;
+        op.number = self.instructions.len() as u16;
+        op.start = (self.end & 0xfff) as u16;
+        self.push(op);
+        self.link(self.end);
+    }
+}
 
 /// Returns the condition (low four bits of the opcode) of Jcc, SETcc and CMOVcc.
 pub(super) fn condition_code(instruction: &Instruction) -> Option<u8> {

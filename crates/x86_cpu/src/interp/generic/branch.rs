@@ -31,7 +31,7 @@ impl Cpu {
     fn direct_target(&self, instruction: &Instruction) -> Result<u64, Fault> {
         let size = Self::branch_size(instruction);
         let offset = instruction.near_branch_target();
-        self.checked_target(self.interp.code_base.wrapping_add(offset), size)
+        self.checked_target(self.code_base().wrapping_add(offset), size)
     }
 
     /// Takes a direct branch.

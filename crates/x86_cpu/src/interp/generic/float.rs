@@ -1,7 +1,7 @@
 //! Instructions of the floating-point crate: operands in, operands out.
 
-use iced_x86::{Instruction, OpKind};
-use x86_fp::{FpFault, FpOperation, Memory, Outside, Unit};
+use iced_x86::{Instruction, Mnemonic, OpKind};
+use x86_fp::{FpOperation, Memory, Outside};
 
 use crate::interp::operand::{RDI, segment};
 use crate::state::Flow;
@@ -14,7 +14,10 @@ pub(crate) fn float(
     instruction: &Instruction,
     operation: &FpOperation,
 ) -> Result<Flow, Fault> {
-    allowed(cpu, operation.unit)?;
+    match instruction.mnemonic() {
+        Mnemonic::Wait => cpu.wait_allowed()?,
+        _ => cpu.fp_allowed(operation.unit)?,
+    }
     let (load, store) = match operation.memory {
         Memory::None => (0, 0),
         Memory::Load(len) => (len, 0),
@@ -41,7 +44,7 @@ pub(crate) fn float(
         memory: &mut cpu.interp.operand,
     };
     if let Err(fault) = (operation.run)(&mut cpu.fp, &mut outside, operation.arguments) {
-        return Err(raised(fault));
+        return Err(cpu.fp_fault(fault));
     }
     if store != 0 {
         cpu.store_operand(env, linear, store.into())?;
@@ -103,28 +106,4 @@ impl Cpu {
 
 fn first<const N: usize>(bytes: &[u8; x86_fp::MEMORY_OPERAND_MAX]) -> [u8; N] {
     bytes.first_chunk().copied().unwrap_or([0; N])
-}
-
-fn allowed(cpu: &Cpu, unit: Unit) -> Result<(), Fault> {
-    let (emulation, switched) = (cpu.cr0 & 4 != 0, cpu.cr0 & 8 != 0);
-    let enabled = match unit {
-        Unit::X87 => true,
-        Unit::Mmx => !emulation,
-        Unit::Sse => !emulation && cpu.cr4 & 0x200 != 0,
-    };
-    if !enabled {
-        return Err(Fault::UNDEFINED);
-    }
-    if switched || emulation {
-        return Err(Fault::NO_FPU);
-    }
-    Ok(())
-}
-
-fn raised(fault: FpFault) -> Fault {
-    match fault {
-        FpFault::Simd => Fault::SIMD,
-        FpFault::X87 => Fault::X87,
-        FpFault::Protection => Fault::protection(0),
-    }
 }

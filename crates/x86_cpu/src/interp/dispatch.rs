@@ -1,0 +1,307 @@
+//! The run loop: finds blocks, runs them, takes events between them.
+
+use super::cache::OpenLink;
+use super::flags::IF;
+use super::op::At;
+use super::operand::{RSP, Width};
+use super::{flags, generic, span, translate};
+use crate::state::Flow;
+use crate::system::TripleFault;
+use crate::{Cpu, Environment, Fault, Stop};
+
+/// Most instructions of a block.
+pub(super) const BLOCK_MAX: usize = 64;
+/// Instructions between two looks at calls from other threads. Without optimisation every op is a
+/// stack frame.
+const QUANTUM: i64 = if cfg!(debug_assertions) { 400 } else { 8192 };
+/// PAUSEs in a row that make a processor yield.
+const PAUSES_MAX: u32 = 32;
+/// Instructions between PAUSEs that are in a row, about.
+const PAUSE_DISTANCE: i64 = 2 * QUANTUM;
+/// Added to RIPs of CPL 3 to tell them from the same addresses at another level.
+const USER_TAG: u64 = 1 << 62;
+
+/// Why handlers came back, beyond the end of the quantum and an unknown successor.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Exit {
+    /// Nothing else.
+    #[default]
+    Find,
+    /// An interrupt may be possible now.
+    Leave,
+    /// [`Cpu::run`] returns.
+    Stop(Stop),
+    /// An instruction raised it; RIP is at the instruction.
+    Raise(Fault),
+}
+
+impl Cpu {
+    pub(super) fn run_slice(&mut self, env: &mut dyn Environment) -> Result<Stop, TripleFault> {
+        let mut look = true;
+        loop {
+            if self.attention.take() {
+                return Ok(Stop::Budget);
+            }
+            if self.stale_waits() {
+                self.drop_stale();
+            }
+            if look && !self.interrupt_shadow {
+                self.settle_flags();
+                self.take_events(env)?;
+                look = false;
+            }
+            let left = self.interp.left;
+            if left <= 0 {
+                return Ok(Stop::Budget);
+            }
+            let alone = self.interrupt_shadow || self.stepping() || left <= BLOCK_MAX as i64;
+            let exit = match alone {
+                true => self.step(env),
+                false => match self.find(env) {
+                    Ok(Some(entry)) => self.run_blocks(env, entry, left),
+                    Ok(None) => self.step(env),
+                    Err(fault) => Exit::Raise(fault),
+                },
+            };
+            match exit {
+                Exit::Find => {}
+                Exit::Leave => look = true,
+                Exit::Stop(stop) => return Ok(stop),
+                Exit::Raise(fault) => {
+                    // Deliveries count: each could lead to the next one without an instruction.
+                    self.interp.left -= 1;
+                    self.settle_flags();
+                    self.deliver_fault(env, fault)?;
+                    self.mirror_segments();
+                    look = true;
+                }
+            }
+        }
+    }
+
+    fn run_blocks(&mut self, env: &mut dyn Environment, entry: At, left: i64) -> Exit {
+        let quantum = (left - BLOCK_MAX as i64).clamp(1, QUANTUM);
+        let rest = (entry.op().run)(self, env, entry, quantum);
+        self.interp.left = left - (quantum - rest);
+        std::mem::take(&mut self.interp.exit)
+    }
+
+    /// PAUSE: many of them without much in between are a loop that waits for another processor.
+    pub(super) fn pause(&mut self) -> Flow {
+        let since = self.interp.pause_left - self.interp.left;
+        self.interp.pauses = match (0..PAUSE_DISTANCE).contains(&since) {
+            true => self.interp.pauses + 1,
+            false => 1,
+        };
+        self.interp.pause_left = self.interp.left;
+        if self.interp.pauses < PAUSES_MAX {
+            return Flow::Next;
+        }
+        self.interp.pauses = 0;
+        Flow::Stop(Stop::Yield)
+    }
+
+    /// Delivers the interrupt that waits, if one does and can be taken.
+    fn take_events(&mut self, env: &mut dyn Environment) -> Result<(), TripleFault> {
+        if !self.nmi_blocked && env.take_nmi() {
+            self.deliver_nmi(env)?;
+            self.mirror_segments();
+        }
+        if self.rflags & IF != 0
+            && let Some(vector) = env.take_interrupt()
+        {
+            self.deliver_interrupt(env, vector)?;
+            self.mirror_segments();
+        }
+        Ok(())
+    }
+
+    /// Executes one instruction in its decoded form.
+    fn step(&mut self, env: &mut dyn Environment) -> Exit {
+        let start = self.rip;
+        self.settle_flags();
+        self.interrupt_shadow = false;
+        self.interp.instruction_rip = start;
+        self.interp.budget = self.interp.left;
+        let stepping = self.stepping();
+        let stepped = match stepping {
+            true => self.before_step(),
+            false => Ok(false),
+        };
+        let trap = match stepped {
+            Ok(trap) => trap,
+            Err(fault) => return Exit::Raise(fault),
+        };
+        let done = self.decode_here(env).and_then(|instruction| {
+            let next = self.code_base().wrapping_add(instruction.next_ip());
+            self.rip = next & self.interp.rip_mask;
+            generic::execute(self, env, &instruction)
+        });
+        let iterations = self.interp.left - self.interp.budget;
+        self.interp.left -= iterations.max(1);
+        if stepping
+            && done.is_ok()
+            && let Some(fault) = self.after_step(trap)
+        {
+            return Exit::Raise(fault);
+        }
+        match done {
+            Ok(Flow::Next) => Exit::Find,
+            Ok(Flow::Leave) => Exit::Leave,
+            Ok(Flow::Stop(stop)) => Exit::Stop(stop),
+            Err(fault) => {
+                self.rip = start;
+                Exit::Raise(fault)
+            }
+        }
+    }
+
+    /// Runs the decoded form of an op; `None` where the block has to be left, with what is left of
+    /// the budget.
+    pub(super) fn execute_op(
+        &mut self,
+        env: &mut dyn Environment,
+        at: At,
+        budget: i64,
+        run: impl FnOnce(&mut Self, &mut dyn Environment) -> Result<Flow, Fault>,
+    ) -> (bool, i64) {
+        let op = at.op();
+        let before = i64::from(op.number);
+        let start = self.code_base().wrapping_add(op.start.into());
+        self.settle_flags();
+        self.interp.instruction_rip = start & self.interp.rip_mask;
+        self.rip = start.wrapping_add(op.len.into()) & self.interp.rip_mask;
+        self.interp.budget = budget;
+        let done = run(self, env);
+        let iterations = budget - self.interp.budget;
+        let after = budget - before - iterations.max(1);
+        match done {
+            Ok(Flow::Next) if !self.code_changed() => (true, budget - (iterations - 1).max(0)),
+            Ok(Flow::Next) => (false, after),
+            Ok(Flow::Leave) => {
+                self.interp.exit = Exit::Leave;
+                (false, after)
+            }
+            Ok(Flow::Stop(stop)) => {
+                self.interp.exit = Exit::Stop(stop);
+                (false, after)
+            }
+            Err(fault) => {
+                self.rip = self.interp.instruction_rip;
+                self.interp.exit = Exit::Raise(fault);
+                (false, budget - before - iterations)
+            }
+        }
+    }
+
+    /// Finds or makes the block at RIP; `None` where the instruction straddles two pages.
+    fn find(&mut self, env: &mut dyn Environment) -> Result<Option<At>, Fault> {
+        let open = self.interp.cache.open_link.take();
+        let (width, tag) = (self.width(), self.rip ^ self.interp.mode_tag);
+        let long = width == Width::Bits64;
+        if long && let Some(entry) = self.interp.cache.jump(tag) {
+            self.set_code_base(self.rip & !0xfff);
+            self.tie(open, entry, tag);
+            return Ok(Some(entry));
+        }
+        let linear = self.code_address()?;
+        let page = self.fetch_page(env, linear)?;
+        let offset = linear & 0xfff;
+        self.set_code_base(self.rip.wrapping_sub(offset));
+        if page.fresh {
+            self.compare_page(page.gpa, page.host);
+        }
+        let entry = match self.interp.cache.block(page.gpa | offset, width) {
+            Some(entry) => entry,
+            None => {
+                self.make_room(page.gpa, page.host);
+                let cache = &mut self.interp.cache;
+                match translate::translate(cache, page.gpa, offset, width) {
+                    Some(entry) => entry,
+                    None => return Ok(None),
+                }
+            }
+        };
+        if long {
+            self.interp.cache.set_jump(tag, entry);
+            self.tie(open, entry, tag);
+        }
+        Ok(Some(entry))
+    }
+
+    fn tie(&mut self, open: Option<OpenLink>, entry: At, tag: u64) {
+        if let Some(open) = open
+            && open.rip == self.rip
+            && open.gpa.is_none_or(|gpa| gpa == entry.gpa())
+        {
+            open.link.set(entry, tag, self.interp.cache.generation);
+        }
+    }
+
+    /// Makes sure that the cache knows the page and has room for a block.
+    fn make_room(&mut self, gpa: u64, host: u64) {
+        if self.interp.cache.is_full() {
+            for gone in self.interp.cache.clear() {
+                self.unmark_code_page(gone);
+            }
+        }
+        if self.interp.cache.copy_of(gpa).is_none() {
+            self.mark_code_page(gpa);
+            let mut copy = Box::new([0; 4096]);
+            span::read(host, &mut copy[..]);
+            self.interp.cache.add_page(gpa, copy);
+        }
+    }
+
+    /// Drops a page's blocks if it is no longer what they were made from.
+    fn compare_page(&mut self, gpa: u64, host: u64) {
+        let cache = &mut self.interp.cache;
+        if let Some(copy) = cache.copy_of(gpa)
+            && !span::equal(host, copy)
+        {
+            cache.drop_page(gpa);
+            self.unmark_code_page(gpa);
+        }
+    }
+
+    fn drop_stale(&mut self) {
+        let (mut stale, mut suspects) = (Vec::new(), Vec::new());
+        self.take_stale(&mut stale, &mut suspects);
+        for gpa in stale {
+            self.interp.cache.drop_page(gpa);
+        }
+        for gpa in suspects {
+            if let Some(host) = self.ram.page(gpa) {
+                self.compare_page(gpa, host);
+            }
+        }
+    }
+
+    /// Copies what micro-ops need of the segments and the mode to where they look; after each change.
+    pub(crate) fn mirror_segments(&mut self) {
+        let long = self.width() == Width::Bits64;
+        for (number, segment) in self.segments.iter().enumerate() {
+            let used = !long || number >= crate::SegmentName::Fs as usize;
+            self.extra[1 + number] = if used { segment.base } else { 0 };
+        }
+        self.interp.rip_mask = if long { u64::MAX } else { flags::mask(4) };
+        self.interp.mode_tag = if self.cpl() == 3 { USER_TAG } else { 0 };
+    }
+
+    /// RIP of the first byte of the page that code runs in.
+    #[inline(always)]
+    pub(super) fn code_base(&self) -> u64 {
+        self.extra[7]
+    }
+
+    #[inline(always)]
+    pub(super) fn set_code_base(&mut self, value: u64) {
+        self.extra[7] = value;
+    }
+
+    /// The stack pointer.
+    #[inline(always)]
+    pub(super) fn stack_pointer(&self) -> u64 {
+        self.general[RSP]
+    }
+}

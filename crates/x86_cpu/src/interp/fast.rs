@@ -1,0 +1,116 @@
+//! Handlers of micro-ops for 64-bit code.
+//!
+//! A handler that meets anything but plain memory leaves everything as it was and goes to
+//! [`generic`], which executes the instruction from its decoded form.
+
+pub(super) mod alu;
+pub(super) mod bits;
+pub(super) mod flow;
+pub(super) mod fuse;
+pub(super) mod moves;
+pub(super) mod shifts;
+pub(super) mod stack;
+
+use std::marker::PhantomData;
+
+use super::generic as decoded;
+use super::op::{At, Handler, Size};
+use crate::{Cpu, Environment};
+
+/// Goes to the next op.
+#[inline(always)]
+pub(super) fn go(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+    let next = at.next();
+    (next.op().run)(cpu, env, next, budget)
+}
+
+/// Executes the instruction from its decoded form.
+pub(super) fn generic(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+    let (on, budget) = execute(cpu, env, at, budget);
+    match on {
+        true => go(cpu, env, at, budget),
+        false => budget,
+    }
+}
+
+/// [`generic`] for handlers that memory did not answer.
+#[cold]
+#[inline(never)]
+pub(super) fn slow(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+    generic(cpu, env, at, budget)
+}
+
+#[inline(never)]
+fn execute(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> (bool, i64) {
+    cpu.execute_op(env, at, budget, |cpu, env| {
+        decoded::execute(cpu, env, at.instruction())
+    })
+}
+
+/// How an address is made of an op's registers.
+pub(super) trait Address {
+    fn of(cpu: &Cpu, at: At) -> u64;
+}
+
+/// One register and a displacement.
+pub(super) struct Near;
+
+/// Base, scaled index, displacement, segment.
+pub(super) struct Any;
+
+impl Address for Near {
+    #[inline(always)]
+    fn of(cpu: &Cpu, at: At) -> u64 {
+        let op = at.op();
+        let first = cpu.get::<u64>(op.first);
+        first.wrapping_add(op.displacement as i64 as u64)
+    }
+}
+
+impl Address for Any {
+    #[inline(always)]
+    fn of(cpu: &Cpu, at: At) -> u64 {
+        let op = at.op();
+        let index = cpu.get::<u64>(op.index) << (op.scale & 3);
+        Near::of(cpu, at)
+            .wrapping_add(index)
+            .wrapping_add(cpu.get::<u64>(op.segment))
+    }
+}
+
+/// Handlers that differ in the operand's size.
+pub(super) trait Sized1 {
+    fn handler<T: Size>() -> Handler;
+}
+
+/// Handlers that differ in the operand's size and how the address is made.
+pub(super) trait Sized2 {
+    fn handler<A: Address, T: Size>() -> Handler;
+}
+
+/// Binds the address of a [`Sized2`].
+struct Bound<F, A>(PhantomData<(F, A)>);
+
+impl<F: Sized2, A: Address> Sized1 for Bound<F, A> {
+    fn handler<T: Size>() -> Handler {
+        F::handler::<A, T>()
+    }
+}
+
+/// Picks the handler for a size, bytes.
+pub(super) fn by_size<F: Sized1>(size: u32) -> Handler {
+    match size {
+        1 => F::handler::<u8>(),
+        2 => F::handler::<u16>(),
+        4 => F::handler::<u32>(),
+        _ => F::handler::<u64>(),
+    }
+}
+
+/// Picks the handler for a size and an address; `near` says that one register suffices.
+pub(super) fn by_place<F: Sized2>(near: bool, size: u32) -> Handler {
+    match near {
+        true => by_size::<Bound<F, Near>>(size),
+        false => by_size::<Bound<F, Any>>(size),
+    }
+}

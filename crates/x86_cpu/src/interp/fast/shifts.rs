@@ -1,0 +1,127 @@
+//! Shifts and rotates of registers.
+
+use std::marker::PhantomData;
+
+use super::alu::set_lazy;
+use super::{Sized1, go};
+use crate::interp::flags::{CF, OF, kind};
+use crate::interp::op::{At, Handler, Size};
+use crate::interp::operand::RCX;
+use crate::{Cpu, Environment};
+
+/// A shift by a count that is not 0 and below 32 (64 for 64 bits).
+pub(in crate::interp) trait Shift {
+    /// The result, CF and OF.
+    fn shift<T: Size>(a: T, count: u32) -> (T, u64, u64);
+}
+
+pub(in crate::interp) struct Shl;
+pub(in crate::interp) struct Shr;
+pub(in crate::interp) struct Sar;
+
+impl Shift for Shl {
+    #[inline(always)]
+    fn shift<T: Size>(a: T, count: u32) -> (T, u64, u64) {
+        let result = T::cut(a.wide() << count);
+        // Bits of narrow operands that leave beyond the word were in bits that exist no more.
+        let carry = match count <= T::BITS {
+            true => a.wide() >> (T::BITS - count) & 1,
+            false => 0,
+        };
+        (result, carry, carry ^ result.wide() >> (T::BITS - 1))
+    }
+}
+
+impl Shift for Shr {
+    #[inline(always)]
+    fn shift<T: Size>(a: T, count: u32) -> (T, u64, u64) {
+        let a = a.wide();
+        (T::cut(a >> count), a >> (count - 1) & 1, a >> (T::BITS - 1))
+    }
+}
+
+impl Shift for Sar {
+    #[inline(always)]
+    fn shift<T: Size>(a: T, count: u32) -> (T, u64, u64) {
+        let a = a.signed();
+        let carry = (a >> (count - 1)) as u64 & 1;
+        (T::cut((a >> count) as u64), carry, 0)
+    }
+}
+
+#[inline(always)]
+fn apply<O: Shift, T: Size>(cpu: &mut Cpu, at: At, count: u32) {
+    let (result, carry, overflow) = O::shift(cpu.get::<T>(at.op().a), count);
+    cpu.set(at.op().a, result);
+    set_lazy(cpu, kind::RESULT, result, carry | overflow << 11);
+}
+
+fn by_immediate<O: Shift, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
+    apply::<O, T>(cpu, at, at.op().immediate as u32 & 63);
+    go(cpu, env, at, budget)
+}
+
+fn by_cl<O: Shift, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+    let most = if T::BITS == 64 { 63 } else { 31 };
+    let count = cpu.general[RCX] as u32 & most;
+    if count != 0 {
+        apply::<O, T>(cpu, at, count);
+    } else {
+        let value = cpu.get::<T>(at.op().a);
+        cpu.set(at.op().a, value);
+    }
+    go(cpu, env, at, budget)
+}
+
+/// By the immediate, which is not 0 after masking.
+pub(in crate::interp) struct ByImmediate<O>(PhantomData<O>);
+/// By CL.
+pub(in crate::interp) struct ByCl<O>(PhantomData<O>);
+
+impl<O: Shift> Sized1 for ByImmediate<O> {
+    fn handler<T: Size>() -> Handler {
+        by_immediate::<O, T>
+    }
+}
+
+impl<O: Shift> Sized1 for ByCl<O> {
+    fn handler<T: Size>() -> Handler {
+        by_cl::<O, T>
+    }
+}
+
+/// ROL by the immediate, which is not 0 and below the width; ROR where `RIGHT`.
+pub(in crate::interp) struct Rotate<const RIGHT: bool>;
+
+fn rotate<const RIGHT: bool, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
+    let a = cpu.get::<T>(at.op().a).wide();
+    let count = at.op().immediate as u32 & (T::BITS - 1);
+    let left = if RIGHT { T::BITS - count } else { count };
+    let result = T::cut(a << left % T::BITS | a >> (T::BITS - left) % T::BITS);
+    cpu.set(at.op().a, result);
+    let (wide, top) = (result.wide(), T::BITS - 1);
+    let (carry, other) = match RIGHT {
+        true => (wide >> top, wide >> (top - 1)),
+        false => (wide, wide >> top),
+    };
+    cpu.settle_flags();
+    let overflow = (carry ^ other) & 1;
+    cpu.rflags = (cpu.rflags & !(CF | OF)) | carry & 1 | overflow << 11;
+    go(cpu, env, at, budget)
+}
+
+impl<const RIGHT: bool> Sized1 for Rotate<RIGHT> {
+    fn handler<T: Size>() -> Handler {
+        rotate::<RIGHT, T>
+    }
+}

@@ -1,0 +1,279 @@
+//! Micro-ops and how one leads to the next.
+//!
+//! A block is an array of [`Slot`]s: a header, then one op for each instruction (fewer where an
+//! instruction does nothing), a terminator, and the links of the terminator. A handler ends by
+//! calling the next op's handler; the optimiser makes a jump of that, and the budget bounds the
+//! depth where it does not.
+
+#![expect(
+    unsafe_code,
+    reason = "ops are reached by pointer, registers by offset"
+)]
+
+use std::mem::offset_of;
+
+use iced_x86::Instruction;
+
+use crate::mmu::Value;
+use crate::{Cpu, Environment};
+
+/// Runs an op and all that follow it; returns what is left of the budget.
+pub(super) type Handler = fn(&mut Cpu, &mut dyn Environment, At, i64) -> i64;
+
+/// One micro-op.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Op {
+    pub(super) run: Handler,
+    /// Immediate, or the offset that a branch goes to.
+    pub(super) immediate: u64,
+    pub(super) displacement: i32,
+    /// First register, as a byte offset in the register file.
+    pub(super) a: u8,
+    /// Second register.
+    pub(super) b: u8,
+    /// Registers of the address: base, index, segment base.
+    pub(super) first: u8,
+    pub(super) index: u8,
+    pub(super) segment: u8,
+    /// log2 of the index's scale.
+    pub(super) scale: u8,
+    /// Length of the instruction, bytes.
+    pub(super) len: u8,
+    /// Number of the slot after the header.
+    pub(super) slot: u8,
+    /// Offset of the instruction in its page.
+    pub(super) start: u16,
+    /// Number of the instruction in its block.
+    pub(super) number: u16,
+}
+
+/// Where a direct branch goes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Link {
+    /// The block, or null.
+    pub(super) entry: At,
+    /// RIP it was made for, with the mode in it; not used within a page.
+    pub(super) tag: u64,
+    /// Generation of translations it was made in; not used within a page.
+    pub(super) generation: u64,
+    /// Target: distance to `code_base`.
+    pub(super) offset: u64,
+}
+
+/// What a block begins with.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Header {
+    pub(super) instructions: *const Instruction,
+    /// Guest-physical page.
+    pub(super) gpa: u64,
+    pub(super) unused: [u64; 2],
+}
+
+/// A place in a block.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) union Slot {
+    pub(super) op: Op,
+    pub(super) link: Link,
+    pub(super) header: Header,
+}
+
+const _: () = assert!(size_of::<Slot>() == 32);
+const _: () = assert!(offset_of!(Cpu, general) == 0 && offset_of!(Cpu, extra) == 128);
+
+/// A pointer to an op of a live block.
+///
+/// Blocks are freed by the dispatcher only, while no handler runs; links to freed blocks are not
+/// followed, because the generation has changed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub(super) struct At(*mut Slot);
+
+impl At {
+    pub(super) const NULL: Self = Self(std::ptr::null_mut());
+
+    pub(super) fn new(slot: *mut Slot) -> Self {
+        Self(slot)
+    }
+
+    #[inline(always)]
+    pub(super) fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    /// The op itself.
+    #[inline(always)]
+    pub(super) fn op<'a>(self) -> &'a Op {
+        // SAFETY: see the type; the translator put an op here, and ops do not change.
+        unsafe { &(*self.0).op }
+    }
+
+    /// The op after it; there is one, since a block ends with a terminator that never asks.
+    #[inline(always)]
+    pub(super) fn next(self) -> Self {
+        // SAFETY: inside the same block.
+        Self(unsafe { self.0.add(1) })
+    }
+
+    /// The link in slot `number` after the terminator.
+    #[inline(always)]
+    pub(super) fn link(self, number: usize) -> LinkAt {
+        // SAFETY: inside the same block: the translator puts two links after a terminator.
+        LinkAt(unsafe { &raw mut (*self.0.add(number)).link })
+    }
+
+    fn header(self) -> *const Slot {
+        // SAFETY: an op knows its distance to the header of its block.
+        unsafe { self.0.sub(usize::from(self.op().slot) + 1) }
+    }
+
+    /// The decoded instruction of the op.
+    pub(super) fn instruction<'a>(self) -> &'a Instruction {
+        // SAFETY: the header has the block's instructions, and `number` is below their count.
+        unsafe {
+            let header = (*self.header()).header;
+            &*header.instructions.add(usize::from(self.op().number))
+        }
+    }
+
+    /// Guest-physical page of the block.
+    pub(super) fn gpa(self) -> u64 {
+        // SAFETY: the header is the first slot of the block.
+        unsafe { (*self.header()).header.gpa }
+    }
+}
+
+/// A pointer to a link of a live block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkAt(*mut Link);
+
+impl LinkAt {
+    pub(super) const NULL: Self = Self(std::ptr::null_mut());
+
+    pub(super) fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    #[inline(always)]
+    pub(super) fn get(self) -> Link {
+        // SAFETY: see `At`: the block lives.
+        unsafe { *self.0 }
+    }
+
+    /// Ties it.
+    pub(super) fn set(self, entry: At, tag: u64, generation: u64) {
+        // SAFETY: see `At`; blocks belong to one processor, whose thread this is.
+        unsafe {
+            (*self.0).entry = entry;
+            (*self.0).tag = tag;
+            (*self.0).generation = generation;
+        }
+    }
+}
+
+/// An operand's type.
+pub(super) trait Size: Value {
+    fn wide(self) -> u64;
+    fn cut(value: u64) -> Self;
+    /// Sign-extended.
+    fn signed(self) -> i64;
+    /// log2 of its bytes.
+    const LOG: u8;
+    const BITS: u32 = 8 << Self::LOG;
+    /// Whether writing it to a register zeroes the upper half.
+    const ZEROES: bool = false;
+}
+
+impl Size for u8 {
+    #[inline(always)]
+    fn wide(self) -> u64 {
+        self.into()
+    }
+    #[inline(always)]
+    fn cut(value: u64) -> Self {
+        value as Self
+    }
+    #[inline(always)]
+    fn signed(self) -> i64 {
+        (self as i8).into()
+    }
+    const LOG: u8 = 0;
+}
+
+impl Size for u16 {
+    #[inline(always)]
+    fn wide(self) -> u64 {
+        self.into()
+    }
+    #[inline(always)]
+    fn cut(value: u64) -> Self {
+        value as Self
+    }
+    #[inline(always)]
+    fn signed(self) -> i64 {
+        (self as i16).into()
+    }
+    const LOG: u8 = 1;
+}
+
+impl Size for u32 {
+    #[inline(always)]
+    fn wide(self) -> u64 {
+        self.into()
+    }
+    #[inline(always)]
+    fn cut(value: u64) -> Self {
+        value as Self
+    }
+    #[inline(always)]
+    fn signed(self) -> i64 {
+        (self as i32).into()
+    }
+    const LOG: u8 = 2;
+    const ZEROES: bool = true;
+}
+
+impl Size for u64 {
+    #[inline(always)]
+    fn wide(self) -> u64 {
+        self
+    }
+    #[inline(always)]
+    fn cut(value: u64) -> Self {
+        value
+    }
+    #[inline(always)]
+    fn signed(self) -> i64 {
+        self as i64
+    }
+    const LOG: u8 = 3;
+}
+
+impl Cpu {
+    /// Reads a register or an extra operand by its byte offset.
+    #[inline(always)]
+    pub(super) fn get<T: Size>(&self, offset: u8) -> T {
+        let file = std::ptr::from_ref(self).cast::<u8>();
+        // SAFETY: `general` and `extra` are the first 264 bytes of the structure, so eight bytes at
+        // any offset below 256 are inside; the access may be unaligned.
+        unsafe { file.add(offset.into()).cast::<T>().read_unaligned() }
+    }
+
+    /// Writes a register by its byte offset; 32 bits zero the upper half.
+    #[inline(always)]
+    pub(super) fn set<T: Size>(&mut self, offset: u8, value: T) {
+        let file = std::ptr::from_mut(self).cast::<u8>();
+        // SAFETY: as in `get`.
+        unsafe {
+            if T::ZEROES {
+                let whole = file.add(offset.into()).cast::<u64>();
+                whole.write_unaligned(value.wide());
+            } else {
+                file.add(offset.into()).cast::<T>().write_unaligned(value);
+            }
+        }
+    }
+}
