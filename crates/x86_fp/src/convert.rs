@@ -12,7 +12,7 @@ use crate::entry::Entry;
 use crate::flags::{self, COMPARE};
 use crate::mxcsr::{HOST_MXCSR, Tiny, guarded};
 use crate::operand::{REGISTER, from_vector, index, mmx_source, source, to_vector};
-use crate::{Arguments, FpFault, FpState, Outside};
+use crate::{Arguments, FpFault, FpState, Outside, fast};
 
 type Outcome = Result<(), FpFault>;
 
@@ -42,6 +42,17 @@ fn from_general<const PREFIX: u8, const REX: u8, const LEN: usize>(
     } else {
         outside.memory.value::<LEN>() as u64
     };
+    if PREFIX == SD {
+        let quick = match REX {
+            REX_32 => Some(fast::double_of_32(second as u32)),
+            _ => fast::double_of_64(state.mxcsr, second),
+        };
+        if let Some(result) = quick {
+            let first = &mut state.xmm[index(a.first)];
+            *first = *first >> 64 << 64 | u128::from(result);
+            return Ok(());
+        }
+    }
     let first = to_vector(state.xmm[index(a.first)]);
     let result = guarded(&mut state.mxcsr, Tiny::Never, from_vector, |mut mxcsr| {
         let mut result = first;
@@ -75,7 +86,18 @@ fn to_general<const PREFIX: u8, const REX: u8, const OPCODE: u8, const LEN: usiz
     outside: &mut Outside<'_>,
     a: Arguments,
 ) -> Outcome {
-    let second = to_vector(source::<LEN>(state, outside, a));
+    let second = source::<LEN>(state, outside, a);
+    if PREFIX == SD && OPCODE == TRUNCATE {
+        let quick = match REX {
+            REX_32 => fast::truncate_32(state.mxcsr, second as u64),
+            _ => fast::truncate_64(state.mxcsr, second as u64),
+        };
+        if let Some(result) = quick {
+            outside.general[index(a.first)] = result;
+            return Ok(());
+        }
+    }
+    let second = to_vector(second);
     let result = guarded(&mut state.mxcsr, Tiny::Never, u128::from, |mut mxcsr| {
         let result: u64;
         // SAFETY: it computes RAX of XMM0 with all exceptions masked, and leaves the host's MXCSR.
@@ -107,8 +129,17 @@ fn compare<const PREFIX: u8, const OPCODE: u8, const LEN: usize>(
     outside: &mut Outside<'_>,
     a: Arguments,
 ) -> Outcome {
-    let first = to_vector(state.xmm[index(a.first)]);
-    let second = to_vector(source::<LEN>(state, outside, a));
+    let first = state.xmm[index(a.first)];
+    let second = source::<LEN>(state, outside, a);
+    let quick = match PREFIX {
+        PD => fast::comisd(first as u64, second as u64),
+        _ => fast::comiss(first as u32, second as u32),
+    };
+    if let Some(result) = quick {
+        flags::set(outside.flags, result);
+        return Ok(());
+    }
+    let (first, second) = (to_vector(first), to_vector(second));
     let result = guarded(&mut state.mxcsr, Tiny::Never, u128::from, |mut mxcsr| {
         let result: u64;
         // SAFETY: it compares XMM0 and XMM1 with all exceptions masked and leaves the host's MXCSR;

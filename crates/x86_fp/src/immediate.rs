@@ -87,6 +87,12 @@ fn shuffle_bytes(value: u128, control: u128) -> u128 {
     from_vector(result)
 }
 
+/// PSHUFD.
+#[inline]
+pub fn shuffle_32(value: u128, immediate: u8) -> u128 {
+    shuffle_bytes(value, SHUFFLE_32[usize::from(immediate)])
+}
+
 /// PSHUFD, PSHUFLW, PSHUFHW: `WHICH` is 4, 0 and 1.
 fn shuffle<const WHICH: u8, const LEN: usize>(
     state: &mut FpState,

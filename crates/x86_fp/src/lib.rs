@@ -12,6 +12,7 @@
 mod convert;
 mod entry;
 mod environment;
+pub mod fast;
 mod flags;
 mod float;
 mod image;

@@ -180,9 +180,9 @@ fn emms(state: &mut FpState, _outside: &mut Outside<'_>, _a: Arguments) -> Outco
     Ok(())
 }
 
-/// The top bits of the 16 bytes.
-#[inline(always)]
-pub(crate) fn top_bits(value: u128) -> u32 {
+/// The top bits of the 16 bytes: PMOVMSKB.
+#[inline]
+pub fn top_bits(value: u128) -> u32 {
     // SAFETY: the host has SSE2.
     unsafe { _mm_movemask_epi8(to_vector(value)) }.cast_unsigned()
 }
