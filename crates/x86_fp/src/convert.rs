@@ -179,6 +179,10 @@ fn from_mmx<const PREFIX: u8, const LEN: usize>(
         return Err(FpFault::X87);
     }
     let second = mmx_source::<LEN>(state, outside, a);
+    if mmx {
+        // Also when the conversion faults.
+        state.enter_mmx();
+    }
     let first = to_vector(state.xmm[index(a.first)]);
     let result = guarded(&mut state.mxcsr, Tiny::Never, from_vector, |mut mxcsr| {
         let mut result = first;
@@ -206,9 +210,6 @@ fn from_mmx<const PREFIX: u8, const LEN: usize>(
         }
         (result, mxcsr)
     })?;
-    if mmx {
-        state.enter_mmx();
-    }
     state.xmm[index(a.first)] = from_vector(result);
     Ok(())
 }
@@ -222,6 +223,7 @@ fn to_mmx<const PREFIX: u8, const OPCODE: u8, const LEN: usize>(
     if state.x87_pending() {
         return Err(FpFault::X87);
     }
+    state.enter_mmx();
     let second: __m128i = to_vector(source::<LEN>(state, outside, a));
     let result = guarded(&mut state.mxcsr, Tiny::Never, u128::from, |mut mxcsr| {
         let result: u64;

@@ -12,8 +12,6 @@ const FLAGS: u32 = 0x3f;
 const BEFORE: u32 = 0x07;
 /// Underflow.
 const UNDERFLOW: u32 = 0x10;
-/// Inexact.
-const INEXACT: u32 = 0x20;
 /// The masks; a mask is 7 bits above its flag.
 const MASKS: u32 = 0x1f80;
 const MASK_SHIFT: u32 = 7;
@@ -74,7 +72,7 @@ fn settle(guest: &mut u32, after: u32, tiny: Tiny, result: u128) -> Result<(), F
         *guest |= raised & BEFORE;
         return Err(FpFault::Simd);
     }
-    if unmasked & UNDERFLOW != 0 && raised & INEXACT == 0 && has_denormal(tiny, result) {
+    if unmasked & UNDERFLOW != 0 && has_denormal(tiny, result) {
         raised |= UNDERFLOW;
     }
     *guest |= raised;

@@ -8,6 +8,7 @@ use iced_x86::Code;
 use crate::entry::{Entry, each_constant};
 use crate::mxcsr::{HOST_MXCSR, Tiny, guarded};
 use crate::operand::{REGISTER, from_vector, index, source, to_vector};
+use crate::state::MXCSR_DEFAULT;
 use crate::{Arguments, FpFault, FpState, Outside};
 
 type Outcome = Result<(), FpFault>;
@@ -72,6 +73,36 @@ static ROUNDINGS: [[Apply; 16]; 4] = each_constant!(
 const DPPS: Apply = round::<0x40, 0xff>;
 const DPPD: Apply = round::<0x41, 0xff>;
 
+/// The host's instruction 0F `OPCODE` with `PREFIX`: MULPS, HADDPS and their like.
+fn step<const PREFIX: u8, const OPCODE: u8>(
+    mut first: __m128i,
+    second: __m128i,
+    mut mxcsr: u32,
+) -> (__m128i, u32) {
+    // SAFETY: it computes XMM0 of XMM0 and XMM1 with all exceptions masked and leaves the host's MXCSR.
+    unsafe {
+        asm!(
+            "ldmxcsr [{mxcsr}]",
+            ".byte {prefix}, 0x0f, {opcode}, 0xc1",
+            "stmxcsr [{mxcsr}]",
+            "ldmxcsr [{host}]",
+            prefix = const PREFIX,
+            opcode = const OPCODE,
+            inout("xmm0") first,
+            in("xmm1") second,
+            mxcsr = in(reg) &raw mut mxcsr,
+            host = in(reg) &raw const HOST_MXCSR,
+            options(nostack),
+        );
+    }
+    (first, mxcsr)
+}
+
+const MULPS: Apply = step::<0x3e, 0x59>;
+const MULPD: Apply = step::<0x66, 0x59>;
+const HADDPS: Apply = step::<0xf2, 0x7c>;
+const HADDPD: Apply = step::<0x66, 0x7c>;
+
 /// Rows of the tables.
 const PS: usize = 0;
 const PD: usize = 1;
@@ -107,21 +138,41 @@ fn lane_mask<const DOUBLE: bool>(bits: u8) -> u128 {
         .sum()
 }
 
+/// Finds an unmasked exception of a dot product in the first of its steps that raises one.
+#[cold]
+fn dot_product_faults<const DOUBLE: bool>(
+    mxcsr: &mut u32,
+    first: __m128i,
+    second: __m128i,
+) -> Outcome {
+    let (multiply, add, tiny, sums) = if DOUBLE {
+        (MULPD, HADDPD, Tiny::F64x2, 1)
+    } else {
+        (MULPS, HADDPS, Tiny::F32x4, 2)
+    };
+    let mut lanes = guarded(mxcsr, tiny, from_vector, |mxcsr| {
+        multiply(first, second, mxcsr)
+    })?;
+    for _ in 0..sums {
+        lanes = guarded(mxcsr, tiny, from_vector, |mxcsr| add(lanes, lanes, mxcsr))?;
+    }
+    Ok(())
+}
+
 /// DPPS, DPPD: lanes left out of the sum are products of zeros, which raise nothing.
 fn dot_product<const DOUBLE: bool, const LEN: usize>(
     state: &mut FpState,
     outside: &mut Outside<'_>,
     a: Arguments,
 ) -> Outcome {
-    let (apply, tiny) = if DOUBLE {
-        (DPPD, Tiny::F64x2)
-    } else {
-        (DPPS, Tiny::F32x4)
-    };
+    let apply = if DOUBLE { DPPD } else { DPPS };
     let summed = lane_mask::<DOUBLE>(a.immediate >> 4);
     let second = to_vector(source::<LEN>(state, outside, a) & summed);
     let first = to_vector(state.xmm[index(a.first)] & summed);
-    let result = guarded(&mut state.mxcsr, tiny, from_vector, |mxcsr| {
+    if state.mxcsr & MXCSR_DEFAULT != MXCSR_DEFAULT {
+        dot_product_faults::<DOUBLE>(&mut state.mxcsr, first, second)?;
+    }
+    let result = guarded(&mut state.mxcsr, Tiny::Never, from_vector, |mxcsr| {
         apply(first, second, mxcsr)
     })?;
     state.xmm[index(a.first)] = from_vector(result) & lane_mask::<DOUBLE>(a.immediate);

@@ -36,7 +36,7 @@ pub fn instruction_of(code: Code, random: &mut Random) -> std::vec::IntoIter<Ins
     let kinds = info.op_kinds();
     let immediate = kinds.contains(&OpCodeOperandKind::imm8);
     let mut found = Vec::new();
-    for _ in 0..if immediate { 40 } else { 4 } {
+    for _ in 0..if immediate { 16 } else { 4 } {
         for memory in [false, true] {
             found.extend(build(code, kinds, memory, random));
         }
@@ -104,10 +104,10 @@ fn build(
 pub fn random_frame(random: &mut Random, instruction: &Instruction, round: usize) -> Frame {
     let mut frame = Frame::new();
     // Rounding, FTZ, DAZ and flags of any kind; exceptions stay masked.
-    let mxcsr = if round.is_multiple_of(2) {
-        MXCSR_DEFAULT
-    } else {
-        MXCSR_DEFAULT | random.next() as u32 & 0xe07f
+    let mxcsr = match round % 4 {
+        0 => MXCSR_DEFAULT,
+        2 => MXCSR_DEFAULT | 0x20,
+        _ => MXCSR_DEFAULT | random.next() as u32 & 0xe07f,
     };
     // Of x87 exceptions some are unmasked, but none is pending.
     let mask = if round.is_multiple_of(3) {
@@ -148,6 +148,48 @@ pub fn random_frame(random: &mut Random, instruction: &Instruction, round: usize
             frame.memory[..4].copy_from_slice(&mxcsr.to_le_bytes());
         }
         _ => {}
+    }
+    frame
+}
+
+/// A state with unmasked SSE exceptions and perhaps a pending x87 exception.
+pub fn faulting_frame(random: &mut Random, instruction: &Instruction, round: usize) -> Frame {
+    let mut frame = random_frame(random, instruction, round);
+    let mxcsr = random.next() as u32 & 0xffff;
+    // No flag is raised yet whose exception is unmasked.
+    let mxcsr = mxcsr & !(!mxcsr >> 7 & 0x3f);
+    frame.image[24..28].copy_from_slice(&mxcsr.to_le_bytes());
+    if round.is_multiple_of(4) {
+        frame.image[2] |= 0x80 | 1 << random.below(6);
+        frame.image[3] |= 0x80;
+        frame.image[0] &= !frame.image[2] | 0xc0;
+    }
+    frame
+}
+
+/// A state in which only "inexact" is raised and results lie where numbers end.
+pub fn edge_frame(random: &mut Random, instruction: &Instruction, round: usize) -> Frame {
+    let mut frame = random_frame(random, instruction, round);
+    frame.image[24..28].copy_from_slice(&0x1fa0_u32.to_le_bytes());
+    let (image, memory) = (&mut frame.image[160..416], &mut frame.memory[..16]);
+    let slots = image.as_chunks_mut::<16>().0.iter_mut();
+    for slot in slots.chain(memory.as_chunks_mut::<16>().0) {
+        let value = random.next();
+        // Exponents whose sums and differences lie near the smallest, the largest and one.
+        let bits = if random.below(2) == 0 {
+            let exponent = random.pick(&[0, 1, 2, 0x1ff, 0x200, 0x3ff, 0x5ff, 0x7fe, 0x7ff]);
+            value & !(0x7ff << 52) | (exponent + random.below(2) & 0x7ff) << 52
+        } else {
+            let exponent = random.pick(&[0, 1, 2, 0x3f, 0x40, 0x7f, 0xbf, 0xc0, 0xfe, 0xff]);
+            value & !(0xff << 23) | (exponent + random.below(2) & 0xff) << 23
+        };
+        // Often few bits are set, so that results are exact or ties.
+        let bits = match random.below(3) {
+            0 => bits & !0xffff_ffff_ffff,
+            1 => bits & !0x7f_ffff,
+            _ => bits,
+        };
+        slot[..8].copy_from_slice(&bits.to_le_bytes());
     }
     frame
 }

@@ -1,6 +1,8 @@
 //! Runs one instruction on the host: generated code that loads a state, executes and stores it.
 
+use core::cell::Cell;
 use core::ptr::null_mut;
+use std::sync::Once;
 
 use iced_x86::code_asm::{
     CodeAssembler, ptr, qword_ptr, r9, r14, r15, rax, rbp, rbx, rcx, rdi, rdx,
@@ -131,6 +133,8 @@ pub struct Native {
 /// Code for one instruction, valid until the next is prepared.
 pub struct Runner<'a> {
     code: &'a Native,
+    /// Offset of what follows the instruction.
+    epilogue: usize,
 }
 
 impl Native {
@@ -153,12 +157,16 @@ impl Native {
         let mut encoder = Encoder::new(64);
         encoder.encode(instruction, 0).ok()?;
         code.extend(encoder.take_buffer());
+        let epilogue = code.len();
         code.extend(after.assemble(0).expect("it assembles"));
         assert!(code.len() <= CODE_LEN);
         // SAFETY: the page is writable and that long, and nobody runs it: a `Runner` borrows `self`
         // only within one test.
         unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), self.page, code.len()) };
-        Some(Runner { code: self })
+        Some(Runner {
+            code: self,
+            epilogue,
+        })
     }
 }
 
@@ -170,11 +178,46 @@ impl Drop for Native {
 }
 
 impl Runner<'_> {
-    pub fn run(&self, frame: &mut Frame) {
+    /// Runs it; returns whether it raised #XM or #MF.
+    pub fn run(&self, frame: &mut Frame) -> bool {
+        catch_faults();
+        RECOVERY.set(self.code.page as usize + self.epilogue);
         // SAFETY: the page holds a function of this signature: `prepare` wrote it.
         let run: extern "C" fn(*mut Frame) = unsafe { core::mem::transmute(self.code.page) };
         run(frame);
+        RECOVERY.take() == 0
     }
+}
+
+thread_local! {
+    /// Where a fault goes on; zero once it did.
+    static RECOVERY: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Makes an arithmetic fault in generated code go on at its epilogue.
+fn catch_faults() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: all-zero bytes are a valid `sigaction`; the handler has the signature that
+        // SA_SIGINFO asks for and touches only its context and a thread-local without destructor.
+        let outcome = unsafe {
+            let mut action: libc::sigaction = core::mem::zeroed();
+            action.sa_sigaction = recover as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO;
+            libc::sigaction(libc::SIGFPE, &raw const action, null_mut())
+        };
+        assert_eq!(outcome, 0);
+    });
+}
+
+extern "C" fn recover(_signal: i32, _info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let at = RECOVERY.replace(0);
+    if at == 0 {
+        std::process::abort();
+    }
+    // SAFETY: the kernel passes a valid context to a handler with SA_SIGINFO.
+    let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+    context.uc_mcontext.gregs[libc::REG_RIP as usize] = at as i64;
 }
 
 /// Saves the caller's registers and loads the frame at RDI.
