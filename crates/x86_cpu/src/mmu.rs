@@ -17,6 +17,9 @@ mod value;
 mod walk;
 mod watch;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub(crate) use code_pages::CodePages;
 pub(crate) use features::Features;
 pub(crate) use pages::{CodePage, Span};

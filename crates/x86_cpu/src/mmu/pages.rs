@@ -105,11 +105,13 @@ impl Cpu {
         self.mmu.member.changed()
     }
 
-    /// Returns whether [`take_stale`](Self::take_stale) has something to say. To be asked at the end
-    /// of a slice, before an interrupt is delivered, and after each [`Flow`](crate::state::Flow)
-    /// other than `Next` (which every serialising instruction returns).
+    /// Gives up write tags of pages that have become code pages of other processors, and returns
+    /// whether [`take_stale`](Self::take_stale) has something to say. To be asked between blocks at
+    /// least once in a slice, before an interrupt is delivered, and after each
+    /// [`Flow`](crate::state::Flow) other than `Next` (which every serialising instruction returns).
     #[inline(always)]
-    pub(crate) fn stale_waits(&self) -> bool {
+    pub(crate) fn stale_waits(&mut self) -> bool {
+        self.sync_code_pages();
         self.mmu.member.any()
     }
 
