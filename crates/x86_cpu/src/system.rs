@@ -28,6 +28,9 @@ mod segments;
 mod stack;
 mod tables;
 
+#[cfg(test)]
+mod tests;
+
 use iced_x86::{Code, Instruction, Mnemonic, Register};
 
 use crate::state::Flow;

@@ -4,7 +4,7 @@ mod bench;
 mod reference;
 mod sharing;
 
-pub(crate) use bench::{Bench, World};
+pub(crate) use bench::*;
 
 use super::walk::{DIRTY, GLOBAL, NO_EXECUTE, PRESENT, USER, WRITABLE};
 use super::*;
