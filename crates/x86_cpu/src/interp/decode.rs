@@ -85,6 +85,9 @@ impl Cpu {
         bytes: &mut [u8],
     ) -> Result<usize, Fault> {
         let page = self.fetch_page(env, linear)?;
+        if page.fresh {
+            self.compare_page(page.gpa, page.host);
+        }
         let offset = linear & 0xfff;
         let len = bytes.len().min(0x1000 - offset as usize);
         super::span::read(page.host + offset, &mut bytes[..len]);

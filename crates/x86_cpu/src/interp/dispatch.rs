@@ -254,7 +254,7 @@ impl Cpu {
     }
 
     /// Drops a page's blocks if it is no longer what they were made from.
-    fn compare_page(&mut self, gpa: u64, host: u64) {
+    pub(super) fn compare_page(&mut self, gpa: u64, host: u64) {
         let cache = &mut self.interp.cache;
         if let Some(copy) = cache.copy_of(gpa)
             && !span::equal(host, copy)

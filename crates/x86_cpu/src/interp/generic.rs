@@ -45,7 +45,7 @@ pub(crate) fn execute(
         Mnemonic::Inc | Mnemonic::Dec | Mnemonic::Neg | Mnemonic::Not => {
             cpu.arithmetic_unary(env, instruction)
         }
-        Mnemonic::Mov => cpu.mov(env, instruction),
+        Mnemonic::Mov | Mnemonic::Movnti => cpu.mov(env, instruction),
         Mnemonic::Movzx => {
             let size = operand_size(instruction, 1);
             let value = cpu.read_operand(env, instruction, 1)? & mask(size);
