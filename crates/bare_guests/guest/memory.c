@@ -44,13 +44,27 @@ static u64 pick(u64 step)
 	return (u64)((unsigned __int128)(step * SPREAD) * pages >> 64);
 }
 
+/* One page out of each of count equal stretches, in the order of addresses, each round others. */
+static u64 pick_of_stretch(u64 i, u64 count)
+{
+	u64 start = i * pages / count;
+	u64 length = (i + 1) * pages / count - start;
+	u64 dice = ((i + dirty_round * 977) * SPREAD) >> 32;
+	return start + dice % length;
+}
+
 /* Writes a share of the pages once, each time others when scattered, and says D. */
 void dirty_area(u64 percent)
 {
 	u64 count = pages * percent / 100;
 	dirty_round++;
 	for (u64 i = 0; i < count; i++) {
-		page_at(options.scatter ? pick(++dirty_at) : i)[1] = dirty_round;
+		u64 page = i;
+		if (options.scatter == 1)
+			page = pick_of_stretch(i, count);
+		else if (options.scatter)
+			page = pick(++dirty_at);
+		page_at(page)[1] = dirty_round;
 		tick_rarely(i);
 	}
 	put_text("D\n");

@@ -10,7 +10,7 @@
 //! | `touch=N` | write a word into each page of N MiB from 16 MiB on, then print `M` |
 //! | `every=N` | report every N iterations instead of every `ticks=` TSC ticks |
 //! | `write=1` | `counter` also writes one touched page per iteration |
-//! | `percent=N`, `scatter=1` | share and choice of the pages that a dirty command writes |
+//! | `percent=N`, `scatter=1` | share and choice of the pages that a dirty command writes: the first ones, scattered ones in the order of addresses (1) or in no order (2) |
 //! | `idle=1` | wait for serial input with HLT instead of spinning |
 //! | `thre=1` | wait for the transmitter before each byte |
 //! | `slot=N` | virtio-mmio slot of `disk` and `net` |

@@ -17,7 +17,9 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
-    let kernel = args.next().ok_or("usage: boot_soft KERNEL [OPTION VALUE]...")?;
+    let kernel = args
+        .next()
+        .ok_or("usage: boot_soft KERNEL [OPTION VALUE]...")?;
     let mut initrd = None;
     let mut disks = vec![];
     let mut spec = VmSpec {
@@ -67,7 +69,9 @@ fn main() -> Result<(), Failure> {
     let (sender, events) = mpsc::channel();
     let sender = std::sync::Mutex::new(sender);
     let on_event = Arc::new(move |event| {
-        let sender = sender.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let sender = sender
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         // Nobody listens after the end.
         let _ = sender.send(event);
     });

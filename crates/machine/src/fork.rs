@@ -34,7 +34,7 @@ use crate::machine::{Machine, lock_ram};
 pub struct ForkPlan {
     /// The next top of each disk.
     pub next_tops: Vec<LayerFile>,
-    /// Takes the checkpoint.
+    /// Takes the checkpoint, where clones do not inherit it.
     pub checkpoint: File,
     /// Longest wait for requests in flight, milliseconds.
     pub drain_ms_max: u32,
@@ -111,7 +111,7 @@ fn at<E: Into<ForkCause>>(step: ForkStep) -> impl FnOnce(E) -> ForkError {
 /// What the stopped part made.
 enum Instant_ {
     Sealed(Box<Checkpoint>, SealedView),
-    Holding(Box<Checkpoint>, i32),
+    Holding(i32),
     Holder(Box<Held>),
 }
 
@@ -157,15 +157,17 @@ impl Machine {
             us_between(held_from, monotonic_ns())
         };
         let (instant, stun_from) = result?;
-        let (checkpoint, layer, holder) = match instant {
+        let (layer, holder) = match instant {
             Instant_::Sealed(checkpoint, view) => {
                 self.finishing.leave(view);
-                (checkpoint, Some(self.layer()?), None)
+                let layer = self.layer()?;
+                write_checkpoint(&checkpoint, file)?;
+                (Some(layer), None)
             }
-            Instant_::Holding(checkpoint, child) => (checkpoint, None, Some(child)),
+            // The holder has it.
+            Instant_::Holding(child) => (None, Some(child)),
             Instant_::Holder(_) => unreachable!("returned above"),
         };
-        write_checkpoint(&checkpoint, file)?;
         steps.done(ForkStep::Publish)?;
         let stun_us = stun_from.map_or(0, |from| us_between(from, self.vcpus.wait_entered().1));
         let steps_us = steps.us;
@@ -362,7 +364,7 @@ fn switch_ram(
             match split::split().map_err(at(step))? {
                 split::Side::Source { holder } => {
                     steps.done(step)?;
-                    Ok(Instant_::Holding(checkpoint, holder))
+                    Ok(Instant_::Holding(holder))
                 }
                 split::Side::Holder(thread) => {
                     let ram = Arc::clone(shared);

@@ -190,7 +190,7 @@ pub enum Sown {
 pub struct Fork {
     /// The source's next delta for each disk, made on top of its present top.
     pub next_tops: Vec<LayerFd>,
-    /// Empty memfd that takes the checkpoint.
+    /// Empty memfd that takes the checkpoint; it stays empty where clones are born by `fork()`.
     pub checkpoint: Fd,
     /// For each clone what it needs if it is born by `fork()`; not used where the fork point is a
     /// memory layer.

@@ -102,14 +102,15 @@ fn empty_pool(bench: &mut Bench, conditions: &str, limit: Limit) -> anyhow::Resu
 }
 
 fn repeated(bench: &mut Bench, limit: Limit) -> anyhow::Result<()> {
-    let mut source = Source::boot(&bench.host, REPEAT_MIB, "mode=dirty idle=1 scatter=1")?;
-    source.fork(1)?;
-    source.remove_clones()?;
     let mut walls = vec![];
     for _ in 0..bench.samples(4) {
         if limit.reached() {
             break;
         }
+        // A new one each time: what earlier rounds wrote would be copied too.
+        let mut source = Source::boot(&bench.host, REPEAT_MIB, "mode=dirty idle=1 scatter=1")?;
+        source.fork(1)?;
+        source.remove_clones()?;
         source.command(b'T', "D")?;
         bench.host.settle()?;
         let fork = source.fork(CLONES)?;
