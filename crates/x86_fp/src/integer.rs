@@ -76,15 +76,65 @@ macro_rules! integer {
 
 /// Returns how to run `code`, where it is one of these.
 pub(crate) fn lookup(code: Code) -> Option<Entry> {
-    packed(code)
+    logic(code)
+        .or_else(|| arithmetic(code))
         .or_else(|| packed_later(code))
         .or_else(|| narrow(code))
         .or_else(|| shift_by_immediate(code))
 }
 
-/// SSE and SSE2, with 16 bytes of memory.
+/// SSE and SSE2 with 16 bytes of memory: arithmetic, comparisons, shifts.
 #[rustfmt::skip]
-fn packed(code: Code) -> Option<Entry> {
+fn arithmetic(code: Code) -> Option<Entry> {
+    integer!(code, entry::<16>,
+        Pcmpgtb_xmm_xmmm128 "pcmpgtb",
+        Pcmpgtw_xmm_xmmm128 "pcmpgtw",
+        Pcmpgtd_xmm_xmmm128 "pcmpgtd",
+        Pcmpeqb_xmm_xmmm128 "pcmpeqb",
+        Pcmpeqw_xmm_xmmm128 "pcmpeqw",
+        Pcmpeqd_xmm_xmmm128 "pcmpeqd",
+        Psrlw_xmm_xmmm128 "psrlw",
+        Psrld_xmm_xmmm128 "psrld",
+        Psrlq_xmm_xmmm128 "psrlq",
+        Paddq_xmm_xmmm128 "paddq",
+        Pmullw_xmm_xmmm128 "pmullw",
+        Psubusb_xmm_xmmm128 "psubusb",
+        Psubusw_xmm_xmmm128 "psubusw",
+        Pminub_xmm_xmmm128 "pminub",
+        Paddusb_xmm_xmmm128 "paddusb",
+        Paddusw_xmm_xmmm128 "paddusw",
+        Pmaxub_xmm_xmmm128 "pmaxub",
+        Pavgb_xmm_xmmm128 "pavgb",
+        Psraw_xmm_xmmm128 "psraw",
+        Psrad_xmm_xmmm128 "psrad",
+        Pavgw_xmm_xmmm128 "pavgw",
+        Pmulhuw_xmm_xmmm128 "pmulhuw",
+        Pmulhw_xmm_xmmm128 "pmulhw",
+        Psubsb_xmm_xmmm128 "psubsb",
+        Psubsw_xmm_xmmm128 "psubsw",
+        Pminsw_xmm_xmmm128 "pminsw",
+        Paddsb_xmm_xmmm128 "paddsb",
+        Paddsw_xmm_xmmm128 "paddsw",
+        Pmaxsw_xmm_xmmm128 "pmaxsw",
+        Psllw_xmm_xmmm128 "psllw",
+        Pslld_xmm_xmmm128 "pslld",
+        Psllq_xmm_xmmm128 "psllq",
+        Pmuludq_xmm_xmmm128 "pmuludq",
+        Pmaddwd_xmm_xmmm128 "pmaddwd",
+        Psadbw_xmm_xmmm128 "psadbw",
+        Psubb_xmm_xmmm128 "psubb",
+        Psubw_xmm_xmmm128 "psubw",
+        Psubd_xmm_xmmm128 "psubd",
+        Psubq_xmm_xmmm128 "psubq",
+        Paddb_xmm_xmmm128 "paddb",
+        Paddw_xmm_xmmm128 "paddw",
+        Paddd_xmm_xmmm128 "paddd",
+    )
+}
+
+/// SSE and SSE2 with 16 bytes of memory: logic, packing, estimates.
+#[rustfmt::skip]
+fn logic(code: Code) -> Option<Entry> {
     integer!(code, entry::<16>,
         Unpcklps_xmm_xmmm128 "unpcklps",
         Unpcklpd_xmm_xmmm128 "unpcklpd",
@@ -104,9 +154,6 @@ fn packed(code: Code) -> Option<Entry> {
         Punpcklwd_xmm_xmmm128 "punpcklwd",
         Punpckldq_xmm_xmmm128 "punpckldq",
         Packsswb_xmm_xmmm128 "packsswb",
-        Pcmpgtb_xmm_xmmm128 "pcmpgtb",
-        Pcmpgtw_xmm_xmmm128 "pcmpgtw",
-        Pcmpgtd_xmm_xmmm128 "pcmpgtd",
         Packuswb_xmm_xmmm128 "packuswb",
         Punpckhbw_xmm_xmmm128 "punpckhbw",
         Punpckhwd_xmm_xmmm128 "punpckhwd",
@@ -114,49 +161,10 @@ fn packed(code: Code) -> Option<Entry> {
         Packssdw_xmm_xmmm128 "packssdw",
         Punpcklqdq_xmm_xmmm128 "punpcklqdq",
         Punpckhqdq_xmm_xmmm128 "punpckhqdq",
-        Pcmpeqb_xmm_xmmm128 "pcmpeqb",
-        Pcmpeqw_xmm_xmmm128 "pcmpeqw",
-        Pcmpeqd_xmm_xmmm128 "pcmpeqd",
-        Psrlw_xmm_xmmm128 "psrlw",
-        Psrld_xmm_xmmm128 "psrld",
-        Psrlq_xmm_xmmm128 "psrlq",
-        Paddq_xmm_xmmm128 "paddq",
-        Pmullw_xmm_xmmm128 "pmullw",
-        Psubusb_xmm_xmmm128 "psubusb",
-        Psubusw_xmm_xmmm128 "psubusw",
-        Pminub_xmm_xmmm128 "pminub",
         Pand_xmm_xmmm128 "pand",
-        Paddusb_xmm_xmmm128 "paddusb",
-        Paddusw_xmm_xmmm128 "paddusw",
-        Pmaxub_xmm_xmmm128 "pmaxub",
         Pandn_xmm_xmmm128 "pandn",
-        Pavgb_xmm_xmmm128 "pavgb",
-        Psraw_xmm_xmmm128 "psraw",
-        Psrad_xmm_xmmm128 "psrad",
-        Pavgw_xmm_xmmm128 "pavgw",
-        Pmulhuw_xmm_xmmm128 "pmulhuw",
-        Pmulhw_xmm_xmmm128 "pmulhw",
-        Psubsb_xmm_xmmm128 "psubsb",
-        Psubsw_xmm_xmmm128 "psubsw",
-        Pminsw_xmm_xmmm128 "pminsw",
         Por_xmm_xmmm128 "por",
-        Paddsb_xmm_xmmm128 "paddsb",
-        Paddsw_xmm_xmmm128 "paddsw",
-        Pmaxsw_xmm_xmmm128 "pmaxsw",
         Pxor_xmm_xmmm128 "pxor",
-        Psllw_xmm_xmmm128 "psllw",
-        Pslld_xmm_xmmm128 "pslld",
-        Psllq_xmm_xmmm128 "psllq",
-        Pmuludq_xmm_xmmm128 "pmuludq",
-        Pmaddwd_xmm_xmmm128 "pmaddwd",
-        Psadbw_xmm_xmmm128 "psadbw",
-        Psubb_xmm_xmmm128 "psubb",
-        Psubw_xmm_xmmm128 "psubw",
-        Psubd_xmm_xmmm128 "psubd",
-        Psubq_xmm_xmmm128 "psubq",
-        Paddb_xmm_xmmm128 "paddb",
-        Paddw_xmm_xmmm128 "paddw",
-        Paddd_xmm_xmmm128 "paddd",
     )
 }
 

@@ -178,10 +178,10 @@ pub fn edge_frame(random: &mut Random, instruction: &Instruction, round: usize) 
         // Exponents whose sums and differences lie near the smallest, the largest and one.
         let bits = if random.below(2) == 0 {
             let exponent = random.pick(&[0, 1, 2, 0x1ff, 0x200, 0x3ff, 0x5ff, 0x7fe, 0x7ff]);
-            value & !(0x7ff << 52) | (exponent + random.below(2) & 0x7ff) << 52
+            value & !(0x7ff << 52) | ((exponent + random.below(2)) & 0x7ff) << 52
         } else {
             let exponent = random.pick(&[0, 1, 2, 0x3f, 0x40, 0x7f, 0xbf, 0xc0, 0xfe, 0xff]);
-            value & !(0xff << 23) | (exponent + random.below(2) & 0xff) << 23
+            value & !(0xff << 23) | ((exponent + random.below(2)) & 0xff) << 23
         };
         // Often few bits are set, so that results are exact or ties.
         let bits = match random.below(3) {
