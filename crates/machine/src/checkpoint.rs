@@ -2,7 +2,8 @@
 
 use saved_state::{DecodeError, EncodeError, Kind};
 use serde::{Deserialize, Serialize};
-use vcpu::{VcpuState, VmClock};
+use vcpu::{Engine, VcpuState, VmClock};
+use vcpu_soft::SoftEngine;
 use vm_spec::VmSpec;
 
 use crate::platform::SavedPlatform;
@@ -10,7 +11,7 @@ use crate::platform::SavedPlatform;
 /// Container tag and schema version.
 const KIND: Kind = Kind {
     tag: *b"CKPT",
-    version: 2,
+    version: 3,
 };
 
 /// State of one instant of a VM.
@@ -64,7 +65,7 @@ impl Checkpoint {
 
     /// Returns whether it was taken on the software engine.
     pub fn is_of_soft(&self) -> bool {
-        self.engine == "soft"
+        self.engine == SoftEngine.name()
     }
 
     /// Checks that it was taken of a machine like `spec`. On which engine does not matter: the one

@@ -19,9 +19,6 @@ pub enum BuildError {
     /// Fewer or more back ends than devices.
     #[error("device {0} has no slot or no saved state")]
     Slots(usize),
-    /// No engine was given.
-    #[error("no engine: give an open /dev/kvm")]
-    NoEngine,
     /// The engine failed.
     #[error("cannot set up the virtual processors")]
     Engine(#[from] EngineError),

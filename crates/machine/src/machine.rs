@@ -10,6 +10,7 @@ use vcpu::{
     DescriptorTable, Engine, EngineError, Registers, Segment, SystemRegisters, Vcpu, Vm, VmClock,
 };
 use vcpu_kvm::KvmEngine;
+use vcpu_soft::SoftEngine;
 use vm_memory::{Bytes, GuestAddress};
 use vm_spec::VmSpec;
 
@@ -63,9 +64,12 @@ pub(crate) fn lock_ram(ram: &Mutex<GuestRam>) -> MutexGuard<'_, GuestRam> {
     ram.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Opens the engine that the back ends allow.
+/// Opens KVM where the back ends have it, else the software engine.
 pub(crate) fn open_engine(kvm: Option<OwnedFd>) -> Result<Box<dyn Engine>, BuildError> {
-    Ok(Box::new(KvmEngine::new(kvm.ok_or(BuildError::NoEngine)?)?))
+    Ok(match kvm {
+        Some(device) => Box::new(KvmEngine::new(device)?),
+        None => Box::new(SoftEngine),
+    })
 }
 
 pub(crate) fn set_boot_registers(
