@@ -163,7 +163,7 @@ impl FpState {
     }
 
     /// Whether an unmasked x87 exception waits.
-    pub(crate) fn x87_pending(&self) -> bool {
+    pub fn x87_pending(&self) -> bool {
         self.status & status::SUMMARY != 0
     }
 

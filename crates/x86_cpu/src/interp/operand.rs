@@ -47,6 +47,25 @@ pub(crate) fn segment(register: Register) -> Option<usize> {
     (number < 6).then_some(number as usize)
 }
 
+/// Returns the segment of a memory operand in 64-bit mode, where prefixes other than FS and GS are
+/// ignored: they do not change #SS to #GP either.
+fn long_segment(instruction: &Instruction) -> usize {
+    let prefix = match instruction.segment_prefix() {
+        prefix @ (Register::FS | Register::GS) => segment(prefix),
+        _ => None,
+    };
+    let on_stack = matches!(
+        instruction.memory_base(),
+        Register::RSP | Register::RBP | Register::ESP | Register::EBP
+    );
+    let usual = if on_stack {
+        SegmentName::Ss
+    } else {
+        SegmentName::Ds
+    };
+    prefix.unwrap_or(usual as usize)
+}
+
 /// How instructions are decoded: the code segment's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Width {
@@ -175,7 +194,10 @@ impl Cpu {
         len: u32,
         write: bool,
     ) -> Result<u64, Fault> {
-        let segment = segment(instruction.memory_segment()).unwrap_or(SegmentName::Ds as usize);
+        let segment = match self.width() {
+            Width::Bits64 => long_segment(instruction),
+            _ => segment(instruction.memory_segment()).unwrap_or(SegmentName::Ds as usize),
+        };
         self.linear(segment, self.effective_address(instruction), len, write)
     }
 

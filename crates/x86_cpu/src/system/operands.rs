@@ -1,6 +1,6 @@
 //! Operands of system instructions.
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{CodeSize, Instruction, OpKind, Register};
 
 use crate::{Cpu, Environment, Fault, SegmentName};
 
@@ -68,8 +68,19 @@ impl Cpu {
         address.unwrap_or(0)
     }
 
+    /// In 64-bit mode only FS and GS override: other prefixes do not change #SS to #GP either.
     fn memory_segment(instruction: &Instruction) -> SegmentName {
-        segment_name(instruction.memory_segment()).unwrap_or(SegmentName::Ds)
+        let named = segment_name(instruction.memory_segment()).unwrap_or(SegmentName::Ds);
+        let on_stack = matches!(
+            instruction.memory_base(),
+            Register::RSP | Register::RBP | Register::ESP | Register::EBP
+        );
+        match (instruction.code_size(), named) {
+            (CodeSize::Code64, SegmentName::Fs | SegmentName::Gs) => named,
+            (CodeSize::Code64, _) if on_stack => SegmentName::Ss,
+            (CodeSize::Code64, _) => SegmentName::Ds,
+            _ => named,
+        }
     }
 
     /// Returns the linear address of `size` bytes, `distance` bytes after the start of the memory

@@ -152,7 +152,17 @@ impl Cpu {
         let joined = |low: u64, high: u64| u128::from(high) << (size * 8) | u128::from(low);
         let expected = joined(self.register(RAX, size), self.register(RDX, size));
         let new = joined(self.register(RBX, size), self.register(RCX, size));
-        let linear = self.place(instruction, size * 2, true)?;
+        if size == 8 && self.effective_address(instruction) & 15 != 0 {
+            return Err(Fault::protection(0));
+        }
+        // The 16-byte form takes no notice of the stack segment in its faults.
+        let linear = self.place(instruction, size * 2, true).map_err(|fault| {
+            if size == 8 {
+                Fault::protection(0)
+            } else {
+                fault
+            }
+        })?;
         let old = if size == 4 {
             let locked = instruction.has_lock_prefix();
             let change = |old: u64| {

@@ -1,7 +1,7 @@
 //! Instructions of the floating-point crate: operands in, operands out.
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
-use x86_fp::{FpOperation, Memory, Outside};
+use x86_fp::{FpOperation, Memory, Outside, Unit};
 
 use crate::interp::operand::{RDI, segment};
 use crate::state::Flow;
@@ -26,18 +26,25 @@ pub(crate) fn float(
     };
     let mut linear = 0;
     if load | store != 0 {
-        linear = cpu.float_place(instruction, u32::from(load | store), store != 0)?;
+        // What waits is raised before memory is looked at.
+        let x87 = matches!(operation.unit, Unit::X87 | Unit::Mmx);
+        if x87 && cpu.fp.x87_pending() && waits(instruction) {
+            return Err(Fault::X87);
+        }
+        // Alignment is checked first.
+        let place = cpu.float_place(instruction, u32::from(load | store), store != 0);
+        linear = place.map_err(|fault| {
+            let unaligned = cpu.effective_address(instruction) & 15 != 0;
+            match operation.aligned && unaligned && fault.vector == 12 {
+                true => Fault::protection(0),
+                false => fault,
+            }
+        })?;
         if operation.aligned && linear & 15 != 0 {
             return Err(Fault::protection(0));
         }
     }
-    // What loads its operand only to keep it still faults as a write.
-    if store != 0 {
-        cpu.check_write(env, linear, store.into())?;
-    }
-    if load != 0 {
-        cpu.load_operand(env, linear, load.into())?;
-    }
+    cpu.prepare_operand(env, linear, load.into(), store.into())?;
     let mut outside = Outside {
         general: &mut cpu.general,
         flags: &mut cpu.rflags,
@@ -52,7 +59,40 @@ pub(crate) fn float(
     Ok(Flow::Next)
 }
 
+/// Whether an x87 or MMX instruction raises an x87 exception that is pending.
+fn waits(instruction: &Instruction) -> bool {
+    !matches!(
+        instruction.mnemonic(),
+        Mnemonic::Fnstcw
+            | Mnemonic::Fnstsw
+            | Mnemonic::Fnstenv
+            | Mnemonic::Fnsave
+            | Mnemonic::Fxsave
+            | Mnemonic::Fxsave64
+            | Mnemonic::Fxrstor
+            | Mnemonic::Fxrstor64
+    )
+}
+
 impl Cpu {
+    /// Loads what is loaded, after a look whether what is stored can be. What loads its operand only
+    /// to keep it still faults as a write.
+    fn prepare_operand(
+        &mut self,
+        env: &mut dyn Environment,
+        linear: u64,
+        load: usize,
+        store: u64,
+    ) -> Result<(), Fault> {
+        if store != 0 {
+            self.check_write(env, linear, store)?;
+        }
+        if load != 0 {
+            self.load_operand(env, linear, load)?;
+        }
+        Ok(())
+    }
+
     fn float_place(&self, instruction: &Instruction, len: u32, write: bool) -> Result<u64, Fault> {
         let size = match instruction.op0_kind() {
             OpKind::MemorySegRDI => 8,
