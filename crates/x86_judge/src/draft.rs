@@ -329,12 +329,23 @@ impl fmt::Display for Case {
             "\n  rflags={:x} mxcsr={:x} fcw={:x} fsw={:x} tags={:x}",
             self.state.rflags, extended.mxcsr, extended.control, extended.status, extended.tags
         )?;
-        for (index, value) in extended.stack.iter().enumerate() {
-            write!(to, "  st{index}={value:020x}")?;
+        let used = |wanted: fn(Register) -> bool| {
+            let mut factory = InstructionInfoFactory::new();
+            self.steps.iter().any(|step| {
+                let used = factory.info(&step.instruction).used_registers();
+                used.iter().any(|used| wanted(used.register()))
+            })
+        };
+        if used(|register| register.is_mm() || register.is_st()) {
+            for (index, value) in extended.stack.iter().enumerate() {
+                write!(to, "  st{index}={value:020x}")?;
+            }
+            writeln!(to)?;
         }
-        writeln!(to)?;
-        for (index, value) in extended.xmm.iter().enumerate() {
-            write!(to, "  xmm{index}={value:032x}")?;
+        if used(Register::is_xmm) {
+            for (index, value) in extended.xmm.iter().enumerate() {
+                write!(to, "  xmm{index}={value:032x}")?;
+            }
         }
         Ok(())
     }
