@@ -89,6 +89,10 @@ pub struct RunRequest {
     /// Guest RAM, bytes.
     #[serde(default = "default_memory_bytes")]
     pub memory_bytes: u64,
+    /// Most host memory that the VM takes, bytes; guest RAM and what its process needs beside where
+    /// not given.
+    #[serde(default)]
+    pub memory_limit_bytes: Option<u64>,
     /// NICs.
     #[serde(default)]
     pub nets: Vec<NetRequest>,
@@ -126,8 +130,7 @@ pub struct RunReply {
 pub struct Vm {
     /// Its name.
     pub name: String,
-    /// `creating`, `running`, `paused` or `poweredOff`, with `: reason` behind it where a fault of
-    /// the host led there.
+    /// `creating`, `running`, `paused`, `paused: no space`, `poweredOff` or `out of memory`.
     pub state: String,
     /// `kvm` or `soft`.
     pub engine: String,
@@ -154,6 +157,9 @@ pub struct MemoryUse {
     pub shared_kib: u64,
     /// Proportional share of all pages that it maps, KiB.
     pub pss_kib: u64,
+    /// Most that it may take beside its layers, KiB; none on a host that cannot limit it.
+    #[serde(default)]
+    pub limit_kib: Option<u64>,
 }
 
 /// Host disk space of a VM.
@@ -284,6 +290,10 @@ pub struct ForkRequest {
     /// The clones keep the source's hardware addresses and links.
     #[serde(default)]
     pub keep_mac: bool,
+    /// Most host memory that each clone takes beside the layers that it shares, bytes; the source's
+    /// where not given.
+    #[serde(default)]
+    pub memory_limit_bytes: Option<u64>,
     /// Longest wait for the agents of the clones, seconds; 0 does not wait.
     #[serde(default)]
     pub wait_ready_s: Option<u64>,

@@ -1,6 +1,7 @@
 //! What VMs take of the host's memory: bare-metal guests, driven as a user drives them.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use client::Client;
@@ -61,13 +62,58 @@ impl Bed {
             .expect("private_kib")
     }
 
-    fn says(&self, name: &str, word: &str) -> bool {
+    /// Lines of the guest's output that are `word`.
+    fn count(&self, name: &str, word: &str) -> usize {
         let text = self.cli.run(&["logs", name]).unwrap_or_default();
-        text.lines().any(|line| line.trim_end() == word)
+        text.lines().filter(|line| line.trim_end() == word).count()
     }
 
     fn until_says(&self, name: &str, word: &str) {
-        self.until(&format!("{name} says {word}"), || self.says(name, word));
+        self.until(&format!("{name} says {word}"), || {
+            self.count(name, word) > 0
+        });
+    }
+
+    fn until_state(&self, name: &str, state: &str) {
+        self.until(&format!("{name} is {state}"), || {
+            self.info(name)["state"] == state
+        });
+    }
+
+    /// The memory cgroup of a VM's process.
+    fn group_of(&self, name: &str) -> Option<PathBuf> {
+        let pid = self.info(name)["pid"].as_i64()?;
+        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path_in = |start: &str, controller: &str| {
+            let line = text.lines().find(|line| line.contains(controller))?;
+            let path = line.rsplit_once(":/")?.1;
+            path.contains("/home-").then(|| Path::new(start).join(path))
+        };
+        path_in("/sys/fs/cgroup/memory", ":memory:").or_else(|| path_in("/sys/fs/cgroup", "0::"))
+    }
+
+    /// Waits until a VM's process has been given its limit, which happens when nobody waits.
+    fn until_limited(&self, name: &str) {
+        let wanted = self.info(name)["memory"]["limit_kib"].as_u64();
+        let limit = |group: PathBuf| {
+            let read = |file| std::fs::read_to_string(group.join(file)).ok();
+            let text = read("memory.limit_in_bytes").or_else(|| read("memory.max"))?;
+            text.trim().parse::<u64>().ok()
+        };
+        self.until(&format!("{name} has its limit"), || {
+            let found = self.group_of(name).and_then(limit);
+            found.is_some() && found.map(|bytes| bytes >> 10) == wanted
+        });
+    }
+
+    /// The directory of this home's cgroups.
+    fn groups(&self) -> PathBuf {
+        let vms = self.cli.json(&["ls"]).expect("ls");
+        let vms = vms.as_array().expect("a list");
+        let names = vms.iter().filter_map(|vm| vm["name"].as_str());
+        let mut found = names.filter_map(|name| self.group_of(name));
+        let group = found.next().expect("a VM with a cgroup");
+        group.parent().expect("a parent").to_owned()
     }
 
     /// Types one byte to the guest, which is a command to it.
@@ -130,4 +176,101 @@ fn private_memory_of_an_idle_clone_stays_when_its_family_ends() {
         (6 << 10..8 << 10).contains(&wrote),
         "10 % of 64 MiB: {wrote} KiB"
     );
+}
+
+#[test]
+fn a_clone_at_its_limit_is_powered_off_and_the_others_run_on() {
+    let Some(bed) = Bed::new() else { return };
+    bed.run("s", 96, &[]);
+    if bed.info("s")["memory"]["limit_kib"].is_null() {
+        eprintln!("skipped: no memory controller here");
+        return;
+    }
+    let clone = |source: &str, prefix: &str| {
+        let args = ["clone", source, "--count", "2", "--prefix", prefix];
+        let limited = [&args[..], &["--memory-limit", "32M"]].concat();
+        bed.cli.run(&limited).expect("clone");
+    };
+    // The first generation in shells, later ones born by fork().
+    clone("s", "a");
+    clone("a1", "b");
+    for (victim, others) in [("a2", ["s", "a1", "b1"]), ("b2", ["s", "b1", "a1"])] {
+        bed.until_limited(victim);
+        bed.tell(victim, b'A');
+        bed.until_state(victim, "out of memory");
+        let reason = bed.info(victim)["reason"].to_string();
+        assert!(reason.contains("its limit of 32 MiB"), "{reason}");
+        let events = bed.cli.json(&["events"]).expect("events").to_string();
+        assert!(events.contains("vm.out_of_memory"), "{events}");
+        for other in others {
+            assert_eq!(bed.info(other)["state"], "running", "{other}");
+            bed.tell(other, b'g');
+        }
+    }
+    // A source has its whole budget again after each fork, beside the layers it was charged for.
+    for _ in 0..2 {
+        bed.tell("s", b'A');
+    }
+    bed.until("s wrote all twice", || bed.count("s", "D") == 2);
+    bed.cli.run(&["clone", "s", "--name", "c"]).expect("clone");
+    bed.tell("s", b'A');
+    bed.until("s wrote all again", || bed.count("s", "D") == 3);
+    assert_eq!(bed.info("s")["state"], "running");
+    // It starts anew as any powered-off VM.
+    bed.cli.run(&["start", "b2"]).expect("start");
+    bed.until_state("b2", "out of memory");
+    let groups = bed.groups();
+    assert!(groups.exists());
+    bed.cli.clean_up();
+    bed.until("no group is left", || !groups.exists());
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused() {
+    let Some(bed) = Bed::new() else { return };
+    let kernel = bed.folder.path().join("guest.elf");
+    let kernel = kernel.to_str().expect("path");
+    for (limit, wanted) in [
+        ("0", "less than a VM process needs"),
+        ("4K", "less than a VM process needs"),
+        ("1000T", "more than the host's"),
+        ("lots", "--memory-limit"),
+    ] {
+        let args = ["run", "x", "--kernel", kernel, "--memory-limit", limit];
+        let output = bed.cli.output(&args).expect("mitose");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success());
+        assert!(
+            error.contains("memory-limit") && error.contains(wanted),
+            "{error}"
+        );
+    }
+    assert_eq!(bed.cli.json(&["ls"]).expect("ls"), serde_json::json!([]));
+}
+
+#[test]
+fn limits_and_groups_survive_the_daemon() {
+    let Some(bed) = Bed::new() else { return };
+    bed.run("s", 64, &[]);
+    if bed.info("s")["memory"]["limit_kib"].is_null() {
+        eprintln!("skipped: no memory controller here");
+        return;
+    }
+    let args = ["clone", "s", "--name", "a", "--memory-limit", "24M"];
+    bed.cli.run(&args).expect("clone");
+    let args = ["clone", "a", "--name", "b"];
+    bed.cli.run(&args).expect("clone");
+    let groups = bed.groups();
+    let stray = groups.join("sh-left-over");
+    std::fs::create_dir(&stray).expect("a group of nobody");
+    let daemon = bed.client.status().expect("status").pid;
+    let daemon = rustix::process::Pid::from_raw(daemon.cast_signed()).expect("pid");
+    rustix::process::kill_process(daemon, rustix::process::Signal::KILL).expect("kill");
+    bed.until("another daemon answers", || bed.cli.run(&["ls"]).is_ok());
+    bed.until("the stray group is swept", || !stray.exists());
+    bed.until_limited("b");
+    bed.tell("b", b'A');
+    bed.until_state("b", "out of memory");
+    assert_eq!(bed.info("s")["state"], "running");
+    assert_eq!(bed.info("a")["state"], "running");
 }

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Parser;
 
+use crate::cgroup::Choice;
+
 /// Longest path of a Unix socket, bytes (unix(7): 108 with its NUL).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 /// Longest name of a socket below `run/`.
@@ -45,6 +47,16 @@ pub struct Args {
     /// Device of the KVM engine
     #[arg(long, env = "MITOSE_KVM_DEVICE", default_value = "/dev/kvm")]
     pub kvm_device: PathBuf,
+    /// Directory of the memory cgroups of VMs, or none [default: mitose at the top of the memory
+    /// controller's hierarchy]
+    #[arg(
+        long,
+        env = "MITOSE_CGROUP",
+        value_name = "DIR",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub cgroup: Choice,
 }
 
 /// Checked configuration.
@@ -62,6 +74,8 @@ pub struct Config {
     pub memory_reserve_bytes: u64,
     /// Device of the KVM engine.
     pub kvm_device: PathBuf,
+    /// Where the memory cgroups of VMs are.
+    pub cgroup: Choice,
 }
 
 impl Args {
@@ -98,6 +112,7 @@ impl Args {
             uids: (first, last),
             memory_reserve_bytes,
             kvm_device: self.kvm_device,
+            cgroup: self.cgroup,
         })
     }
 }
@@ -105,15 +120,17 @@ impl Args {
 /// Two daemons on one host use different data directories; a range chosen by the directory's name
 /// keeps their VMs' users apart.
 fn default_uid_base(root: &Path) -> u32 {
-    let hash = root
-        .as_os_str()
-        .as_encoded_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
-            (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3)
-        });
+    let hash = hash_of(root);
     let ranges = u64::from((i32::MAX as u32 - FIRST_UID) / UIDS_PER_HOME);
     FIRST_UID + (hash % ranges) as u32 * UIDS_PER_HOME
+}
+
+/// A number that tells data directories apart (FNV-1a of the path).
+pub fn hash_of(root: &Path) -> u64 {
+    let bytes = root.as_os_str().as_encoded_bytes();
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    })
 }
 
 /// The data directory.

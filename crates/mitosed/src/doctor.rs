@@ -27,6 +27,7 @@ pub fn examine(host: &Host) -> Vec<Check> {
         programs(config),
         user(),
         memory(config),
+        memory_limits(host),
         space(config),
         files(),
         landlock(),
@@ -150,6 +151,25 @@ fn memory(config: &Config) -> Check {
         );
     }
     check("memory", CheckLevel::Ok, found, None)
+}
+
+fn memory_limits(host: &Host) -> Check {
+    match host.limits() {
+        Ok(groups) => {
+            let found = format!("cgroup {} in {}", groups.version(), groups.root().display());
+            check("memory limits", CheckLevel::Ok, found, None)
+        }
+        Err(reason) => {
+            let remedy = "VMs run without a limit: give the daemon a directory below the memory \
+                          controller with --cgroup";
+            check(
+                "memory limits",
+                CheckLevel::Warn,
+                format!("none: {reason}"),
+                Some(remedy),
+            )
+        }
+    }
 }
 
 fn space(config: &Config) -> Check {

@@ -7,6 +7,7 @@ mod backends;
 mod events;
 mod fork;
 mod identity;
+mod limits;
 mod memory;
 mod power;
 mod probe;
@@ -18,12 +19,13 @@ mod show;
 mod tasks;
 mod vm;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use api_types::{DaemonStatus, ErrorKind, Event};
 use tokio::sync::broadcast;
 
+use crate::cgroup::Groups;
 use crate::config::Config;
 use crate::error::{OpError, OpResult};
 use crate::inventory::{Changes, Inventory, NewEvent, PowerState};
@@ -45,6 +47,10 @@ pub struct Host {
     vms: RwLock<BTreeMap<String, Arc<Vm>>>,
     layers: Mutex<Layers>,
     pool: Arc<Pool>,
+    /// Memory cgroups of VM processes, or why there are none.
+    groups: Result<Arc<Groups>, String>,
+    /// Processes that live in the group of another VM, by group.
+    lodgers: Mutex<HashMap<String, usize>>,
     reactor: Reactor,
     keys: Arc<HostKeys>,
     news: broadcast::Sender<Event>,
@@ -60,7 +66,10 @@ impl Host {
         reactor: Reactor,
         uids: HashSet<u32>,
     ) -> Arc<Self> {
-        let pool = Pool::new(&config, &reactor, uids);
+        let groups = Groups::open(&config.cgroup, config.home.root())
+            .map(Arc::new)
+            .map_err(|error| crate::error::chain_line(&error));
+        let pool = Pool::new(&config, &reactor, uids, groups.clone().ok());
         let keys = HostKeys::new(config.home.run().join("keys"));
         Arc::new(Self {
             config,
@@ -69,6 +78,8 @@ impl Host {
             vms: RwLock::default(),
             layers: Mutex::default(),
             pool,
+            groups,
+            lodgers: Mutex::default(),
             reactor,
             keys,
             news: broadcast::channel(1024).0,
@@ -95,6 +106,9 @@ impl Host {
     /// Ends what does not outlive the daemon: empty shells. VMs run on.
     pub fn stop(&self) {
         self.pool.stop();
+        if let Ok(groups) = &self.groups {
+            groups.remove_root();
+        }
         if let Err(error) = self.inventory.sync() {
             tracing::error!("{:#}", anyhow::Error::from(error));
         }
@@ -235,7 +249,7 @@ fn needs_process(name: &str, state: PowerState) -> OpResult<()> {
         PowerState::Creating => Err(OpError::conflict(format!(
             "{name} is still being made; try again when 'mitose ls' shows it running"
         ))),
-        PowerState::PoweredOff => Err(OpError::conflict(format!(
+        PowerState::PoweredOff | PowerState::OutOfMemory => Err(OpError::conflict(format!(
             "{name} is powered off; start it with 'mitose start {name}'"
         ))),
         _ => Ok(()),

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cgroup;
 mod clock;
 mod config;
 mod doctor;

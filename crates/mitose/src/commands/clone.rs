@@ -3,7 +3,7 @@
 use api_types::{CloneMode, Cloned, ForkRequest, MAX_CLONES};
 
 use super::Context;
-use super::run::{NetChoice, parse_net};
+use super::run::{NetChoice, parse_memory, parse_net};
 use crate::output::{self, Format, Table, microseconds};
 use crate::progress::Waiting;
 
@@ -16,6 +16,7 @@ use crate::progress::Waiting;
   mitose clone web1 --name web2
   mitose clone web1 --count 20 --prefix w- -o json
   mitose clone web1 --name web3 --net tap=tap3
+  mitose clone web1 --count 5 --prefix t --memory-limit 64M
   mitose clone base --name disk-copy --mode linked")]
 pub struct Args {
     /// Name of the source
@@ -32,6 +33,9 @@ pub struct Args {
     /// instant: live; linked: powered off, on the source's disks; full: powered off, own disks
     #[arg(long, default_value = "instant", value_parser = parse_mode)]
     mode: CloneMode,
+    /// Most host memory that each clone takes beside what it shares [default: the source's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    memory_limit: Option<u64>,
     /// NIC of the clone, tap=NAME[,mac=ADDRESS], in the source's order; only with --name
     #[arg(long = "net", value_name = "SPEC", value_parser = parse_net, conflicts_with = "count")]
     nets: Vec<NetChoice>,
@@ -63,6 +67,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         mode: args.mode,
         nets: NetChoice::requests(args.nets),
         keep_mac: args.nic.is_some(),
+        memory_limit_bytes: args.memory_limit,
         wait_ready_s: if args.no_wait { Some(0) } else { args.wait },
         drain_ms_max: args.drain_ms,
         fail_at: args.fail_at,

@@ -50,6 +50,9 @@ fn table(detail: &VmDetail) -> Table {
     let kib = |kib: u64| format_size(kib << 10);
     row("  private", kib(detail.memory.private_kib));
     row("  shared", kib(detail.memory.shared_kib));
+    if let Some(limit) = detail.memory.limit_kib {
+        row("  limit", kib(limit));
+    }
     row("  proportional", kib(detail.memory.pss_kib));
     row(
         "image",

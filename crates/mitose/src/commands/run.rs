@@ -19,6 +19,7 @@ use crate::progress::Waiting;
   mitose run web1 --image debian --memory 1G --cpus 2
   mitose run web2 --image tiny --net tap=tap0
   mitose run t1 --kernel guest.elf --memory 2G --engine kvm
+  mitose run job --image tiny --memory 1G --memory-limit 400M
   mitose run l1 --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0' --disk root.qcow2")]
 #[command(group = clap::ArgGroup::new("boots").required(true).multiple(true).args(["image", "kernel"]))]
 pub struct Args {
@@ -45,6 +46,10 @@ pub struct Args {
     /// Guest memory, with an optional unit K, M, G
     #[arg(long, default_value = "512M", value_parser = parse_memory)]
     memory: u64,
+    /// Most host memory that the VM takes; it is powered off where it needs more [default: its
+    /// memory and what its process needs]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    memory_limit: Option<u64>,
     /// NIC: none, or tap=NAME[,mac=ADDRESS] for an existing TAP interface; may be repeated
     #[arg(long = "net", value_name = "SPEC", value_parser = parse_net)]
     nets: Vec<NetChoice>,
@@ -134,6 +139,7 @@ fn request(args: Args) -> anyhow::Result<RunRequest> {
         disks,
         cpus: args.cpus,
         memory_bytes: args.memory,
+        memory_limit_bytes: args.memory_limit,
         nets: NetChoice::requests(args.nets),
         serial,
         engine: args.engine,
@@ -142,7 +148,7 @@ fn request(args: Args) -> anyhow::Result<RunRequest> {
     })
 }
 
-fn parse_memory(text: &str) -> Result<u64, String> {
+pub(super) fn parse_memory(text: &str) -> Result<u64, String> {
     parse_size(text).map_err(|error| error.to_string())
 }
 

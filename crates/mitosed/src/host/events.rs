@@ -131,16 +131,19 @@ impl Host {
         }
         let ending = pid.and_then(|pid| wait_gone(pid, Duration::from_secs(10)));
         let words = self.last_words(vm);
+        let verdict = self.memory_verdict(&vm.row());
         let outcome = {
             let mut live = vm.live();
             is_current(&live, link).then(|| {
                 self.forget_sockets(vm);
-                finish(&mut live, problem, ending, words)
+                let group = live.row.group.take();
+                (group, finish(&mut live, problem, ending, words, verdict))
             })
         };
-        let Some((uid, reset, told)) = outcome else {
+        let Some((group, (uid, reset, told))) = outcome else {
             return;
         };
+        self.leave_group(group);
         if let Some(uid) = uid {
             self.pool.free_uid(uid);
         }
@@ -149,7 +152,7 @@ impl Host {
         vm.update(|_| ());
         if reset {
             let _turn = vm.operate();
-            if vm.state() == PowerState::PoweredOff && !vm.live().removed {
+            if vm.state().is_off() && !vm.live().removed {
                 self.boot_after_reset(vm);
             }
         }
@@ -188,10 +191,12 @@ fn finish(
     problem: Option<&'static str>,
     ending: Option<String>,
     words: Option<String>,
+    verdict: Option<String>,
 ) -> (Option<u32>, bool, Told) {
     let uid = live.row.uid.take();
     live.link = None;
     live.row.pid = None;
+    live.lodging = None;
     live.ram = None;
     live.ready_at_ns = None;
     live.row.state = PowerState::PoweredOff;
@@ -204,6 +209,10 @@ fn finish(
             let message = format!("the engine cannot go on: {}", clean(&fault));
             (false, ("vm.failed", message))
         }
+        None if let Some(verdict) = verdict => {
+            live.row.state = PowerState::OutOfMemory;
+            (false, ("vm.out_of_memory", verdict))
+        }
         None => {
             let mut message = "the VM process ended unexpectedly".to_owned();
             for part in [problem.map(str::to_owned), ending, words]
@@ -215,7 +224,7 @@ fn finish(
             (false, ("vm.failed", message))
         }
     };
-    if told.0 == "vm.failed" {
+    if matches!(told.0, "vm.failed" | "vm.out_of_memory") {
         live.row.reason = Some(told.1.clone());
     }
     (uid, reset, told)

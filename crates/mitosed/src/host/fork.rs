@@ -95,7 +95,14 @@ impl Host {
         let (mut answer, seats) = {
             let _busy = self.pool.busy();
             let _turn = self.turn(source)?;
-            self.fork_now(source, request, fail_at, &mut phases)?
+            let lodging = self.raise_for_fork(source, request.names.len());
+            let forked = self.fork_now(source, request, fail_at, &mut phases);
+            let clones = forked.as_ref().ok().map(|(_, seats)| {
+                let vms = seats.iter().map(|seat| Arc::clone(&seat.vm));
+                vms.collect::<Vec<_>>()
+            });
+            self.settle_after_fork(source, clones, lodging);
+            forked?
         };
         self.wait_for_agents(source, request, &seats, &mut answer, arrived_ns);
         phases.mark("ready");

@@ -23,7 +23,7 @@ impl Host {
         let _busy = self.pool.busy();
         let _turn = self.turn(vm)?;
         match vm.state() {
-            PowerState::PoweredOff => {}
+            state if state.is_off() => {}
             PowerState::Creating => needs_process(&vm.name, PowerState::Creating)?,
             state => {
                 return Err(OpError::conflict(format!(
@@ -41,7 +41,7 @@ impl Host {
     /// Powers a VM off: asks the guest and waits, or at once.
     pub fn power_off(&self, vm: &Arc<Vm>, request: &StopRequest) -> OpResult<()> {
         let _turn = self.turn(vm)?;
-        if vm.state() == PowerState::PoweredOff {
+        if vm.state().is_off() {
             return Ok(());
         }
         needs_process(&vm.name, vm.state())?;
@@ -51,7 +51,7 @@ impl Host {
             self.ask_to_stop(vm, request.timeout_s.unwrap_or(STOP_TIMEOUT_S))?;
         }
         match vm.state() {
-            PowerState::PoweredOff => Ok(()),
+            state if state.is_off() => Ok(()),
             state => Err(OpError::failed(format!(
                 "{} is still {}; its process does not end",
                 vm.name,
@@ -74,8 +74,7 @@ impl Host {
             Err(_) if vm.link().is_none_or(|link| link.is_closed()) => {}
             Err(error) => return Err(error),
         }
-        let off =
-            |live: &mut super::vm::Live| (live.row.state == PowerState::PoweredOff).then_some(());
+        let off = |live: &mut super::vm::Live| live.row.state.is_off().then_some(());
         vm.wait(deadline, off).ok_or_else(|| {
             OpError::new(
                 ErrorKind::Timeout,
@@ -125,7 +124,7 @@ impl Host {
         let _turn = self.turn(vm)?;
         needs_process(&vm.name, vm.state())?;
         self.end_process(vm);
-        if vm.state() != PowerState::PoweredOff {
+        if !vm.state().is_off() {
             return Err(OpError::failed(format!(
                 "{}: its process does not end",
                 vm.name

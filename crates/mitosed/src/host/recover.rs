@@ -34,7 +34,9 @@ impl Host {
         host.meet_processes();
         host.settle_pending();
         host.remove_leftovers();
+        host.tell_limits();
         host.fail_interrupted_tasks();
+        host.settle_in(host.all(), None);
         host.pool.fill_in_background()?;
         Ok(host)
     }
@@ -120,28 +122,35 @@ impl Host {
         }
     }
 
-    fn settle_without_process(&self, vm: &Arc<Vm>) {
+    fn settle_without_process(self: &Arc<Self>, vm: &Arc<Vm>) {
         let state = vm.state();
+        let verdict = self.memory_verdict(&vm.row());
         // A recorded process id may belong to another process by now; forgotten VM processes are
         // found by their mark.
         vm.update(|live| live.row.pid = None);
         self.abandon_process(vm);
         match state {
-            PowerState::PoweredOff => {}
+            state if state.is_off() => {}
             PowerState::Creating => {
                 let message = "was being made when the daemon ended; removed";
                 self.erase(vm, Some(event(&vm.name, "vm.removed", message)));
             }
             _ => {
+                let (off, kind) = match verdict {
+                    Some(_) => (PowerState::OutOfMemory, "vm.out_of_memory"),
+                    None => (PowerState::PoweredOff, "vm.failed"),
+                };
                 let mut message = "the VM process ended while the daemon was down".to_owned();
-                if let Some(words) = self.last_words(vm) {
+                if let Some(verdict) = verdict {
+                    message = verdict;
+                } else if let Some(words) = self.last_words(vm) {
                     message = format!("{message}; {words}");
                 }
                 vm.update(|live| {
-                    live.row.state = PowerState::PoweredOff;
+                    live.row.state = off;
                     live.row.reason = Some(message.clone());
                 });
-                let told = super::events::with_event(event(&vm.name, "vm.failed", message));
+                let told = super::events::with_event(event(&vm.name, kind, message));
                 self.commit_logged(&[vm], told);
             }
         }
@@ -227,6 +236,7 @@ impl Host {
             tracing::info!(pid, "ending a VM process that belongs to no VM");
             vmm::kill(pid);
         }
+        self.sweep_groups();
         let ids: HashSet<String> = self.all().iter().map(|vm| vm.id.clone()).collect();
         let live: HashSet<String> = self
             .all()

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::{Host, Vm, event};
 use crate::error::{OpError, OpResult};
-use crate::inventory::PowerState;
 
 impl Host {
     /// Removes a VM with its own disks; a running one only with `force`.
@@ -20,7 +19,7 @@ impl Host {
             }
             self.end_process(vm);
         }
-        if vm.state() != PowerState::PoweredOff {
+        if !vm.state().is_off() {
             return Err(OpError::failed(format!(
                 "{} cannot be removed: its process does not end",
                 vm.name

@@ -136,6 +136,7 @@ impl Host {
                 if let Some(disk) = no_space {
                     self.no_space(vm, disk);
                 }
+                self.settle_in(vec![Arc::clone(vm)], None);
                 if !alive {
                     // It ended before its state was set: what its end means is decided now.
                     (self.handler(vm, &link))(crate::vmm::Notice::Closed(None));

@@ -32,6 +32,7 @@ impl Host {
         vm.update(|live| {
             live.row.uid = Some(shell.uid);
             live.row.pid = Some(shell.pid);
+            live.row.group = shell.group;
             live.link = Some(Arc::clone(&link));
             live.begin();
         });
@@ -40,9 +41,17 @@ impl Host {
     }
 
     /// Ends the process of a VM that did not come to life, and forgets it.
-    pub(super) fn abandon_process(&self, vm: &Vm) {
-        let (link, pid, uid) =
-            vm.update(|live| (live.link.take(), live.row.pid.take(), live.row.uid.take()));
+    pub(super) fn abandon_process(self: &Arc<Self>, vm: &Vm) {
+        let (link, pid, uid, group) = vm.update(|live| {
+            live.lodging = None;
+            let row = &mut live.row;
+            (
+                live.link.take(),
+                row.pid.take(),
+                row.uid.take(),
+                row.group.take(),
+            )
+        });
         let pid = pid.or_else(|| link.as_ref().and_then(|l| l.peer_pid()));
         if let Some(link) = &link {
             link.shut();
@@ -51,6 +60,7 @@ impl Host {
             vmm::kill(pid);
         }
         self.forget_sockets(vm);
+        self.leave_group(group);
         if let Some(uid) = uid {
             self.pool.free_uid(uid);
         }
@@ -111,7 +121,9 @@ impl Host {
     pub(super) fn explain(&self, vm: &Vm, what: &str, error: LinkError) -> anyhow::Error {
         let mut message = format!("{what} {}", vm.name);
         if matches!(error, LinkError::Closed)
-            && let Some(words) = self.last_words(vm)
+            && let Some(words) = self
+                .memory_verdict(&vm.row())
+                .or_else(|| self.last_words(vm))
         {
             message = format!("{message} ({words})");
         }

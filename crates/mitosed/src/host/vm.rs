@@ -15,6 +15,10 @@ pub struct Live {
     pub row: VmRow,
     /// Connection to its process.
     pub link: Option<Arc<Link>>,
+    /// Memory cgroup of another VM in which its process lives until it is moved.
+    pub lodging: Option<String>,
+    /// The limit of its process was raised for a fork.
+    pub limit_raised: bool,
     /// Where its RAM is.
     pub ram: Option<RamView>,
     /// `CLOCK_MONOTONIC` of the agent's word, nanoseconds.
@@ -49,6 +53,7 @@ impl Live {
     /// A process is about to get this VM.
     pub fn begin(&mut self) {
         self.starting = true;
+        self.limit_raised = false;
         self.early_no_space = None;
         self.ended = None;
         self.ready_at_ns = None;
@@ -79,6 +84,8 @@ impl Vm {
             live: Mutex::new(Live {
                 row,
                 link: None,
+                lodging: None,
+                limit_raised: false,
                 ram: None,
                 ready_at_ns: None,
                 ended: None,

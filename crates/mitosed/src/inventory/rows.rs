@@ -28,6 +28,8 @@ pub enum PowerState {
     PausedNoSpace,
     /// No process.
     PoweredOff,
+    /// No process: the kernel ended it, since its memory limit was reached or the host had no more.
+    OutOfMemory,
 }
 
 impl PowerState {
@@ -39,12 +41,18 @@ impl PowerState {
             Self::Paused => "paused",
             Self::PausedNoSpace => "paused: no space",
             Self::PoweredOff => "poweredOff",
+            Self::OutOfMemory => "out of memory",
         }
     }
 
     /// Whether a VM in this state has a process.
     pub fn has_process(self) -> bool {
         matches!(self, Self::Running | Self::Paused | Self::PausedNoSpace)
+    }
+
+    /// Whether a VM in this state can be started.
+    pub fn is_off(self) -> bool {
+        matches!(self, Self::PoweredOff | Self::OutOfMemory)
     }
 }
 
@@ -116,6 +124,12 @@ pub struct VmRow {
     /// Its process.
     #[serde(default)]
     pub pid: Option<i32>,
+    /// Memory cgroup of its process.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Host memory that it may take beside its layers, where the user said so, bytes.
+    #[serde(default)]
+    pub memory_limit_bytes: Option<u64>,
     /// An agent has answered in it, or its image has one.
     #[serde(default)]
     pub has_agent: bool,

@@ -35,6 +35,8 @@ fn vm(id: &str, name: &str) -> VmRow {
         generation: 0,
         uid: None,
         pid: None,
+        group: None,
+        memory_limit_bytes: None,
         has_agent: false,
         ssh_host_key_kinds: vec![],
         has_host_keys: false,

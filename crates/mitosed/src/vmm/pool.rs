@@ -21,10 +21,13 @@ use super::link::Link;
 use super::process::{self, HOME_MARK};
 use super::reactor::{Notice, Reactor, Watch};
 use super::seed::Seed;
+use crate::cgroup::Groups;
 use crate::config::Config;
 
 /// Quiet time before shells are started ahead.
 const QUIET: Duration = Duration::from_millis(40);
+/// Longest wait of other work for a quiet time.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Shells that ended by themselves before the pool stops starting more ahead of time.
 const MAX_FAILURES: u32 = 3;
 
@@ -43,6 +46,17 @@ pub struct Shell {
     pub link: Arc<Link>,
     /// What it says goes to the pool until this is redirected.
     pub watch: Watch,
+    /// Its memory cgroup, where it has one already.
+    pub group: Option<String>,
+}
+
+/// Work for a time when nobody waits.
+struct Later(Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for Later {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Later")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +66,9 @@ struct Inner {
     last_use: Option<Instant>,
     failures: u32,
     stopped: bool,
+    later: VecDeque<Later>,
+    /// When the oldest of them came.
+    later_since: Option<Instant>,
 }
 
 /// Pool of shells and the user ids of all VM processes.
@@ -59,6 +76,7 @@ struct Inner {
 pub struct Pool {
     config: Config,
     reactor: Reactor,
+    groups: Option<Arc<Groups>>,
     next: AtomicU64,
     inner: Mutex<Inner>,
     seed: Mutex<Option<Seed>>,
@@ -72,10 +90,16 @@ pub struct Busy<'a>(&'a Pool);
 
 impl Pool {
     /// Makes the pool; `uids_in_use` belong to VMs that run already.
-    pub fn new(config: &Config, reactor: &Reactor, uids_in_use: HashSet<u32>) -> Arc<Self> {
+    pub fn new(
+        config: &Config,
+        reactor: &Reactor,
+        uids_in_use: HashSet<u32>,
+        groups: Option<Arc<Groups>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             config: config.clone(),
             reactor: reactor.clone(),
+            groups,
             next: AtomicU64::new(rand::random::<u32>().into()),
             inner: Mutex::default(),
             seed: Mutex::default(),
@@ -105,6 +129,16 @@ impl Pool {
         Busy(self)
     }
 
+    /// Does `work` on the pool's thread when no operation that someone waits for is under way, or
+    /// when that has not come about for a while. Work is done in the order in which it came.
+    pub fn when_quiet(&self, work: impl FnOnce() + Send + 'static) {
+        let mut inner = self.lock();
+        inner.later.push_back(Later(Box::new(work)));
+        inner.later_since.get_or_insert_with(Instant::now);
+        drop(inner);
+        self.changed.notify_all();
+    }
+
     /// Takes a waiting shell, or starts one.
     pub fn take(&self) -> anyhow::Result<Shell> {
         loop {
@@ -124,15 +158,29 @@ impl Pool {
         let _ = fs::remove_file(&shell.socket);
         let _ = fs::remove_file(&shell.log);
         self.free_uid(shell.uid);
+        self.remove_group(shell.group.as_deref());
+    }
+
+    fn remove_group(&self, group: Option<&str>) {
+        if let (Some(groups), Some(group)) = (&self.groups, group)
+            && let Err(error) = groups.remove(group)
+        {
+            tracing::debug!(%error, group, "a memory cgroup is left to the next daemon");
+        }
     }
 
     /// Ends all waiting shells; none is started any more ahead of time.
     pub fn stop(&self) {
-        let shells = {
+        let (shells, later) = {
             let mut inner = self.lock();
             inner.stopped = true;
-            std::mem::take(&mut inner.ready)
+            let inner = &mut *inner;
+            (
+                std::mem::take(&mut inner.ready),
+                std::mem::take(&mut inner.later),
+            )
         };
+        later.into_iter().for_each(|Later(work)| work());
         for shell in shells {
             self.discard(shell);
         }
@@ -230,7 +278,10 @@ impl Pool {
             .home
             .logs()
             .join(format!("shell-{number:x}.log"));
-        let shell = self.spawn(uid, &socket, &log, at_once);
+        let mut shell = self.spawn(uid, &socket, &log, at_once);
+        if let (Ok(shell), Some(groups), false) = (&mut shell, &self.groups, at_once) {
+            shell.group = groups.give(&format!("sh-{number:x}"), shell.pid);
+        }
         if shell.is_err() {
             let _ = fs::remove_file(&socket);
             let _ = fs::remove_file(&log);
@@ -267,6 +318,7 @@ impl Pool {
                 log: log.to_owned(),
                 link,
                 watch,
+                group: None,
             }),
             Err(error) => {
                 process::kill(pid);
@@ -321,7 +373,7 @@ impl Pool {
                     if inner.stopped {
                         return;
                     }
-                    let wait = self.wait_before_filling(&mut inner);
+                    let wait = self.wait_before_work(&mut inner);
                     match wait {
                         Some(Duration::ZERO) => break,
                         Some(wait) => {
@@ -335,8 +387,32 @@ impl Pool {
                     }
                 }
             }
-            self.add_one();
+            let next = self.next_later();
+            match next {
+                Some(Later(work)) => work(),
+                None => self.add_one(),
+            }
         }
+    }
+
+    fn next_later(&self) -> Option<Later> {
+        let mut inner = self.lock();
+        let next = inner.later.pop_front();
+        inner.later_since = (!inner.later.is_empty()).then(Instant::now);
+        next
+    }
+
+    /// How long to wait before work for a quiet time is done or a shell is started ahead.
+    fn wait_before_work(&self, inner: &mut Inner) -> Option<Duration> {
+        let Some(since) = inner.later_since else {
+            return self.wait_before_filling(inner);
+        };
+        let patience = PATIENCE.saturating_sub(since.elapsed());
+        if inner.busy > 0 {
+            return Some(patience);
+        }
+        let quiet = inner.last_use.map_or(QUIET, |at| at.elapsed());
+        Some(QUIET.saturating_sub(quiet).min(patience))
     }
 
     /// How long to wait before a shell is started ahead; none until something changes.
@@ -350,11 +426,12 @@ impl Pool {
                     shell.pid,
                     shell.socket.clone(),
                     shell.log.clone(),
+                    shell.group.take(),
                 ));
             }
             alive
         });
-        for (uid, pid, socket, log) in dead {
+        for (uid, pid, socket, log, group) in dead {
             let ending = process::kill(pid);
             let words = fs::read_to_string(&log).unwrap_or_default();
             tracing::warn!(
@@ -365,6 +442,7 @@ impl Pool {
             let _ = fs::remove_file(socket);
             let _ = fs::remove_file(log);
             self.free_uid(uid);
+            self.remove_group(group.as_deref());
             inner.failures += 1;
         }
         if inner.ready.len() >= self.config.shells || inner.failures >= MAX_FAILURES {

@@ -46,12 +46,26 @@ impl Bed {
         self.dir.path().join(name)
     }
 
+    /// Directory of the memory cgroups of this bed's VMs.
+    pub fn groups(&self) -> PathBuf {
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        let top = if v1.exists() {
+            v1
+        } else {
+            Path::new("/sys/fs/cgroup")
+        };
+        top.join("mitose-bed")
+            .join(self.dir.path().file_name().unwrap())
+    }
+
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mitosed"));
         command
             .arg("--home")
             .arg(self.home())
             .args(["--shells", "2"])
+            .arg("--cgroup")
+            .arg(self.groups())
             .env("MITOSE_KVM_DEVICE", "/dev/null")
             .env("MITOSE_VMM", fake_vmm())
             .env("RUST_LOG", "info")
@@ -218,7 +232,23 @@ impl Drop for Bed {
                 rustix::process::Signal::KILL,
             );
         }
+        // Groups are removed by the daemon, which was killed.
+        let deadline = Instant::now() + PATIENCE;
+        while self.groups().exists() && Instant::now() < deadline {
+            remove_groups(&self.groups());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
+}
+
+/// Removes cgroups without processes; those that have some are left.
+fn remove_groups(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    let _ = std::fs::remove_dir(dir);
 }
 
 pub fn clones(names: &[&str]) -> ForkRequest {

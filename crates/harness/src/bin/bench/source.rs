@@ -82,6 +82,7 @@ impl<'a> Source<'a> {
             }],
             cpus: 1,
             memory_bytes: memory_mib << 20,
+            memory_limit_bytes: None,
             nets: vec![NetRequest {
                 tap: Some(host.tap(0)),
                 mac: None,

@@ -23,7 +23,7 @@ impl Host {
         request: &ForkRequest,
     ) -> OpResult<Cloned> {
         let _turn = self.turn(source)?;
-        if source.state() != PowerState::PoweredOff {
+        if !source.state().is_off() {
             return Err(OpError::conflict(format!(
                 "{0} is {1}: linked and full clones are made of powered-off VMs; \
                  stop it with 'mitose stop {0}', or use --mode instant",

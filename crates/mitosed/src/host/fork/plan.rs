@@ -42,6 +42,7 @@ impl Host {
                 "net: NICs can be given for one clone at a time; use --name",
             ));
         }
+        self.check_limit(request.memory_limit_bytes)?;
         self.check_memory("the call", CLONE_COST_BYTES * count as u64)?;
         let row = source.row();
         if request.nets.len() > row.spec.nics.len() {
@@ -155,6 +156,8 @@ pub(super) fn clone_row(
         },
         uid: None,
         pid: None,
+        group: None,
+        memory_limit_bytes: request.memory_limit_bytes.or(source.memory_limit_bytes),
         has_host_keys: true,
         guest: None,
         stuns: Vec::new(),

@@ -74,6 +74,7 @@ impl Host {
             nics: Vec::new(),
         };
         spec.validate().map_err(invalid_spec)?;
+        self.check_limit(request.memory_limit_bytes)?;
         self.check_memory("the VM", spec.memory_bytes)?;
         check_boot_files(&boot, spec.memory_bytes)?;
         let mut bases = Vec::from_iter(disk);
@@ -83,6 +84,7 @@ impl Host {
         let mut row = new_row(request.name, engine.to_owned(), boot, spec);
         row.has_agent = has_agent;
         row.serial = request.serial;
+        row.memory_limit_bytes = request.memory_limit_bytes;
         self.check_serial(&row)?;
         let mut used = self.macs_in_use();
         add_nics(&mut row, &request.nets, &mut used)?;
@@ -285,6 +287,8 @@ fn new_row(name: String, engine: String, boot: BootSource, spec: VmSpec) -> VmRo
         generation: 0,
         uid: None,
         pid: None,
+        group: None,
+        memory_limit_bytes: None,
         has_agent: false,
         ssh_host_key_kinds: Vec::new(),
         has_host_keys: false,
