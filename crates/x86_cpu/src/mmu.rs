@@ -22,7 +22,6 @@ pub(crate) mod tests;
 
 pub(crate) use code_pages::CodePages;
 pub(crate) use features::Features;
-pub(crate) use pages::{CodePage, Span};
 pub(crate) use tlb::Bank;
 pub(crate) use value::Value;
 pub(crate) use walk::Access;

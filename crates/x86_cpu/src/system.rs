@@ -84,7 +84,8 @@ pub(crate) fn execute(
         Mnemonic::Rdtsc => cpu.time_stamp(env, false),
         Mnemonic::Rdtscp => cpu.time_stamp(env, true),
         Mnemonic::Rdpid => cpu.processor_id(env, op),
-        Mnemonic::Rdpmc => cpu.performance_counter(),
+        // There are no counters.
+        Mnemonic::Rdpmc => Err(Fault::protection(0)),
         Mnemonic::Rdrand | Mnemonic::Rdseed => cpu.random(env, op),
         Mnemonic::Rdfsbase | Mnemonic::Rdgsbase => cpu.segment_base(env, op),
         Mnemonic::Wrfsbase | Mnemonic::Wrgsbase => cpu.segment_base(env, op),

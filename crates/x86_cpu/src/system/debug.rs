@@ -38,8 +38,7 @@ impl Cpu {
     }
 
     /// Returns the #DB trap of the instruction that just completed; `stepped` is what
-    /// [`before_step`](Self::before_step) returned. After MOV SS and POP SS it waits for the next
-    /// instruction.
+    /// [`before_step`](Self::before_step) returned.
     pub(crate) fn after_step(&mut self, stepped: bool) -> Option<Fault> {
         let mut status = self.take_watch_hits();
         if stepped {

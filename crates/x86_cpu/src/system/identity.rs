@@ -1,9 +1,9 @@
-//! What the processor says about itself and time: CPUID, RDTSC, RDTSCP, RDPID, RDPMC, RDRAND,
-//! RDSEED; and the bases of FS and GS.
+//! What the processor says about itself and time: CPUID, RDTSC, RDTSCP, RDPID, RDRAND, RDSEED; and
+//! the bases of FS and GS.
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::control::{CR4_FSGSBASE, CR4_PCE, CR4_TSD};
+use super::control::{CR4_FSGSBASE, CR4_TSD};
 use crate::mmu::canonical;
 use crate::state::Flow;
 use crate::{Cpu, Environment, Fault, SegmentName};
@@ -61,12 +61,6 @@ impl Cpu {
         }
         self.set_named_register(instruction.op0_register(), self.tsc_aux);
         Ok(Flow::Next)
-    }
-
-    /// RDPMC: there are no counters.
-    pub(super) fn performance_counter(&self) -> Result<Flow, Fault> {
-        debug_assert!(CR4_PCE != 0);
-        Err(Fault::protection(0))
     }
 
     /// RDRAND and RDSEED.

@@ -1,6 +1,6 @@
 //! IN, OUT, INS, OUTS and the I/O permission bitmap (SDM 1 19.5).
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::delivery::iopl;
 use super::operands::segment_name;
@@ -95,10 +95,7 @@ impl Cpu {
             if count == 0 {
                 return Ok(Flow::Leave);
             }
-            let moved = self.move_port(env, instruction, port, size, width);
-            if let Err(fault) = moved {
-                return Err(fault);
-            }
+            self.move_port(env, instruction, port, size, width)?;
             self.set_pointer(RCX, count - 1, width);
         }
         if self.general[RCX] & width != 0 {
@@ -180,6 +177,5 @@ fn address_width(instruction: &Instruction) -> u64 {
             _ => {}
         }
     }
-    debug_assert!(Register::RDI.size() == 8);
     width
 }

@@ -6,16 +6,6 @@ use super::descriptors::{
 };
 use crate::{Cpu, Environment, Fault, Segment, SegmentName};
 
-/// All segment registers in encoding order.
-pub(super) const ALL: [SegmentName; 6] = [
-    SegmentName::Es,
-    SegmentName::Cs,
-    SegmentName::Ss,
-    SegmentName::Ds,
-    SegmentName::Fs,
-    SegmentName::Gs,
-];
-
 impl Cpu {
     /// Returns the linear address of `size` bytes at `offset` of a segment; #GP(0) or #SS(0) where
     /// the segment forbids the access. Canonical addresses are checked by the access itself.

@@ -44,7 +44,6 @@ fn a_trap_gate_keeps_interrupts_on() {
 fn user_code_changes_to_the_stack_of_the_task_segment() {
     let mut bench = Bench::long();
     bench.gate64(14, CODE0, HANDLER, GATE, 0);
-    bench.poke64(TSS + 0, 0);
     bench.poke32(TSS + 4, 0x3_8008);
     bench.set_cpl(3);
     deliver(&mut bench, Fault::page(6, 0xdead_b000)).unwrap();
