@@ -152,11 +152,11 @@ fn spoil(cpu: &mut Cpu, numbers: &mut Numbers) {
     cpu.state_replaced();
 }
 
-/// Some by default; as many as PROPTEST_CASES says, halved.
+/// Some by default; as many as PROPTEST_CASES says, by four.
 fn cases() -> ProptestConfig {
     let config = ProptestConfig::default();
     ProptestConfig {
-        cases: config.cases / 2,
+        cases: config.cases / 4,
         failure_persistence: None,
         ..config
     }
