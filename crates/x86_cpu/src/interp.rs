@@ -34,6 +34,8 @@ pub(crate) struct Interp {
     rip_mask: u64,
     /// Tells RIPs of privilege levels apart.
     mode_tag: u64,
+    /// SSE instructions are allowed, x87 and MMX too.
+    fp_ready: bool,
     /// Instructions that [`Cpu::run`] may still execute; brought up to date between blocks.
     left: i64,
     /// Iterations that a repeated string instruction may do.
@@ -54,6 +56,7 @@ impl Default for Interp {
             instruction_rip: 0,
             rip_mask: u64::MAX,
             mode_tag: 0,
+            fp_ready: false,
             left: 0,
             budget: 0,
             exit: Exit::default(),

@@ -285,6 +285,7 @@ impl Cpu {
             self.extra[1 + number] = if used { segment.base } else { 0 };
         }
         self.interp.rip_mask = if long { u64::MAX } else { flags::mask(4) };
+        self.interp.fp_ready = self.fp_allowed(x86_fp::Unit::Sse).is_ok();
         self.interp.mode_tag = if self.cpl() == 3 { USER_TAG } else { 0 };
     }
 

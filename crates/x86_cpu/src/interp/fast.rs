@@ -5,11 +5,13 @@
 
 pub(super) mod alu;
 pub(super) mod bits;
+pub(super) mod float;
 pub(super) mod flow;
 pub(super) mod fuse;
 pub(super) mod moves;
 pub(super) mod shifts;
 pub(super) mod stack;
+pub(super) mod vector;
 
 use std::marker::PhantomData;
 

@@ -13,6 +13,7 @@
 use std::mem::offset_of;
 
 use iced_x86::Instruction;
+use x86_fp::FpOperation;
 
 use crate::mmu::Value;
 use crate::{Cpu, Environment};
@@ -79,6 +80,7 @@ pub(super) union Slot {
     pub(super) op: Op,
     pub(super) link: Link,
     pub(super) header: Header,
+    pub(super) operation: FpOperation,
 }
 
 const _: () = assert!(size_of::<Slot>() == 32);
@@ -123,6 +125,13 @@ impl At {
     pub(super) fn link(self, number: usize) -> LinkAt {
         // SAFETY: inside the same block: the translator puts two links after a terminator.
         LinkAt(unsafe { &raw mut (*self.0.add(number)).link })
+    }
+
+    /// The operation behind the op.
+    #[inline(always)]
+    pub(super) fn operation<'a>(self) -> &'a FpOperation {
+        // SAFETY: the translator puts an operation behind each op of a handler that asks for it.
+        unsafe { &(*self.0.add(1)).operation }
     }
 
     fn header(self) -> *const Slot {

@@ -84,6 +84,10 @@ impl Builder {
             Choice::Nothing => {}
             Choice::Op(run) => self.push(Op { run, ..op }),
             Choice::Decoded => self.push(op),
+            Choice::Operation(run, operation) => {
+                self.push(Op { run, ..op });
+                self.slots.push(Slot { operation });
+            }
             Choice::Closing(run) => {
                 self.push(Op { run, ..op });
                 self.closed = true;
