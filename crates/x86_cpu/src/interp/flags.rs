@@ -7,7 +7,6 @@ pub(crate) const PF: u64 = 1 << 2;
 pub(crate) const AF: u64 = 1 << 4;
 pub(crate) const ZF: u64 = 1 << 6;
 pub(crate) const SF: u64 = 1 << 7;
-pub(crate) const TF: u64 = 1 << 8;
 pub(crate) const IF: u64 = 1 << 9;
 pub(crate) const DF: u64 = 1 << 10;
 pub(crate) const OF: u64 = 1 << 11;

@@ -24,7 +24,6 @@ use crate::{Cpu, Environment, Fault, system};
 pub(crate) use float::float;
 
 /// Executes `instruction`; RFLAGS is settled and RIP is after it.
-#[expect(clippy::too_many_lines, reason = "dispatch table")]
 pub(crate) fn execute(
     cpu: &mut Cpu,
     env: &mut dyn Environment,

@@ -160,12 +160,6 @@ impl At {
 pub(super) struct LinkAt(*mut Link);
 
 impl LinkAt {
-    pub(super) const NULL: Self = Self(std::ptr::null_mut());
-
-    pub(super) fn is_null(self) -> bool {
-        self.0.is_null()
-    }
-
     #[inline(always)]
     pub(super) fn get(self) -> Link {
         // SAFETY: see `At`: the block lives.

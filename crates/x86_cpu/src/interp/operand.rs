@@ -94,7 +94,7 @@ impl Cpu {
     #[inline]
     pub(crate) fn slot(&self, slot: Slot) -> u64 {
         let register = self.general[usize::from(slot.offset >> 3) & 15];
-        register >> (slot.offset & 7) * 8 & mask(slot.size)
+        register >> ((slot.offset & 7) * 8) & mask(slot.size)
     }
 
     /// Writes a register operand; 32 bits zero the upper half.

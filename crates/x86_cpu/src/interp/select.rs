@@ -182,7 +182,6 @@ fn of<T>(handler: Option<T>, wrap: impl FnOnce(T) -> Choice) -> Choice {
 }
 
 /// Chooses how to run an instruction of 64-bit code.
-#[expect(clippy::too_many_lines, reason = "dispatch table")]
 pub(super) fn select(instruction: &Instruction) -> Choice {
     if instruction.has_lock_prefix() || instruction.is_invalid() {
         return Choice::Decoded;
@@ -450,7 +449,6 @@ fn floating(instruction: &Instruction) -> Choice {
 }
 
 /// Handlers of SSE instructions.
-#[expect(clippy::too_many_lines, reason = "dispatch table")]
 fn vector(instruction: &Instruction) -> Option<Handler> {
     use iced_x86::Code;
     match instruction.code() {

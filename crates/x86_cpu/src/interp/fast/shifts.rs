@@ -107,7 +107,7 @@ fn rotate<const RIGHT: bool, T: Size>(
     let a = cpu.get::<T>(at.op().a).wide();
     let count = at.op().immediate as u32 & (T::BITS - 1);
     let left = if RIGHT { T::BITS - count } else { count };
-    let result = T::cut(a << left % T::BITS | a >> (T::BITS - left) % T::BITS);
+    let result = T::cut(a << (left % T::BITS) | a >> ((T::BITS - left) % T::BITS));
     cpu.set(at.op().a, result);
     let (wide, top) = (result.wide(), T::BITS - 1);
     let (carry, other) = match RIGHT {

@@ -112,7 +112,7 @@ impl Cpu {
         for byte in value.to_le_bytes().iter().take(size as usize) {
             crc ^= u32::from(*byte);
             for _ in 0..8 {
-                crc = crc >> 1 ^ (crc & 1) * CRC32_POLYNOMIAL;
+                crc = (crc >> 1) ^ ((crc & 1) * CRC32_POLYNOMIAL);
             }
         }
         self.write_operand(env, instruction, 0, crc.into())?;

@@ -8,12 +8,6 @@ use crate::state::Flow;
 use crate::{Cpu, Environment, Fault, SegmentName};
 
 impl Cpu {
-    /// Goes to `target`, checked as a branch of `size` bytes does.
-    pub(crate) fn go_to(&mut self, target: u64, size: u32) -> Result<(), Fault> {
-        self.rip = self.checked_target(target, size)?;
-        Ok(())
-    }
-
     fn checked_target(&self, target: u64, size: u32) -> Result<u64, Fault> {
         let target = target & mask(size);
         let good = match self.width() {

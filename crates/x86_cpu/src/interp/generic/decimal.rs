@@ -20,7 +20,7 @@ impl Cpu {
                     u64::from(instruction.immediate8()),
                 );
                 let high = al.checked_div(radix).ok_or(Fault::DIVIDE)?;
-                self.set_register(RAX, 2, high << 8 | al % radix);
+                self.set_register(RAX, 2, high << 8 | (al % radix));
                 self.set_status(of_result(al % radix, 1));
             }
             Mnemonic::Aad => {
