@@ -34,6 +34,11 @@ impl Cpu {
             self.iret_real(env, &mut stack, size)?;
         }
         self.nmi_blocked = false;
+        if !self.stepping() {
+            // The flag means something to instruction breakpoints only, and the next instruction
+            // would clear it.
+            self.rflags &= !RF;
+        }
         self.refresh();
         Ok(Flow::Leave)
     }

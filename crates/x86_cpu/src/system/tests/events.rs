@@ -261,7 +261,7 @@ fn protected_mode_pushes_four_byte_values() {
     // The handler drops the error code.
     bench.cpu.general[RSP] += 4;
     assert_eq!(bench.run(&[0xcf]), Ok(Flow::Leave));
-    assert_eq!((bench.cpu.rip, bench.cpu.rflags), (CODE, 0x1_0002));
+    assert_eq!((bench.cpu.rip, bench.cpu.rflags), (CODE, 2));
 }
 
 #[test]
