@@ -23,6 +23,7 @@ mod moves;
 mod mxcsr;
 mod operand;
 mod predicate;
+mod quick;
 mod state;
 mod strings;
 mod x87;
@@ -137,7 +138,11 @@ pub fn resolve(instruction: &Instruction) -> Option<FpOperation> {
     };
     Some(FpOperation {
         run,
-        arguments: arguments(instruction),
+        arguments: if x87.is_some() {
+            x87::arguments(instruction)
+        } else {
+            arguments(instruction)
+        },
         unit,
         memory,
         aligned: aligned(instruction, memory),
@@ -169,13 +174,7 @@ fn has_memory(instruction: &Instruction) -> bool {
 
 /// Registers and immediate.
 fn arguments(instruction: &Instruction) -> Arguments {
-    let number = |operand: u32| {
-        if operand < instruction.op_count() && instruction.op_kind(operand) == OpKind::Register {
-            instruction.op_register(operand).number() as u8
-        } else {
-            0
-        }
-    };
+    let number = |operand| register_number(instruction, operand);
     let (first, second) = match instruction.code() {
         // The implicit memory operand comes first.
         Code::Maskmovq_rDI_mm_mm | Code::Maskmovdqu_rDI_xmm_xmm => (number(1), number(2)),
@@ -193,6 +192,15 @@ fn arguments(instruction: &Instruction) -> Arguments {
         first,
         second,
         immediate,
+    }
+}
+
+/// Number of a register operand; zero for any other.
+fn register_number(instruction: &Instruction, operand: u32) -> u8 {
+    if operand < instruction.op_count() && instruction.op_kind(operand) == OpKind::Register {
+        instruction.op_register(operand).number() as u8
+    } else {
+        0
     }
 }
 

@@ -13,7 +13,7 @@ use crate::entry::{Direction, Entry, Run, each_constant};
 use crate::flags::{self, ARITHMETIC, COMPARE};
 use crate::mxcsr::HOST_MXCSR;
 use crate::state::MXCSR_MASK;
-use crate::{Arguments, FpFault, FpState, Outside, environment};
+use crate::{Arguments, FpFault, FpState, Outside, environment, quick, register_number};
 
 type Outcome = Result<(), FpFault>;
 
@@ -66,7 +66,7 @@ fn native<const FIRST: u8, const SECOND: u8>(
 }
 
 /// FCOMI, FUCOMI and their popping forms.
-const fn sets_flags(first: u8, second: u8) -> bool {
+pub(crate) const fn sets_flags(first: u8, second: u8) -> bool {
     matches!(first, 0xdb | 0xdf) && matches!(second, 0xe8..=0xf7)
 }
 
@@ -87,55 +87,97 @@ static NATIVE: [[Run; MEMORY_FORMS + 64]; 8] = each_constant!(
     ]
 );
 
+/// Where an instruction is in the table.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    row: u8,
+    form: u8,
+}
+
+/// Runs an instruction, of which [`arguments`] made `a`, on the host's unit.
+pub(crate) fn fall_back(state: &mut FpState, outside: &mut Outside<'_>, a: Arguments) -> Outcome {
+    let row = &NATIVE[usize::from(a.first >> 4) & 7];
+    match row.get(usize::from(a.immediate)) {
+        Some(run) => run(state, outside, a),
+        None => Ok(()),
+    }
+}
+
+/// Registers in the low bits of the first two, place in the table in the rest.
+pub(crate) fn arguments(instruction: &Instruction) -> Arguments {
+    let place = place(instruction).unwrap_or(Place { row: 0, form: 0 });
+    Arguments {
+        first: register_number(instruction, 0) | place.row << 4,
+        second: register_number(instruction, 1),
+        immediate: place.form,
+    }
+}
+
 /// Returns how to run `instruction`, where it is one of x87's.
 pub(crate) fn lookup(instruction: &Instruction) -> Option<Entry> {
     let code = instruction.code();
-    environment::lookup(code).or_else(|| {
-        let known = code.cpuid_features().iter().all(|feature| {
-            matches!(
-                feature,
-                CpuidFeature::FPU | CpuidFeature::FPU387 | CpuidFeature::CMOV | CpuidFeature::SSE3
-            )
-        });
-        let x87 = code.cpuid_features().contains(&CpuidFeature::FPU)
-            || code.cpuid_features().contains(&CpuidFeature::FPU387);
-        (known && x87).then(|| computing(instruction)).flatten()
-    })
+    environment::lookup(code).or_else(|| computing(instruction))
 }
 
-/// Finds the host's instruction by the opcode.
+/// Whether a code computes on x87 registers.
+fn is_x87(code: Code) -> bool {
+    let mut x87 = false;
+    for feature in code.cpuid_features() {
+        match feature {
+            CpuidFeature::FPU | CpuidFeature::FPU387 => x87 = true,
+            CpuidFeature::CMOV | CpuidFeature::SSE3 => {}
+            _ => return false,
+        }
+    }
+    x87
+}
+
+/// Finds the quick way or the host's instruction.
 fn computing(instruction: &Instruction) -> Option<Entry> {
-    let code: Code = instruction.code();
-    let info = code.op_code();
+    let code = instruction.code();
+    if !is_x87(code) {
+        return None;
+    }
+    let place = place(instruction)?;
+    let run = quick::lookup(code).unwrap_or(fall_back);
+    if usize::from(place.form) >= MEMORY_FORMS {
+        return Some(Entry::register(run));
+    }
+    let stores = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Fst
+            | Mnemonic::Fstp
+            | Mnemonic::Fist
+            | Mnemonic::Fistp
+            | Mnemonic::Fisttp
+            | Mnemonic::Fbstp
+    );
+    // An unmasked exception suppresses a store: what was loaded is stored then.
+    let direction = if stores {
+        Direction::Both
+    } else {
+        Direction::Load
+    };
+    Some(Entry::memory(direction, run))
+}
+
+/// Finds an instruction's place in the table by its opcode.
+fn place(instruction: &Instruction) -> Option<Place> {
+    let info = instruction.code().op_code();
     let opcode = info.op_code();
-    if let Ok(group) = usize::try_from(info.group_index()) {
-        let row = NATIVE.get(usize::try_from(opcode).ok()?.checked_sub(0xd8)?)?;
-        let stores = matches!(
-            instruction.mnemonic(),
-            Mnemonic::Fst
-                | Mnemonic::Fstp
-                | Mnemonic::Fist
-                | Mnemonic::Fistp
-                | Mnemonic::Fisttp
-                | Mnemonic::Fbstp
-        );
-        // An unmasked exception suppresses a store: what was loaded is stored then.
-        let direction = if stores {
-            Direction::Both
-        } else {
-            Direction::Load
-        };
-        let run = row[..MEMORY_FORMS].get(group)?;
-        return Some(Entry::memory(direction, *run));
+    if let Ok(form) = u8::try_from(info.group_index()) {
+        let row = u8::try_from(opcode).ok()?.checked_sub(0xd8)?;
+        return (row < 8).then_some(Place { row, form });
     }
     let register = info
         .op_kinds()
         .iter()
         .position(|&kind| kind == OpCodeOperandKind::sti_opcode)
-        .map_or(0, |operand| {
-            instruction.op_register(operand as u32).number()
-        });
-    let row = NATIVE.get(usize::try_from(opcode >> 8).ok()?.checked_sub(0xd8)?)?;
-    let form = usize::try_from(opcode & 0xff).ok()?.checked_sub(0xc0)? + register;
-    Some(Entry::register(*row[MEMORY_FORMS..].get(form)?))
+        .map_or(0, |operand| register_number(instruction, operand as u32));
+    let row = u8::try_from(opcode >> 8).ok()?.checked_sub(0xd8)?;
+    let form = (opcode as u8).checked_sub(0xc0)? + register;
+    (row < 8).then_some(Place {
+        row,
+        form: MEMORY_FORMS as u8 + form,
+    })
 }

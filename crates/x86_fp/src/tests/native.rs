@@ -56,6 +56,10 @@ impl Frame {
                 self.memory[6..24].fill(0);
                 self.memory[28..32].fill(0);
             }
+            // Processors differ in whether these clear C1.
+            Mnemonic::Fcomi | Mnemonic::Fcomip | Mnemonic::Fucomi | Mnemonic::Fucomip => {
+                self.image[3] &= !2;
+            }
             // With memory, processors differ in whether it enters the MMX state.
             Mnemonic::Cvtpi2ps if instruction.op1_kind() == OpKind::Memory => {
                 self.image[..160].fill(0);
