@@ -1,6 +1,7 @@
 //! Guest time: the time-stamp counter and the paravirtual clock, both made of the host's
 //! `CLOCK_MONOTONIC`, so that they never drift apart.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -73,8 +74,8 @@ struct Origin {
     khz: u32,
     /// Counter = ticks of `CLOCK_MONOTONIC` + this, wrapping.
     tsc_offset: u64,
-    /// Whether the counter was loaded since the VM was made.
-    loaded: bool,
+    /// The highest counter that was loaded since the VM was made.
+    loaded: Option<u64>,
     /// Paravirtual clock = `CLOCK_MONOTONIC` + this, wrapping.
     clock_offset_ns: u64,
     /// When the last change was, of `CLOCK_MONOTONIC`.
@@ -136,24 +137,52 @@ impl View {
 
 /// The time of one VM.
 #[derive(Debug)]
-pub(crate) struct VmTime(Mutex<Origin>);
+pub(crate) struct VmTime {
+    origin: Mutex<Origin>,
+    /// The instant at which the last processor was saved; 0 while they run. The clock is saved as
+    /// of it, or the guest would see it part from the counter.
+    saved_ns: AtomicU64,
+}
 
 impl VmTime {
     /// Time of a VM that is made now: both clocks start at 0.
     pub(crate) fn new() -> Self {
         let now = now_ns();
-        Self(Mutex::new(Origin {
+        let origin = Mutex::new(Origin {
             khz: TSC_KHZ,
             tsc_offset: ticks_of(now, TSC_KHZ).wrapping_neg(),
-            loaded: false,
+            loaded: None,
             clock_offset_ns: now.wrapping_neg(),
             changed_ns: now,
             generation: 0,
-        }))
+        });
+        Self {
+            origin,
+            saved_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// The instant as of which a processor that stands still is saved.
+    pub(crate) fn save_processor_ns(&self) -> u64 {
+        let now = now_ns();
+        self.saved_ns.fetch_max(now, Ordering::SeqCst);
+        now
+    }
+
+    /// The paravirtual clock, as of the instant at which the last processor was saved.
+    pub(crate) fn save_clock(&self) -> u64 {
+        let saved = self.saved_ns.load(Ordering::SeqCst);
+        let at = if saved == 0 { now_ns() } else { saved };
+        self.view().clock_at(at)
+    }
+
+    /// A processor runs.
+    pub(crate) fn running(&self) {
+        self.saved_ns.store(0, Ordering::SeqCst);
     }
 
     fn lock(&self) -> MutexGuard<'_, Origin> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.origin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns a copy.
@@ -170,16 +199,18 @@ impl VmTime {
     /// back nowhere. Returns the adjustment of a processor whose value does not belong to it.
     pub(crate) fn load_tsc(&self, tsc: u64, khz: u32) -> u64 {
         let mut origin = self.lock();
-        let offset = tsc.wrapping_sub(ticks_of(now_ns(), khz));
-        let first = !origin.loaded || origin.khz != khz;
+        let now = now_ns();
+        let offset = tsc.wrapping_sub(ticks_of(now, khz));
+        let first = origin.loaded.is_none() || origin.khz != khz;
         let ahead = offset.wrapping_sub(origin.tsc_offset).cast_signed();
         if !first && ahead.unsigned_abs() > ticks_of(TOGETHER_NS, khz) {
             return ahead.cast_unsigned();
         }
+        let highest = origin.loaded.filter(|_| !first).unwrap_or(tsc);
+        origin.loaded = Some(highest.max(tsc));
         if first || ahead > 0 {
             origin.tsc_offset = offset;
             origin.khz = khz;
-            origin.loaded = true;
             origin.change();
         }
         0
@@ -188,7 +219,13 @@ impl VmTime {
     /// Makes the paravirtual clock go on from `ns`.
     pub(crate) fn load_clock(&self, ns: u64) {
         let mut origin = self.lock();
-        origin.clock_offset_ns = ns.wrapping_sub(now_ns());
+        let now = now_ns();
+        // It was saved with the highest of the counters and has gone on as they have.
+        let since = origin.loaded.map_or(0, |highest| {
+            let counter = ticks_of(now, origin.khz).wrapping_add(origin.tsc_offset);
+            ns_of(counter.saturating_sub(highest), origin.khz)
+        });
+        origin.clock_offset_ns = ns.wrapping_add(since).wrapping_sub(now);
         origin.change();
     }
 }
@@ -254,6 +291,30 @@ mod tests {
         assert_eq!(view.time_of_tsc(tsc.wrapping_sub(7), 0, now), now);
         assert_eq!(view.time_of_tsc(tsc + 7, 0, now), now + 7);
         assert_eq!(view.time_of_tsc(tsc + 7, 3, now), now + 4);
+    }
+
+    #[test]
+    fn counter_and_clock_stay_together_over_a_save() {
+        let apart = |time: &VmTime| {
+            let (view, now) = (time.view(), now_ns());
+            view.clock_at(now).wrapping_sub(view.tsc_at(now))
+        };
+        let time = VmTime::new();
+        time.load_clock(9_000_000_000);
+        let pause = || std::thread::sleep(std::time::Duration::from_millis(2));
+        let save = || time.view().tsc_at(time.save_processor_ns());
+        let (first, _, second) = (save(), pause(), save());
+        pause();
+        let clock = time.save_clock();
+        let other = VmTime::new();
+        for tsc in [second, first] {
+            other.load_tsc(tsc, TSC_KHZ);
+            pause();
+        }
+        other.load_clock(clock);
+        assert_eq!(apart(&other), apart(&time));
+        time.running();
+        assert!(time.save_clock() > clock);
     }
 
     #[test]

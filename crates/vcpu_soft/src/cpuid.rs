@@ -45,8 +45,8 @@ const CMP_LEGACY: u32 = 1 << 1;
 const EXTENDED_EDX: u32 = bits(&[11, 20, 26, 29]);
 /// What leaf 0x8000_0001 EDX repeats of leaf 1.
 const REPEATED: u32 = 0x0183_f3ff;
-/// Leaf 7 EBX: fast string operations.
-const STRUCTURED_EBX: u32 = bits(&[9]);
+/// Leaf 7 EBX: TSC_ADJUST (with it Linux trusts the counter), fast string operations.
+const STRUCTURED_EBX: u32 = bits(&[1, 9]);
 /// KVM's features: no delay after port writes, clock, clock that is stable.
 const KVM_FEATURES: u32 = bits(&[1, 3, 24]);
 

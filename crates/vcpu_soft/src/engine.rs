@@ -3,15 +3,15 @@
 use std::sync::{Arc, OnceLock};
 
 use vcpu::{Engine, EngineError, RamSlot, Vcpu, Vm, VmClock};
-use x86_cpu::Ram;
+use x86_cpu::{PROCESSORS_MAX, Ram};
 
 use crate::apic::{Apics, Message};
-use crate::clock::{self, VmTime};
+use crate::clock::VmTime;
 use crate::cpuid::Topology;
 use crate::vcpu::SoftVcpu;
 
-/// Most vCPUs: APIC ids of xAPIC mode, the last of which means everybody.
-const VCPUS_MAX: u8 = 254;
+/// Most vCPUs.
+const VCPUS_MAX: u8 = PROCESSORS_MAX as u8;
 
 /// The software engine; it needs nothing of the host.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,7 +72,7 @@ impl Vm for SoftVm {
     }
 
     fn save_clock(&self) -> Result<VmClock, EngineError> {
-        let ns = self.time.view().clock_at(clock::now_ns());
+        let ns = self.time.save_clock();
         Ok(VmClock { ns })
     }
 

@@ -286,7 +286,7 @@ impl SoftVcpu {
     }
 
     pub(crate) fn save_state(&self) -> VcpuState {
-        let now = clock::now_ns();
+        let now = self.platform.vm_time.save_processor_ns();
         let inbox = self.platform.apic.inbox();
         VcpuState {
             registers: self.save_registers(),

@@ -126,6 +126,7 @@ impl Vcpu for SoftVcpu {
     }
 
     fn run(&mut self, io: &dyn GuestIo) -> Exit {
+        self.platform.vm_time.running();
         self.platform.refresh_time();
         loop {
             // Whatever is asked of the vCPU is set before its attention is called, and looked at
