@@ -23,5 +23,6 @@ mod system;
 
 pub use environment::Environment;
 pub use fault::Fault;
+pub use mmu::PROCESSORS_MAX;
 pub use ram::{Ram, RamSlot};
 pub use state::{Attention, Cpu, Segment, SegmentName, Stop, TableRegister};

@@ -21,6 +21,7 @@ mod watch;
 pub(crate) mod tests;
 
 pub(crate) use code_pages::CodePages;
+pub use code_pages::PROCESSORS_MAX;
 pub(crate) use features::Features;
 pub(crate) use tlb::Bank;
 pub(crate) use value::Value;

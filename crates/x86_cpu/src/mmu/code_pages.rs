@@ -15,20 +15,20 @@
 
 #![expect(unsafe_code, reason = "lazily zeroed atomics")]
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::Ram;
 
 /// Highest number of processors that share a RAM.
-pub(crate) const PROCESSORS_MAX: usize = 16;
-const TOLD_SHIFT: u32 = 16;
+pub const PROCESSORS_MAX: usize = 32;
+const TOLD_SHIFT: u32 = 32;
 const AWAY: u64 = u64::MAX;
 
 /// The shared record, one for each VM.
 #[derive(Debug)]
 pub(crate) struct CodePages {
-    words: Box<[AtomicU32]>,
+    words: Box<[AtomicU64]>,
     /// Number of times that a page became a code page.
     epoch: AtomicU64,
     members: Mutex<[Option<Arc<Inbox>>; PROCESSORS_MAX]>,
@@ -65,11 +65,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl CodePages {
     pub(crate) fn new(pages: usize) -> Self {
         // Zeroed memory that the host gives lazily: the words of untouched RAM cost nothing.
-        let zeros = Box::into_raw(vec![0u32; pages].into_boxed_slice());
+        let zeros = Box::into_raw(vec![0u64; pages].into_boxed_slice());
         Self {
-            // SAFETY: the pointer comes from `Box::into_raw`, and `AtomicU32` has the size, the
-            // alignment and the valid values of `u32`.
-            words: unsafe { Box::from_raw(zeros as *mut [AtomicU32]) },
+            // SAFETY: the pointer comes from `Box::into_raw`, and `AtomicU64` has the size, the
+            // alignment and the valid values of `u64`.
+            words: unsafe { Box::from_raw(zeros as *mut [AtomicU64]) },
             epoch: AtomicU64::new(0),
             members: Mutex::default(),
         }
@@ -89,7 +89,7 @@ impl CodePages {
         };
         std::sync::atomic::fence(Ordering::SeqCst);
         let seen = word.load(Ordering::SeqCst);
-        let untold = seen & !(seen >> TOLD_SHIFT) & 0xffff;
+        let untold = seen & !(seen >> TOLD_SHIFT) & u64::from(u32::MAX);
         if untold == 0 {
             return;
         }
@@ -141,7 +141,7 @@ impl Member {
         let Some(word) = self.ram.page_number(gpa).map(|page| &code.words[page]) else {
             return;
         };
-        let mine = 1 << self.number;
+        let mine = 1u64 << self.number;
         if word.load(Ordering::Relaxed) & mine != 0 {
             return;
         }
@@ -184,7 +184,7 @@ impl Member {
         if self.inbox.any.swap(false, Ordering::SeqCst) {
             self.stale.append(&mut locked(&self.inbox.pages));
         }
-        let mine = (1 << self.number) | (1 << (self.number as u32 + TOLD_SHIFT));
+        let mine = (1 | 1 << TOLD_SHIFT) << self.number;
         for gpa in self.stale.drain(..) {
             if let Some(page) = self.ram.page_number(gpa) {
                 self.ram.code().words[page].fetch_and(!mine, Ordering::SeqCst);
@@ -201,7 +201,7 @@ impl Member {
     /// Records that this processor holds no more translations of the page at `gpa`.
     pub(crate) fn unmark(&mut self, gpa: u64) {
         if let Some(page) = self.ram.page_number(gpa) {
-            self.ram.code().words[page].fetch_and(!(1 << self.number), Ordering::SeqCst);
+            self.ram.code().words[page].fetch_and(!(1u64 << self.number), Ordering::SeqCst);
         }
     }
 
@@ -250,7 +250,7 @@ impl Drop for Member {
         let mut members = locked(&code.members);
         members[self.number] = None;
         if members.iter().any(Option::is_some) {
-            let mine = (1 << self.number) | (1 << (self.number as u32 + TOLD_SHIFT));
+            let mine = (1 | 1 << TOLD_SHIFT) << self.number;
             for word in &code.words {
                 if word.load(Ordering::Relaxed) & mine != 0 {
                     word.fetch_and(!mine, Ordering::SeqCst);
