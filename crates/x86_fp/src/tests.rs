@@ -2,6 +2,7 @@
 
 mod cases;
 mod native;
+mod plain;
 
 use iced_x86::{Code, CpuidFeature, Instruction};
 
