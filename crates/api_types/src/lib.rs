@@ -14,8 +14,8 @@ pub use home::{SOCKET_NAME, default_home, socket_of};
 pub use image::{BuildKind, Image, ImageRequest, InitKind, Task, TaskState};
 pub use vm::{
     CloneMode, Cloned, ClonedVm, DiskDetail, DiskRequest, DiskUse, ForkRequest, GuestReply,
-    ImageFormat, MemoryUse, NetRequest, NicDetail, RunReply, RunRequest, SerialRequest,
-    StopRequest, StunRecord, Vm, VmDetail,
+    ImageFormat, MemoryUse, NetRequest, NicDetail, RunReply, RunRequest, SerialDetail,
+    SerialRequest, StopRequest, StunRecord, Vm, VmDetail,
 };
 
 /// Prefix of every path.

@@ -41,17 +41,34 @@ pub struct NetRequest {
     pub mac: Option<MacAddr>,
 }
 
-/// Where COM1's output goes.
+/// Back end of a serial port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SerialRequest {
     /// A log in the VM's home folder.
     #[default]
     Log,
-    /// Nowhere.
+    /// Nothing.
     None,
-    /// Appended to this file.
+    /// Output is appended to this file.
     File(PathBuf),
+    /// A pseudo-terminal of the host, beside the log.
+    Pty,
+    /// A Unix socket at this path that takes one connection at a time, beside the log.
+    Unix(PathBuf),
+}
+
+/// One serial port of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SerialDetail {
+    /// Its name: COM1 to COM4.
+    pub port: String,
+    /// Its back end.
+    pub backend: SerialRequest,
+    /// File that its output is appended to.
+    pub log: Option<String>,
+    /// Where to type and read: the pseudo-terminal of a running VM, or the socket.
+    pub path: Option<String>,
 }
 
 fn default_cpus() -> u32 {
@@ -96,9 +113,12 @@ pub struct RunRequest {
     /// NICs.
     #[serde(default)]
     pub nets: Vec<NetRequest>,
-    /// Where COM1's output goes.
+    /// Back end of COM1.
     #[serde(default)]
     pub serial: SerialRequest,
+    /// Back ends of COM2, COM3 and COM4, as many as are given.
+    #[serde(default)]
+    pub more_serial: Vec<SerialRequest>,
     /// Engine.
     #[serde(default)]
     pub engine: EngineChoice,
@@ -260,6 +280,9 @@ pub struct VmDetail {
     pub vsock: String,
     /// Where COM1's output goes.
     pub serial: Option<String>,
+    /// Serial ports.
+    #[serde(default)]
+    pub serial_ports: Vec<SerialDetail>,
 }
 
 /// How a clone is made.
@@ -287,6 +310,10 @@ pub struct ForkRequest {
     /// NICs of the clone, in the source's order, where only one is made.
     #[serde(default)]
     pub nets: Vec<NetRequest>,
+    /// Back ends of the clone's serial ports, COM1 first, where only one is made. Those not given
+    /// are logs, or pseudo-terminals where the source has such.
+    #[serde(default)]
+    pub serial: Vec<SerialRequest>,
     /// The clones keep the source's hardware addresses and links.
     #[serde(default)]
     pub keep_mac: bool,

@@ -34,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         entry: None,
         disks,
         nics,
+        serial_ports: 1,
     };
     let started = Instant::now();
     let mut vm = VmProcess::boot(

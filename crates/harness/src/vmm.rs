@@ -14,7 +14,8 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vm_spec::VmSpec;
 use vmm_protocol::{
     Backends, Boot, CloneRam, Command as VmmCommand, DiskBackend, Event, Fd, Fork, ForkStep,
-    Forked, FromVmm, LayerFd, LayerFormat, Newborn, NicBackend, Outcome, Request, Restore, VERSION,
+    Forked, FromVmm, LayerFd, LayerFormat, Newborn, NicBackend, Outcome, Request, Restore,
+    SerialBackend, VERSION,
 };
 
 /// User ids of VM processes in tests.
@@ -222,7 +223,10 @@ impl VmProcess {
             kvm,
             disks,
             nics,
-            serial,
+            serial: vec![SerialBackend {
+                log: serial,
+                peer: None,
+            }],
             vsock,
             agent_identity: "{}".into(),
         })

@@ -17,6 +17,7 @@ fn spec(cmdline: &str) -> VmSpec {
         entry: None,
         disks: vec![],
         nics: vec![],
+        serial_ports: 1,
     }
 }
 

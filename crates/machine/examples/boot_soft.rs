@@ -29,6 +29,7 @@ fn main() -> Result<(), Failure> {
         entry: None,
         disks: vec![],
         nics: vec![],
+        serial_ports: 1,
     };
     while let Some(name) = args.next() {
         let value = args.next().ok_or("an option without a value")?;
@@ -59,7 +60,9 @@ fn main() -> Result<(), Failure> {
         kvm: None,
         disks,
         taps: vec![],
-        serial: File::options().write(true).open("/dev/stdout")?,
+        serial: vec![machine::SerialSink(Box::new(
+            File::options().write(true).open("/dev/stdout")?,
+        ))],
         vsock: UnixListener::bind(&socket)?,
     };
     let files = BootFiles {

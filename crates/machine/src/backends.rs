@@ -1,6 +1,7 @@
 //! What the host provides to one VM, as open files.
 
-use std::fs::File;
+use std::fmt;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
@@ -15,6 +16,15 @@ pub struct DiskFiles {
     pub below: Vec<LayerFile>,
 }
 
+/// Takes the output of a serial port; see [`chipset::Serial::set_output`].
+pub struct SerialSink(pub Box<dyn Write + Send>);
+
+impl fmt::Debug for SerialSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SerialSink")
+    }
+}
+
 /// Everything that devices need of the host.
 #[derive(Debug)]
 pub struct Backends {
@@ -24,8 +34,8 @@ pub struct Backends {
     pub disks: Vec<DiskFiles>,
     /// One for each NIC of the description; none where nothing is plugged in.
     pub taps: Vec<Option<OwnedFd>>,
-    /// Takes COM1's output.
-    pub serial: File,
+    /// One for each serial port, COM1 first; ports without one discard their output.
+    pub serial: Vec<SerialSink>,
     /// Host side of the guest's vsock ports.
     pub vsock: UnixListener,
 }

@@ -13,6 +13,14 @@ use crate::checkpoint::CheckpointError;
 /// A machine could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
+    /// The saved state has another number of serial ports.
+    #[error("saved state has {found} serial ports, the machine has {wanted}")]
+    SerialPorts {
+        /// In the saved state.
+        found: usize,
+        /// In the machine.
+        wanted: usize,
+    },
     /// The description is out of range.
     #[error("the machine description is not valid")]
     Spec(#[from] vm_spec::SpecError),

@@ -20,7 +20,7 @@ mod platform;
 mod prepared;
 mod vcpus;
 
-pub use backends::{Backends, DiskFiles};
+pub use backends::{Backends, DiskFiles, SerialSink};
 pub use checkpoint::{CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointError};
 pub use clock::monotonic_ns;
 pub use error::{BuildError, ForkCause, ForkError};

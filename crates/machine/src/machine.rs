@@ -130,7 +130,7 @@ fn load_guest(
     let platform = boot::Platform {
         ram_bytes: spec.memory_bytes,
         vcpus: spec.cpus,
-        serial_ports: [true, false, false, false],
+        serial_ports: std::array::from_fn(|port| port < usize::from(spec.serial_ports)),
         virtio_slots: (0..devices)
             .filter_map(|slot| u8::try_from(slot).ok())
             .collect(),
@@ -357,9 +357,17 @@ impl Machine {
         self.platform.ged.press_power_button();
     }
 
-    /// Types `bytes` on COM1; returns how many the guest's port took.
-    pub fn serial_input(&self, bytes: &[u8]) -> usize {
-        self.platform.serial.push_input(bytes)
+    /// Types `bytes` on a serial port (0 is COM1); returns how many the guest's port took.
+    pub fn serial_input(&self, port: usize, bytes: &[u8]) -> usize {
+        let port = self.platform.serial.get(port);
+        port.map_or(0, |port| port.push_input(bytes))
+    }
+
+    /// Sets what is called when the guest has room for input again that a serial port refused.
+    pub fn on_serial_room(&self, port: usize, call: impl Fn() + Send + Sync + 'static) {
+        if let Some(port) = self.platform.serial.get(port) {
+            port.set_input_waker(Some(Box::new(call)));
+        }
     }
 
     /// Sets the link of NIC `index`; returns whether there is such a NIC.

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use boot::layout;
 use chipset::{
-    Bus, BusDevice, Ged, InterruptLine, IoApic, KeyboardController, MsiMessage, MsiSink,
-    PowerControl, Rtc, SavedGed, SavedIoApic, SavedRtc, SavedSerial, Serial,
+    Bus, BusDevice, Ged, IoApic, KeyboardController, MsiMessage, MsiSink, PowerControl, Rtc,
+    SavedGed, SavedIoApic, SavedRtc, SavedSerial, Serial,
 };
 use disk_layers::{DiskStack, StackOptions};
 use guest_memory::{GuestMemoryMmap, GuestRam};
@@ -63,8 +63,8 @@ pub type EventSink = Arc<dyn Fn(PlatformEvent) + Send + Sync>;
 pub struct SavedPlatform {
     /// IOAPIC.
     pub ioapic: SavedIoApic,
-    /// COM1.
-    pub serial: SavedSerial,
+    /// Serial ports, COM1 first.
+    pub serial: Vec<SavedSerial>,
     /// Real-time clock.
     pub rtc: SavedRtc,
     /// ACPI event device.
@@ -77,7 +77,8 @@ pub struct SavedPlatform {
 #[derive(Debug)]
 pub(crate) struct Platform {
     pub(crate) io: Arc<PlatformIo>,
-    pub(crate) serial: Arc<Serial>,
+    /// COM1 first.
+    pub(crate) serial: Vec<Arc<Serial>>,
     pub(crate) ged: Arc<Ged>,
     rtc: Arc<Rtc>,
     /// One for each disk.
@@ -215,7 +216,7 @@ impl Slots<'_> {
 /// The chipset, new or restored.
 struct Chipset {
     ioapic: Arc<IoApic>,
-    serial: Arc<Serial>,
+    serial: Vec<Arc<Serial>>,
     rtc: Arc<Rtc>,
     ged: Arc<Ged>,
     power: Arc<dyn PowerControl>,
@@ -225,26 +226,32 @@ impl Chipset {
     fn build(parts: &Parts<'_>) -> Result<Self, BuildError> {
         let sink: Arc<dyn MsiSink> = Arc::new(VmSink(Arc::clone(parts.vm)));
         let power: Arc<dyn PowerControl> = Arc::new(PowerEvents(Arc::clone(parts.events)));
-        let com1 = layout::SERIAL_PORTS[0].gsi;
-        let lines = |ioapic: &Arc<IoApic>| -> (Arc<dyn InterruptLine>, Arc<dyn InterruptLine>) {
-            (ioapic.line(com1), ioapic.line(layout::GED_GSI))
-        };
+        let wanted = usize::from(parts.spec.serial_ports);
+        let places = || layout::SERIAL_PORTS.iter().take(wanted);
         let (ioapic, serial, rtc, ged) = match parts.saved {
             None => {
                 let ioapic = IoApic::new(sink);
-                let (com1, events) = lines(&ioapic);
-                let ged = Ged::new(events, Arc::clone(&power));
-                (ioapic, Serial::new(com1), Rtc::new(), ged)
+                let serial = places().map(|at| Serial::new(ioapic.line(at.gsi)));
+                let serial: Vec<_> = serial.collect();
+                let ged = Ged::new(ioapic.line(layout::GED_GSI), Arc::clone(&power));
+                (ioapic, serial, Rtc::new(), ged)
             }
             Some(saved) => {
+                let found = saved.serial.len();
+                if found != wanted {
+                    return Err(BuildError::SerialPorts { found, wanted });
+                }
                 let ioapic = IoApic::restore(sink, &saved.ioapic)?;
-                let (com1, events) = lines(&ioapic);
-                let ged = Ged::restore(events, Arc::clone(&power), &saved.ged)?;
-                let serial = Serial::restore(com1, &saved.serial)?;
+                let serial = places().zip(&saved.serial);
+                let serial = serial.map(|(at, saved)| Serial::restore(ioapic.line(at.gsi), saved));
+                let serial = serial.collect::<Result<Vec<_>, _>>()?;
+                let line = ioapic.line(layout::GED_GSI);
+                let ged = Ged::restore(line, Arc::clone(&power), &saved.ged)?;
                 (ioapic, serial, Rtc::restore(&saved.rtc)?, ged)
             }
         };
-        let (serial, rtc, ged) = (Arc::new(serial), Arc::new(rtc), Arc::new(ged));
+        let serial = serial.into_iter().map(Arc::new).collect();
+        let (rtc, ged) = (Arc::new(rtc), Arc::new(ged));
         Ok(Self {
             ioapic,
             serial,
@@ -256,9 +263,10 @@ impl Chipset {
 
     fn buses(&self) -> Result<(Bus, Bus), BuildError> {
         let mut ports = Bus::new();
-        let com1 = u64::from(layout::SERIAL_PORTS[0].port);
-        let serial: Arc<dyn BusDevice> = Arc::clone(&self.serial) as _;
-        ports.insert(com1, layout::SERIAL_BYTES, serial)?;
+        for (port, at) in self.serial.iter().zip(&layout::SERIAL_PORTS) {
+            let port: Arc<dyn BusDevice> = Arc::clone(port) as _;
+            ports.insert(at.port.into(), layout::SERIAL_BYTES, port)?;
+        }
         ports.insert(
             layout::RTC_PORT.into(),
             layout::RTC_BYTES,
@@ -299,7 +307,9 @@ impl Platform {
             let ram = ram.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             Arc::new(ram.memory().clone())
         };
-        chipset.serial.set_output(Box::new(backends.serial));
+        for (port, sink) in chipset.serial.iter().zip(backends.serial) {
+            port.set_output(sink.0);
+        }
         let mut slots = Slots {
             bus: memory_bus,
             next: 0,
@@ -358,7 +368,7 @@ impl Platform {
     pub(crate) fn save(&self, slots: Vec<SavedTransport>) -> SavedPlatform {
         SavedPlatform {
             ioapic: self.io.ioapic.save(),
-            serial: self.serial.save(),
+            serial: self.serial.iter().map(|port| port.save()).collect(),
             rtc: self.rtc.save(),
             ged: self.ged.save(),
             slots,

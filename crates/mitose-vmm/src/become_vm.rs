@@ -10,10 +10,11 @@ use anyhow::{Context, bail};
 use disk_layers::{DiskFormat, LayerFile};
 use guest_memory::GuestRam;
 use machine::{
-    Backends, BootFiles, Checkpoint, CloneOrigin, DiskFiles, Machine, OnEvent, Prepared,
+    Backends, BootFiles, Checkpoint, CloneOrigin, DiskFiles, Machine, OnEvent, Prepared, SerialSink,
 };
 use vmm_protocol::{Boot, CloneRam, Fd, LayerFd, LayerFormat, Restore};
 
+use crate::serial::SerialPeer;
 use crate::server::Inherited;
 
 /// Descriptors of one frame, each taken once.
@@ -45,7 +46,30 @@ impl Descriptors {
         })
     }
 
-    fn backends(&mut self, named: &vmm_protocol::Backends) -> anyhow::Result<Backends> {
+    /// Also returns who else is at the other ends of the serial ports.
+    fn backends(
+        &mut self,
+        named: &vmm_protocol::Backends,
+    ) -> anyhow::Result<(Backends, Vec<SerialPeer>)> {
+        let mut serial = vec![];
+        let mut peers: Vec<SerialPeer> = vec![];
+        for (port, backend) in named.serial.iter().enumerate() {
+            let log = self.file(backend.log)?;
+            let peer = match backend.peer {
+                None => None,
+                Some(vmm_protocol::SerialPeer::Listener(fd)) => {
+                    Some(SerialPeer::listener(port, self.take(fd)?))
+                }
+                Some(vmm_protocol::SerialPeer::Pty(fd, held)) => {
+                    Some(SerialPeer::pty(port, self.take(fd)?, self.take(held)?))
+                }
+            };
+            serial.push(match &peer {
+                Some(peer) => SerialSink(Box::new(peer.output(log))),
+                None => SerialSink(Box::new(log)),
+            });
+            peers.extend(peer);
+        }
         let mut disks = vec![];
         for disk in &named.disks {
             let mut layers = disk.layers.iter().map(|layer| self.layer(*layer));
@@ -59,32 +83,31 @@ impl Descriptors {
         for nic in &named.nics {
             taps.push(nic.tap.map(|fd| self.take(fd)).transpose()?);
         }
-        Ok(Backends {
+        let backends = Backends {
             kvm: named.kvm.map(|fd| self.take(fd)).transpose()?,
             disks,
             taps,
-            serial: self.file(named.serial)?,
+            serial,
             vsock: UnixListener::from(self.take(named.vsock)?),
-        })
+        };
+        Ok((backends, peers))
     }
 }
 
+/// A machine and who else is at the other ends of its serial ports.
+pub(crate) type Built = (Machine, Vec<SerialPeer>);
+
 /// Builds a machine for a cold boot.
-pub(crate) fn boot(boot: &Boot, fds: Vec<OwnedFd>, on_event: OnEvent) -> anyhow::Result<Machine> {
+pub(crate) fn boot(boot: &Boot, fds: Vec<OwnedFd>, on_event: OnEvent) -> anyhow::Result<Built> {
     let mut fds = Descriptors::new(fds);
     let ram = fds.file(boot.ram)?;
     let files = BootFiles {
         kernel: fds.file(boot.kernel)?,
         initrd: boot.initrd.map(|fd| fds.file(fd)).transpose()?,
     };
-    let backends = fds.backends(&boot.backends)?;
-    Ok(Machine::boot(
-        boot.spec.clone(),
-        ram,
-        files,
-        backends,
-        on_event,
-    )?)
+    let (backends, peers) = fds.backends(&boot.backends)?;
+    let machine = Machine::boot(boot.spec.clone(), ram, files, backends, on_event)?;
+    Ok((machine, peers))
 }
 
 /// Builds a clone.
@@ -94,7 +117,7 @@ pub(crate) fn restore(
     inherited: Option<Inherited>,
     prepared: Option<Prepared>,
     on_event: OnEvent,
-) -> anyhow::Result<Machine> {
+) -> anyhow::Result<Built> {
     let mut fds = Descriptors::new(fds);
     let mut prepared = prepared.filter(|prepared| prepared.fits(&restore.spec));
     let (ram, checkpoint) = match (restore.ram, inherited) {
@@ -118,9 +141,10 @@ pub(crate) fn restore(
         generation_id: generation_id(&restore.generation_id)?,
         durable: restore.durable,
     };
-    let backends = fds.backends(&restore.backends)?;
+    let (backends, peers) = fds.backends(&restore.backends)?;
     let spec = restore.spec.clone();
-    Ok(Machine::restore(spec, origin, backends, on_event)?)
+    let machine = Machine::restore(spec, origin, backends, on_event)?;
+    Ok((machine, peers))
 }
 
 fn read_checkpoint(mut file: File) -> anyhow::Result<Checkpoint> {

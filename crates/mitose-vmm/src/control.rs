@@ -6,15 +6,17 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use machine::{MachineEvent, OnEvent};
+use machine::{Machine, MachineEvent, OnEvent};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use vmm_protocol::{Event, Request};
 
 use crate::agent::AgentLink;
+use crate::serial::SerialPeer;
 
 /// Most connections of the daemon at a time; a new daemon needs one while an old one is closing.
 const MAX_CONNECTIONS: usize = 4;
@@ -32,6 +34,11 @@ pub(crate) enum Message {
         connection: Arc<UnixStream>,
     },
     AgentSaid(Event),
+    /// Somebody typed on a serial port.
+    Typed {
+        port: usize,
+        bytes: Vec<u8>,
+    },
     Machine(MachineEvent),
 }
 
@@ -41,6 +48,7 @@ pub(crate) struct Control {
     listener: UnixListener,
     connections: Vec<Arc<UnixStream>>,
     agents: Vec<AgentLink>,
+    serial: Vec<SerialPeer>,
     /// The message that answers an agent's hello, JSON.
     identity: String,
     events: Receiver<MachineEvent>,
@@ -57,6 +65,7 @@ impl Control {
             listener,
             connections: vec![],
             agents: vec![],
+            serial: vec![],
             identity: String::new(),
             events,
             sender,
@@ -78,6 +87,25 @@ impl Control {
             // A full counter means that a wake-up is pending already.
             let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
         })
+    }
+
+    /// Listens to the peers of a machine's serial ports.
+    pub(crate) fn serve_serial(&mut self, peers: Vec<SerialPeer>, machine: &Machine) {
+        for peer in &peers {
+            let (room, wake) = (peer.room(), Arc::clone(&self.wake));
+            machine.on_serial_room(peer.port, move || {
+                room.store(true, Ordering::Release);
+                let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
+            });
+        }
+        self.serial = peers;
+    }
+
+    /// Keeps what a serial port refused until the guest has read.
+    pub(crate) fn keep_typed(&mut self, port: usize, bytes: &[u8]) {
+        if let Some(peer) = self.serial.iter_mut().find(|peer| peer.port == port) {
+            peer.keep(bytes);
+        }
     }
 
     /// Takes over a connection of the guest's agent.
@@ -129,8 +157,9 @@ impl Control {
         }
     }
 
-    /// Waits for anything; returns all flags: wake-up, listener, connections, agents.
+    /// Waits for anything; returns all flags: wake-up, listener, connections, agents, serial ports.
     fn wait(&self) -> rustix::io::Result<Vec<PollFlags>> {
+        let lines: Vec<_> = self.serial.iter().map(SerialPeer::waits_for).collect();
         let mut fds = vec![
             PollFd::new(&self.wake, PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
@@ -148,6 +177,11 @@ impl Control {
             };
             PollFd::new(&agent.stream, PollFlags::IN | write)
         }));
+        fds.extend(lines.iter().map(|line| match line {
+            Some(line) => PollFd::new(line.as_ref(), PollFlags::IN),
+            // Nothing is asked of it, and its wake-up is seen as its own.
+            None => PollFd::new(self.wake.as_ref(), PollFlags::empty()),
+        }));
         poll(&mut fds, None)?;
         Ok(fds.iter().map(PollFd::revents).collect())
     }
@@ -156,13 +190,27 @@ impl Control {
         let [wake, listener, rest @ ..] = flags else {
             return;
         };
-        let (connections, agents) = rest.split_at(self.connections.len());
+        let (connections, rest) = rest.split_at(self.connections.len());
+        let (agents, serial) = rest.split_at(self.agents.len());
         if !wake.is_empty() {
             let mut count = [0; 8];
             // Only clears the wake-up; what it announces is in the channel.
             let _ = rustix::io::read(self.wake.as_fd(), &mut count);
             self.news
                 .extend(self.events.try_iter().map(Message::Machine));
+            for peer in &mut self.serial {
+                let port = peer.port;
+                let again = peer.retry().map(|bytes| Message::Typed { port, bytes });
+                self.news.extend(again);
+            }
+        }
+        for (peer, flags) in self.serial.iter_mut().zip(serial) {
+            if !flags.is_empty() {
+                let (port, bytes) = (peer.port, peer.on_readable());
+                if !bytes.is_empty() {
+                    self.news.push_back(Message::Typed { port, bytes });
+                }
+            }
         }
         // From the end, so that one that is removed moves none that is still to come.
         for (index, flags) in agents.iter().enumerate().rev() {

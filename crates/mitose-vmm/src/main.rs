@@ -12,6 +12,7 @@ mod control;
 mod holder;
 mod outbox;
 mod seed;
+mod serial;
 mod server;
 
 use std::os::unix::net::UnixListener;

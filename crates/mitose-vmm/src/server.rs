@@ -109,6 +109,7 @@ impl Server {
                     }
                 }
                 Message::AgentSaid(event) => self.agent_said(event),
+                Message::Typed { port, bytes } => self.typed(port, &bytes),
                 Message::Machine(event) => {
                     if let Some(reason) = self.machine_event(event) {
                         return self.end(reason);
@@ -199,6 +200,14 @@ impl Server {
         }
     }
 
+    fn typed(&mut self, port: usize, bytes: &[u8]) {
+        let machine = self.machine.as_ref();
+        let taken = machine.map_or(bytes.len(), |machine| machine.serial_input(port, bytes));
+        if taken < bytes.len() {
+            self.control.keep_typed(port, &bytes[taken..]);
+        }
+    }
+
     fn agent_said(&mut self, event: Event) {
         if let Event::AgentReady { at_ns, .. } = event {
             self.ready_at_ns.get_or_insert(at_ns);
@@ -275,7 +284,8 @@ impl Server {
         self.need_shell()?;
         self.control
             .set_identity(boot.backends.agent_identity.clone(), false);
-        let machine = become_vm::boot(boot, fds, self.control.sink())?;
+        let (machine, peers) = become_vm::boot(boot, fds, self.control.sink())?;
+        self.control.serve_serial(peers, &machine);
         Ok(self.first_run(machine, false))
     }
 
@@ -286,7 +296,9 @@ impl Server {
         let inherited = self.inherited.take();
         let prepared = self.prepared.take();
         let sink = self.control.sink();
-        let machine = become_vm::restore(restore, fds, inherited, prepared, sink)?;
+        let built = become_vm::restore(restore, fds, inherited, prepared, sink)?;
+        let (machine, peers) = built;
+        self.control.serve_serial(peers, &machine);
         Ok(self.first_run(machine, restore.paused))
     }
 
@@ -326,7 +338,7 @@ impl Server {
                 self.control.tell_agent(&word);
             }
             Command::SerialInput(bytes) => {
-                let taken = machine.serial_input(bytes);
+                let taken = machine.serial_input(0, bytes);
                 anyhow::ensure!(
                     taken == bytes.len(),
                     "the guest's port took {taken} bytes only"

@@ -188,7 +188,7 @@ impl Server {
         );
         assert!(backends.kvm.is_some());
         assert!(backends.agent_identity.contains(r#""type":"identity""#));
-        let mut serial = File::from(take(fds, backends.serial));
+        let mut serial = File::from(take(fds, backends.serial[0].log));
         writeln!(serial, "{how}").expect("the serial log takes a line");
         let layers = backends.disks.iter().flat_map(|disk| &disk.layers);
         let disks = layers

@@ -23,6 +23,8 @@ pub const MAX_MEMORY_BYTES: u64 = 512 << 30;
 pub const MEMORY_GRANULE_BYTES: u64 = 1 << 20;
 /// Most virtio devices of one VM.
 pub const MAX_VIRTIO_DEVICES: usize = 14;
+/// Most serial ports of one VM.
+pub const MAX_SERIAL_PORTS: u8 = 4;
 /// Longest kernel command line, bytes.
 pub const MAX_CMDLINE_BYTES: usize = 2048;
 
@@ -74,6 +76,13 @@ pub struct VmSpec {
     pub disks: Vec<DiskSpec>,
     /// Network interfaces in slot order.
     pub nics: Vec<NicSpec>,
+    /// Number of serial ports, 1 to [`MAX_SERIAL_PORTS`]: COM1 and those after it.
+    #[serde(default = "one")]
+    pub serial_ports: u8,
+}
+
+fn one() -> u8 {
+    1
 }
 
 /// A field of a [`VmSpec`] is out of its range.
@@ -94,6 +103,9 @@ pub enum SpecError {
     )]
     Devices(usize),
     /// A disk's serial is too long or not printable ASCII.
+    #[error("serial: a VM has 1 to {MAX_SERIAL_PORTS} serial ports, got {0}")]
+    SerialPorts(u8),
+    /// Serial number of a disk.
     #[error("disk serial: at most 20 printable ASCII bytes, got {0:?}")]
     DiskSerial(String),
 }
@@ -118,6 +130,9 @@ impl VmSpec {
         let devices = self.disks.len() + self.nics.len() + FIXED_VIRTIO_DEVICES;
         if devices > MAX_VIRTIO_DEVICES {
             return Err(SpecError::Devices(devices));
+        }
+        if !(1..=MAX_SERIAL_PORTS).contains(&self.serial_ports) {
+            return Err(SpecError::SerialPorts(self.serial_ports));
         }
         for disk in &self.disks {
             let printable = disk.serial.bytes().all(|b| b.is_ascii_graphic());

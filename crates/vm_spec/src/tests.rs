@@ -10,6 +10,7 @@ fn spec() -> VmSpec {
         entry: None,
         disks: vec![],
         nics: vec![],
+        serial_ports: 1,
     }
 }
 

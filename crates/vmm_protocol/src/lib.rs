@@ -72,6 +72,26 @@ pub struct NicBackend {
     pub tap: Option<Fd>,
 }
 
+/// Who may type on a serial port and reads along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SerialPeer {
+    /// Whoever connects to this listening Unix socket, one at a time.
+    Listener(Fd),
+    /// Both ends of a pseudo-terminal; the second is only held, so that the first stays usable
+    /// while nobody has it open.
+    Pty(Fd, Fd),
+}
+
+/// Back end of one serial port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SerialBackend {
+    /// Where its output is appended.
+    pub log: Fd,
+    /// Who else is at its other end.
+    pub peer: Option<SerialPeer>,
+}
+
 /// What the host provides to one VM, in the order of its [`VmSpec`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backends {
@@ -81,8 +101,8 @@ pub struct Backends {
     pub disks: Vec<DiskBackend>,
     /// One for each NIC of the description.
     pub nics: Vec<NicBackend>,
-    /// Where COM1's output is appended.
-    pub serial: Fd,
+    /// One for each serial port of the description, COM1 first.
+    pub serial: Vec<SerialBackend>,
     /// Listening Unix socket that reaches the guest's vsock ports (`CONNECT <port>\n`).
     pub vsock: Fd,
     /// One byte-stream message for the agent: the JSON of its identity message, sent whenever the

@@ -1,9 +1,9 @@
 //! `mitose clone`.
 
-use api_types::{CloneMode, Cloned, ForkRequest, MAX_CLONES};
+use api_types::{CloneMode, Cloned, ForkRequest, MAX_CLONES, SerialRequest};
 
 use super::Context;
-use super::run::{NetChoice, parse_memory, parse_net};
+use super::run::{NetChoice, absolute_serial, parse_memory, parse_net, parse_serial};
 use crate::output::{self, Format, Table, microseconds};
 use crate::progress::Waiting;
 
@@ -39,6 +39,10 @@ pub struct Args {
     /// NIC of the clone, tap=NAME[,mac=ADDRESS], in the source's order; only with --name
     #[arg(long = "net", value_name = "SPEC", value_parser = parse_net, conflicts_with = "count")]
     nets: Vec<NetChoice>,
+    /// Back end of a serial port of the clone, as with run, COM1 first; only with --name [default:
+    /// logs, and pseudo-terminals where the source has such]
+    #[arg(long, value_name = "SPEC", value_parser = parse_serial, conflicts_with = "count")]
+    serial: Vec<SerialRequest>,
     /// keep-mac: the clones keep the source's hardware addresses and links
     #[arg(long, value_name = "RULE", value_parser = ["keep-mac"])]
     nic: Option<String>,
@@ -66,6 +70,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         names,
         mode: args.mode,
         nets: NetChoice::requests(args.nets),
+        serial: absolute_serial(args.serial)?,
         keep_mac: args.nic.is_some(),
         memory_limit_bytes: args.memory_limit,
         wait_ready_s: if args.no_wait { Some(0) } else { args.wait },

@@ -53,9 +53,10 @@ pub struct Args {
     /// NIC: none, or tap=NAME[,mac=ADDRESS] for an existing TAP interface; may be repeated
     #[arg(long = "net", value_name = "SPEC", value_parser = parse_net)]
     nets: Vec<NetChoice>,
-    /// Where the serial port's output goes: log, none, or file=PATH
-    #[arg(long, value_name = "SPEC", default_value = "log", value_parser = parse_serial)]
-    serial: SerialRequest,
+    /// Back end of a serial port: log, none, file=PATH, pty or unix=PATH; given again for COM2 to
+    /// COM4 [default: log for COM1, no other ports]
+    #[arg(long, value_name = "SPEC", value_parser = parse_serial)]
+    serial: Vec<SerialRequest>,
     /// What executes the guest: auto, kvm or soft
     #[arg(long, default_value = "auto", value_parser = parse_engine)]
     engine: EngineChoice,
@@ -124,12 +125,7 @@ fn request(args: Args) -> anyhow::Result<RunRequest> {
     for disk in &mut disks {
         disk.path = std::path::absolute(&disk.path).context("--disk")?;
     }
-    let serial = match args.serial {
-        SerialRequest::File(path) => {
-            SerialRequest::File(std::path::absolute(path).context("--serial")?)
-        }
-        other => other,
-    };
+    let mut serial = absolute_serial(args.serial)?.into_iter();
     Ok(RunRequest {
         name: args.name,
         image: args.image,
@@ -141,7 +137,8 @@ fn request(args: Args) -> anyhow::Result<RunRequest> {
         memory_bytes: args.memory,
         memory_limit_bytes: args.memory_limit,
         nets: NetChoice::requests(args.nets),
-        serial,
+        serial: serial.next().unwrap_or_default(),
+        more_serial: serial.collect(),
         engine: args.engine,
         entry: args.entry,
         wait_ready_s: args.wait,
@@ -196,12 +193,29 @@ pub(super) fn parse_net(text: &str) -> Result<NetChoice, String> {
     Ok(NetChoice::Nic(net))
 }
 
-fn parse_serial(text: &str) -> Result<SerialRequest, String> {
+/// Makes the paths in `ports` absolute: the daemon has another working directory.
+pub(super) fn absolute_serial(ports: Vec<SerialRequest>) -> anyhow::Result<Vec<SerialRequest>> {
+    let absolute = |path| std::path::absolute(path).context("--serial");
+    let ports = ports.into_iter().map(|port| {
+        Ok(match port {
+            SerialRequest::File(path) => SerialRequest::File(absolute(path)?),
+            SerialRequest::Unix(path) => SerialRequest::Unix(absolute(path)?),
+            other => other,
+        })
+    });
+    ports.collect()
+}
+
+pub(super) fn parse_serial(text: &str) -> Result<SerialRequest, String> {
     match text.split_once('=') {
         None if text == "log" => Ok(SerialRequest::Log),
         None if text == "none" => Ok(SerialRequest::None),
+        None if text == "pty" => Ok(SerialRequest::Pty),
         Some(("file", path)) if !path.is_empty() => Ok(SerialRequest::File(path.into())),
-        _ => Err(format!("{text:?} is not log, none or file=PATH")),
+        Some(("unix", path)) if !path.is_empty() => Ok(SerialRequest::Unix(path.into())),
+        _ => Err(format!(
+            "{text:?} is not log, none, file=PATH, pty or unix=PATH"
+        )),
     }
 }
 

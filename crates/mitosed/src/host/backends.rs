@@ -2,14 +2,14 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use api_types::{ErrorKind, SerialRequest};
 use rustix::fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create};
-use vmm_protocol::{Backends, DiskBackend, Fd, LayerFd, NicBackend};
+use vmm_protocol::{Backends, DiskBackend, Fd, LayerFd, NicBackend, SerialBackend, SerialPeer};
 
 use super::Host;
 use crate::error::{OpError, OpResult};
@@ -136,7 +136,9 @@ impl Host {
                 tap: tap.as_ref().map(|tap| fds.add(Arc::clone(tap))),
             })
             .collect();
-        let serial = fds.add(OwnedFd::from(self.open_serial(row)?));
+        let serial = (0..row.serial.len())
+            .map(|port| self.open_serial(row, port, fds))
+            .collect::<anyhow::Result<_>>()?;
         let vsock = fds.add(OwnedFd::from(self.listen_vsock(&row.id)?));
         Ok(Backends {
             kvm,
@@ -148,24 +150,68 @@ impl Host {
         })
     }
 
-    /// File that COM1's output goes to, where it is one.
-    pub fn serial_path(&self, row: &VmRow) -> Option<PathBuf> {
-        match &row.serial {
-            SerialRequest::Log => Some(self.config.home.vm(&row.id).join("serial.log")),
+    /// File that the output of serial port `port` (0 is COM1) goes to, where it is one.
+    pub fn serial_path(&self, row: &VmRow, port: usize) -> Option<PathBuf> {
+        let name = match port {
+            0 => "serial.log".to_owned(),
+            _ => format!("serial{}.log", port + 1),
+        };
+        match row.serial.get(port)? {
+            SerialRequest::Log | SerialRequest::Pty | SerialRequest::Unix(_) => {
+                Some(self.config.home.vm(&row.id).join(name))
+            }
             SerialRequest::File(path) => Some(path.clone()),
             SerialRequest::None => None,
         }
     }
 
-    fn open_serial(&self, row: &VmRow) -> anyhow::Result<File> {
+    /// Where others reach serial port `port`: its socket, or its pseudo-terminal.
+    pub(super) fn serial_peer_path(&self, row: &VmRow, port: usize) -> Option<PathBuf> {
+        match row.serial.get(port)? {
+            SerialRequest::Unix(path) => Some(path.clone()),
+            SerialRequest::Pty => fs::read_link(self.pty_link(row, port)).ok(),
+            _ => None,
+        }
+    }
+
+    /// Link to the pseudo-terminal of serial port `port`.
+    fn pty_link(&self, row: &VmRow, port: usize) -> PathBuf {
+        let home = self.config.home.vm(&row.id);
+        home.join(format!("serial{}.pty", port + 1))
+    }
+
+    fn open_serial(
+        &self,
+        row: &VmRow,
+        port: usize,
+        fds: &mut FdList,
+    ) -> anyhow::Result<SerialBackend> {
         let path = self
-            .serial_path(row)
+            .serial_path(row, port)
             .unwrap_or_else(|| PathBuf::from("/dev/null"));
-        File::options()
+        let log = File::options()
             .create(true)
             .append(true)
             .open(&path)
-            .with_context(|| format!("serial: cannot open {}", path.display()))
+            .with_context(|| format!("serial: cannot open {}", path.display()))?;
+        let log = fds.add(OwnedFd::from(log));
+        let peer = match &row.serial[port] {
+            SerialRequest::Unix(path) => {
+                let listener = listen_serial(path)?;
+                Some(SerialPeer::Listener(fds.add(OwnedFd::from(listener))))
+            }
+            SerialRequest::Pty => {
+                let pty = linux_sys::open_pty().context("serial: cannot open a pseudo-terminal")?;
+                let link = self.pty_link(row, port);
+                let _ = fs::remove_file(&link);
+                std::os::unix::fs::symlink(&pty.path, &link)
+                    .with_context(|| format!("serial: cannot make the link {}", link.display()))?;
+                let controller = fds.add(pty.controller);
+                Some(SerialPeer::Pty(controller, fds.add(pty.terminal)))
+            }
+            _ => None,
+        };
+        Ok(SerialBackend { log, peer })
     }
 
     fn listen_vsock(&self, id: &str) -> anyhow::Result<UnixListener> {
@@ -198,6 +244,16 @@ impl Host {
             }
         }
     }
+}
+
+/// Listens at `path` for the peer of a serial port; a socket that nobody serves is replaced.
+fn listen_serial(path: &Path) -> anyhow::Result<UnixListener> {
+    use std::os::unix::fs::FileTypeExt;
+    let socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if socket && UnixStream::connect(path).is_err() {
+        let _ = fs::remove_file(path);
+    }
+    UnixListener::bind(path).with_context(|| format!("serial: cannot listen on {}", path.display()))
 }
 
 /// Makes the memory file of a guest's RAM; it can be sealed.

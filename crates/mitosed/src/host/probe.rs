@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::fs::{MemfdFlags, memfd_create};
 use vm_spec::VmSpec;
-use vmm_protocol::{Backends, Boot, Command, Event, Outcome};
+use vmm_protocol::{Backends, Boot, Command, Event, Outcome, SerialBackend};
 
 use super::Host;
 use super::backends::{FdList, make_ram};
@@ -115,6 +115,7 @@ impl Host {
                 entry: None,
                 disks: Vec::new(),
                 nics: Vec::new(),
+                serial_ports: 1,
             },
             ram: fds.add(make_ram(MEMORY_BYTES).map_err(failed)?),
             kernel,
@@ -123,7 +124,10 @@ impl Host {
                 kvm,
                 disks: Vec::new(),
                 nics: Vec::new(),
-                serial,
+                serial: vec![SerialBackend {
+                    log: serial,
+                    peer: None,
+                }],
                 vsock,
                 agent_identity: "{}".to_owned(),
             },

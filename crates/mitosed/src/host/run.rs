@@ -3,7 +3,7 @@
 //! Everything is checked before anything is made; the row `creating` comes first, so that a crash
 //! at any point leaves nothing that recovery does not find.
 
-mod plan;
+pub(super) mod plan;
 
 use std::fs;
 use std::os::fd::OwnedFd;

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
-use api_types::{DiskDetail, DiskUse, NicDetail, Vm as VmAnswer, VmDetail};
+use api_types::{DiskDetail, DiskUse, NicDetail, SerialDetail, Vm as VmAnswer, VmDetail};
 
 use super::{Host, Vm};
 use crate::inventory::VmRow;
@@ -59,7 +60,20 @@ impl Host {
             stuns: row.stuns.clone(),
             guest: row.guest.clone(),
             vsock: self.config.home.vm_vsock(&row.id).display().to_string(),
-            serial: self.serial_path(&row).map(|p| p.display().to_string()),
+            serial: self.serial_path(&row, 0).map(|p| p.display().to_string()),
+            serial_ports: (0..row.serial.len())
+                .map(|port| self.serial_detail(&row, port))
+                .collect(),
+        }
+    }
+
+    fn serial_detail(&self, row: &VmRow, port: usize) -> SerialDetail {
+        let text = |path: Option<PathBuf>| path.map(|path| path.display().to_string());
+        SerialDetail {
+            port: format!("COM{}", port + 1),
+            backend: row.serial[port].clone(),
+            log: text(self.serial_path(row, port)),
+            path: text(self.serial_peer_path(row, port)),
         }
     }
 

@@ -300,7 +300,7 @@ where
 impl Host {
     /// The file that COM1's output goes to.
     fn serial_log(&self, vm: &Vm) -> OpResult<PathBuf> {
-        self.serial_path(&vm.row()).ok_or_else(|| {
+        self.serial_path(&vm.row(), 0).ok_or_else(|| {
             OpError::conflict(format!(
                 "{} was made with --serial none: it has no log",
                 vm.name

@@ -109,8 +109,8 @@ pub struct VmRow {
     pub disks: Vec<DiskRow>,
     /// NICs, in the order of the description.
     pub nics: Vec<NicRow>,
-    /// Where COM1's output goes.
-    pub serial: SerialRequest,
+    /// Back ends of the serial ports, COM1 first.
+    pub serial: Vec<SerialRequest>,
     /// Instance and BIOS UUID.
     pub uuid: String,
     /// Machine id that the agent is told.

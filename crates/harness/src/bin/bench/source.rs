@@ -88,6 +88,7 @@ impl<'a> Source<'a> {
                 mac: None,
             }],
             serial: api_types::SerialRequest::Log,
+            more_serial: vec![],
             engine: EngineChoice::Kvm,
             entry: None,
             wait_ready_s: Some(0),

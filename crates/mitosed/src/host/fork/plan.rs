@@ -11,6 +11,7 @@ use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
 use crate::host::identity::new_mac;
 use crate::host::memory::CLONE_COST_BYTES;
+use crate::host::run::plan::check_serial;
 use crate::host::{Host, Vm};
 use crate::inventory::{Changes, DiskRow, LayerRow, NicRow, PowerState, VmRow};
 
@@ -35,6 +36,11 @@ impl Host {
         if request.keep_mac && !request.nets.is_empty() {
             return Err(OpError::invalid(
                 "net: clones that keep the source's addresses take no NICs of their own",
+            ));
+        }
+        if !request.serial.is_empty() && count > 1 {
+            return Err(OpError::invalid(
+                "serial: serial ports can be given for one clone at a time; use --name",
             ));
         }
         if !request.nets.is_empty() && count > 1 {
@@ -149,11 +155,7 @@ pub(super) fn clone_row(
         machine_id: random_hex::<16>(),
         source: Some(source.name.clone()),
         generation: source.generation + 1,
-        serial: match &source.serial {
-            SerialRequest::None => SerialRequest::None,
-            // Two VMs do not write to one file.
-            SerialRequest::Log | SerialRequest::File(_) => SerialRequest::Log,
-        },
+        serial: clone_serial(&source.serial, &request.serial)?,
         uid: None,
         pid: None,
         group: None,
@@ -190,4 +192,24 @@ pub(super) fn clone_row(
         });
     }
     Ok(row)
+}
+
+/// Back ends of a clone's serial ports: those that were given, then what the source's become.
+fn clone_serial(source: &[SerialRequest], given: &[SerialRequest]) -> OpResult<Vec<SerialRequest>> {
+    if given.len() > source.len() {
+        return Err(OpError::invalid(format!(
+            "serial: the source has {} serial ports, {} were given for its clone",
+            source.len(),
+            given.len()
+        )));
+    }
+    check_serial(given)?;
+    let own = |port: &SerialRequest| match port {
+        SerialRequest::None => SerialRequest::None,
+        SerialRequest::Pty => SerialRequest::Pty,
+        // Two VMs do not share a file or a socket.
+        SerialRequest::Log | SerialRequest::File(_) | SerialRequest::Unix(_) => SerialRequest::Log,
+    };
+    let rest = source[given.len()..].iter().map(own);
+    Ok(given.iter().cloned().chain(rest).collect())
 }

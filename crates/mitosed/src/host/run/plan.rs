@@ -72,6 +72,7 @@ impl Host {
             entry: request.entry,
             disks: Vec::new(),
             nics: Vec::new(),
+            serial_ports: u8::try_from(request.more_serial.len() + 1).unwrap_or(u8::MAX),
         };
         spec.validate().map_err(invalid_spec)?;
         self.check_limit(request.memory_limit_bytes)?;
@@ -83,9 +84,10 @@ impl Host {
         }
         let mut row = new_row(request.name, engine.to_owned(), boot, spec);
         row.has_agent = has_agent;
-        row.serial = request.serial;
+        row.serial = vec![request.serial];
+        row.serial.extend(request.more_serial);
         row.memory_limit_bytes = request.memory_limit_bytes;
-        self.check_serial(&row)?;
+        check_serial(&row.serial)?;
         let mut used = self.macs_in_use();
         add_nics(&mut row, &request.nets, &mut used)?;
         for (index, base) in bases.iter().enumerate() {
@@ -178,19 +180,6 @@ impl Host {
         }
     }
 
-    fn check_serial(&self, row: &VmRow) -> OpResult<()> {
-        if let SerialRequest::File(path) = &row.serial {
-            let parent = path.parent().filter(|p| p.is_dir());
-            if !path.is_absolute() || parent.is_none() {
-                return Err(OpError::invalid(format!(
-                    "serial: {} is not a file in an existing directory",
-                    path.display()
-                )));
-            }
-        }
-        Ok(())
-    }
-
     /// Checks a disk file and what lies below it.
     fn inspect(
         &self,
@@ -280,7 +269,7 @@ fn new_row(name: String, engine: String, boot: BootSource, spec: VmSpec) -> VmRo
         spec,
         disks: Vec::new(),
         nics: Vec::new(),
-        serial: SerialRequest::Log,
+        serial: vec![SerialRequest::Log],
         uuid: random_uuid(),
         machine_id: random_hex::<16>(),
         source: None,
@@ -366,4 +355,27 @@ fn add_nics(row: &mut VmRow, nets: &[NetRequest], used: &mut HashSet<MacAddr>) -
 
 fn invalid_spec(error: SpecError) -> OpError {
     OpError::caused(ErrorKind::Invalid, error)
+}
+
+/// Checks the paths of serial ports' back ends.
+pub(in crate::host) fn check_serial(ports: &[SerialRequest]) -> OpResult<()> {
+    for (index, port) in ports.iter().enumerate() {
+        let (SerialRequest::File(path) | SerialRequest::Unix(path)) = port else {
+            continue;
+        };
+        let parent = path.parent().filter(|p| p.is_dir());
+        if !path.is_absolute() || parent.is_none() {
+            return Err(OpError::invalid(format!(
+                "serial: {} is not a file in an existing directory",
+                path.display()
+            )));
+        }
+        if ports[..index].contains(port) {
+            return Err(OpError::invalid(format!(
+                "serial: {} is given for two ports",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
 }
