@@ -62,7 +62,7 @@ impl Default for Interp {
             exit: Exit::default(),
             pauses: 0,
             pause_left: 0,
-            cache: Cache::default(),
+            cache: Cache::new(),
             operand: Operand([0; MEMORY_OPERAND_MAX]),
         }
     }
@@ -77,8 +77,6 @@ impl Cpu {
     pub fn run(&mut self, env: &mut dyn Environment, budget: u64) -> Stop {
         self.begin_slice();
         self.mirror_segments();
-        // Registers may have been changed from outside since.
-        self.interp.cache.forget_addresses();
         self.interp.left = budget.min(i64::MAX as u64) as i64;
         let stop = self.run_slice(env).unwrap_or(Stop::TripleFault);
         self.settle_flags();

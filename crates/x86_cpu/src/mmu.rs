@@ -101,16 +101,19 @@ impl Cpu {
 
     /// Removes all translations, global ones too.
     pub(crate) fn flush_tlb(&mut self) {
+        self.forget_addresses();
         self.mmu.tlb.flush();
     }
 
     /// Removes the translations that are not global.
     pub(crate) fn flush_tlb_local(&mut self) {
+        self.forget_local_addresses();
         self.mmu.tlb.flush_local();
     }
 
     /// Removes the translation of the page of `linear` (INVLPG).
     pub(crate) fn flush_page(&mut self, linear: u64) {
+        self.forget_address(linear);
         self.mmu.tlb.flush_page(linear);
     }
 

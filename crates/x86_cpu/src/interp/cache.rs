@@ -12,6 +12,8 @@ use super::operand::Width;
 
 /// Entries of the jump cache.
 const JUMPS: usize = 4096;
+/// Entries of the table of blocks found lately.
+const RECENT: usize = 16384;
 /// Memory for blocks and copies of pages, bytes; beyond it everything is dropped.
 const BYTES_MAX: usize = 96 << 20;
 const PAGE: usize = 4096;
@@ -79,12 +81,52 @@ type Map<T> = HashMap<u64, T, BuildHasherDefault<KeyHasher>>;
 pub(super) struct Cache {
     pages: Map<Page>,
     blocks: Map<At>,
+    /// Blocks found lately, by key.
+    recent: Vec<Recent>,
     jumps: Vec<Jump>,
     bytes: usize,
-    /// Number of the present set of virtual translations; entries of others are void.
-    pub(super) generation: u64,
+    /// Number of the present set of virtual translations, even; entries of others are void.
+    local: u64,
+    /// That of global translations, odd.
+    global: u64,
+    /// Hashed pages that entries lead to.
+    used: Used,
     /// Link to tie to the block that is looked up next.
     pub(super) open_link: Option<OpenLink>,
+}
+
+/// A block found lately.
+#[derive(Clone, Copy, Debug)]
+struct Recent {
+    key: u64,
+    entry: At,
+}
+
+/// A set of addresses' upper parts, by hash: it may claim to have what it has not.
+#[derive(Debug)]
+struct Used([u64; 64]);
+
+impl Default for Used {
+    fn default() -> Self {
+        Self([0; 64])
+    }
+}
+
+impl Used {
+    fn place(part: u64) -> (usize, u64) {
+        let bit = part ^ part >> 12;
+        ((bit >> 6) as usize & 63, 1 << (bit & 63))
+    }
+
+    fn add(&mut self, part: u64) {
+        let (word, bit) = Self::place(part);
+        self.0[word] |= bit;
+    }
+
+    fn has(&self, part: u64) -> bool {
+        let (word, bit) = Self::place(part);
+        self.0[word] & bit != 0
+    }
 }
 
 /// A link that was followed before it led anywhere.
@@ -103,26 +145,82 @@ fn key(gpa: u64, width: Width) -> u64 {
     gpa | (width as u64) << 62
 }
 
+fn recent_place(key: u64) -> usize {
+    (key ^ key >> 14) as usize & (RECENT - 1)
+}
+
+/// The part of an address that says which mapping of 1 << `shift` bytes it is in, marked with the
+/// size.
+fn part(linear: u64, shift: u8) -> u64 {
+    let page = if shift < 64 { linear >> shift } else { 0 };
+    page ^ u64::from(shift) << 52
+}
+
 fn place(tag: u64) -> usize {
     ((tag ^ tag >> 12) as usize) & (JUMPS - 1)
 }
 
 impl Cache {
+    pub(super) fn new() -> Self {
+        let mut cache = Self::default();
+        cache.forget_addresses();
+        cache
+    }
+
     /// Makes all virtual translations void.
     pub(super) fn forget_addresses(&mut self) {
-        self.generation += 1;
+        self.local += 2;
+        self.global = self.local + 1;
+        self.used = Used::default();
         self.open_link = None;
+    }
+
+    /// Makes the virtual translations void that are not global.
+    pub(super) fn forget_local_addresses(&mut self) {
+        self.local += 2;
+        self.open_link = None;
+    }
+
+    /// Makes the virtual translation of an address void, others perhaps too.
+    pub(super) fn forget_address(&mut self, linear: u64) {
+        let sizes = [12, 21, 22, 30, 64];
+        let used = sizes
+            .iter()
+            .any(|shift| self.used.has(part(linear, *shift)));
+        if used {
+            self.forget_addresses();
+        }
+    }
+
+    /// Records that entries lead to an address, in a mapping of 1 << `shift` bytes; returns the
+    /// generation they belong to.
+    pub(super) fn use_address(&mut self, linear: u64, global: bool, shift: u8) -> u64 {
+        self.used.add(part(linear, shift));
+        if global { self.global } else { self.local }
+    }
+
+    /// Whether entries of a generation are valid.
+    #[inline(always)]
+    pub(super) fn is_valid(&self, generation: u64) -> bool {
+        generation == self.local || generation == self.global
     }
 
     /// Finds the block for a tagged RIP.
     #[inline(always)]
     pub(super) fn jump(&self, tag: u64) -> Option<At> {
         let jump = self.jumps.get(place(tag))?;
-        (jump.tag == tag && jump.generation == self.generation).then_some(jump.entry)
+        (jump.tag == tag && self.is_valid(jump.generation)).then_some(jump.entry)
+    }
+
+    /// [`jump`](Self::jump), with the generation of the entry.
+    pub(super) fn jump_and_generation(&self, tag: u64) -> Option<(At, u64)> {
+        let jump = self.jumps.get(place(tag))?;
+        let valid = jump.tag == tag && self.is_valid(jump.generation);
+        valid.then_some((jump.entry, jump.generation))
     }
 
     /// Enters a block for a tagged RIP.
-    pub(super) fn set_jump(&mut self, tag: u64, entry: At) {
+    pub(super) fn set_jump(&mut self, tag: u64, entry: At, generation: u64) {
         if self.jumps.is_empty() {
             let nowhere = Jump {
                 tag: 1,
@@ -133,14 +231,33 @@ impl Cache {
         }
         self.jumps[place(tag)] = Jump {
             tag,
-            generation: self.generation,
+            generation,
             entry,
         };
     }
 
     /// Finds the block at a guest-physical address.
-    pub(super) fn block(&self, gpa: u64, width: Width) -> Option<At> {
-        self.blocks.get(&key(gpa, width)).copied()
+    pub(super) fn block(&mut self, gpa: u64, width: Width) -> Option<At> {
+        let key = key(gpa, width);
+        if let Some(recent) = self.recent.get(recent_place(key))
+            && recent.key == key
+        {
+            return Some(recent.entry);
+        }
+        let entry = self.blocks.get(&key).copied()?;
+        self.set_recent(key, entry);
+        Some(entry)
+    }
+
+    fn set_recent(&mut self, key: u64, entry: At) {
+        if self.recent.is_empty() {
+            let none = Recent {
+                key: u64::MAX,
+                entry: At::NULL,
+            };
+            self.recent = vec![none; RECENT];
+        }
+        self.recent[recent_place(key)] = Recent { key, entry };
     }
 
     /// The copy of the page at `gpa`, where code of it is translated.
@@ -203,6 +320,9 @@ impl Cache {
         self.bytes = self.bytes.saturating_sub(PAGE + 128);
         for block in &page.blocks {
             self.blocks.remove(&block.key);
+            if let Some(recent) = self.recent.get_mut(recent_place(block.key)) {
+                recent.key = u64::MAX;
+            }
             let lens = (block.slots.len(), block.instructions.len());
             let bytes = lens.0 * size_of::<Slot>() + lens.1 * size_of::<Instruction>();
             self.bytes = self.bytes.saturating_sub(bytes + 2 * size_of::<Block>());
@@ -214,6 +334,7 @@ impl Cache {
     pub(super) fn clear(&mut self) -> Vec<u64> {
         self.forget_addresses();
         self.blocks.clear();
+        self.recent.clear();
         self.bytes = 0;
         let gone = self.pages.keys().copied().collect();
         self.pages.clear();

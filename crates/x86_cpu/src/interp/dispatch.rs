@@ -199,9 +199,9 @@ impl Cpu {
         let open = self.interp.cache.open_link.take();
         let (width, tag) = (self.width(), self.rip ^ self.interp.mode_tag);
         let long = width == Width::Bits64;
-        if long && let Some(entry) = self.interp.cache.jump(tag) {
+        if long && let Some((entry, generation)) = self.interp.cache.jump_and_generation(tag) {
             self.set_code_base(self.rip & !0xfff);
-            self.tie(open, entry, tag);
+            self.tie(open, entry, tag, generation);
             return Ok(Some(entry));
         }
         let linear = self.code_address()?;
@@ -223,19 +223,37 @@ impl Cpu {
             }
         };
         if long {
-            self.interp.cache.set_jump(tag, entry);
-            self.tie(open, entry, tag);
+            let (global, shift) = self.code_mapping(linear);
+            let cache = &mut self.interp.cache;
+            let generation = cache.use_address(linear, global, shift);
+            cache.set_jump(tag, entry, generation);
+            self.tie(open, entry, tag, generation);
         }
         Ok(Some(entry))
     }
 
-    fn tie(&mut self, open: Option<OpenLink>, entry: At, tag: u64) {
+    fn tie(&mut self, open: Option<OpenLink>, entry: At, tag: u64, generation: u64) {
         if let Some(open) = open
             && open.rip == self.rip
             && open.gpa.is_none_or(|gpa| gpa == entry.gpa())
         {
-            open.link.set(entry, tag, self.interp.cache.generation);
+            open.link.set(entry, tag, generation);
         }
+    }
+
+    /// Forgets where RIPs lead: all of them.
+    pub(crate) fn forget_addresses(&mut self) {
+        self.interp.cache.forget_addresses();
+    }
+
+    /// Forgets where RIPs lead that are not in global pages.
+    pub(crate) fn forget_local_addresses(&mut self) {
+        self.interp.cache.forget_local_addresses();
+    }
+
+    /// Forgets where the RIPs of a page lead.
+    pub(crate) fn forget_address(&mut self, linear: u64) {
+        self.interp.cache.forget_address(linear);
     }
 
     /// Makes sure that the cache knows the page and has room for a block.

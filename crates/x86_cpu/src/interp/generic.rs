@@ -183,14 +183,6 @@ impl Cpu {
         }
         let flow = system::execute(self, env, &placed)?;
         self.mirror_segments();
-        // Addresses may lead elsewhere now, or not be executable for this privilege level.
-        let translation = matches!(
-            instruction.mnemonic(),
-            Mnemonic::Mov | Mnemonic::Invlpg | Mnemonic::Wrmsr | Mnemonic::Lmsw
-        );
-        if translation && flow != Flow::Next {
-            self.interp.cache.forget_addresses();
-        }
         Ok(flow)
     }
 

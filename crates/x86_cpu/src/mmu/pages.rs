@@ -82,6 +82,13 @@ impl Cpu {
         }
     }
 
+    /// Returns whether the page that code at `linear` was just fetched from is a global one, and
+    /// log2 of the size of the mapping it is part of.
+    pub(crate) fn code_mapping(&self, linear: u64) -> (bool, u8) {
+        let mapping = self.mmu.tlb.mapping(linear, self.mmu.bank);
+        mapping.unwrap_or((false, 64))
+    }
+
     /// Records that code of the page at `gpa` is about to be translated: stores to it are noticed
     /// from now on. Called before the bytes that are translated are read.
     ///

@@ -146,6 +146,19 @@ impl Tlb {
         hit.then(|| (self.details[index].gpa, page.wrapping_add(entry.addend)))
     }
 
+    /// Returns whether the mapping that the page of `linear` has an execute tag of is global, and
+    /// log2 of its size.
+    pub(super) fn mapping(&self, linear: u64, bank: Bank) -> Option<(bool, u8)> {
+        self.executable(linear, bank)?;
+        let bank = if bank == Bank::Checked {
+            Bank::User
+        } else {
+            bank
+        };
+        let detail = &self.details[place(linear, bank)];
+        Some((detail.global, detail.shift))
+    }
+
     /// Removes every entry for which `goes` (given the linear page, the shift, whether global).
     fn remove(&mut self, goes: impl Fn(u64, u8, bool) -> bool) {
         for (word, used) in self.used.iter_mut().enumerate() {

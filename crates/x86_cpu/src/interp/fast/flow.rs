@@ -10,7 +10,7 @@ use super::{Address, slow};
 use crate::interp::cache::OpenLink;
 use crate::interp::flags::{kind, of_result};
 use crate::interp::op::{At, Handler, LinkAt, Size};
-use crate::interp::operand::RSP;
+use crate::interp::operand::{RSP, canonical};
 use crate::{Cpu, Environment};
 
 /// Follows link `number` of the terminator, whose target is in the same page.
@@ -81,8 +81,8 @@ impl Cpu {
     fn beyond(&self, link: LinkAt) -> Option<(At, u64)> {
         let link = link.get();
         let rip = self.code_base().wrapping_add(link.offset);
-        let tied = link.tag == rip ^ self.interp.mode_tag
-            && link.generation == self.interp.cache.generation;
+        let tied =
+            link.tag == rip ^ self.interp.mode_tag && self.interp.cache.is_valid(link.generation);
         tied.then_some((link.entry, rip))
     }
 }
@@ -154,16 +154,28 @@ fn push_return(cpu: &mut Cpu, at: At) -> bool {
     stored
 }
 
-/// RET, with or without an immediate.
+/// Has the dispatcher find the block at an address.
+#[cold]
+#[inline(never)]
+fn elsewhere(cpu: &mut Cpu, rip: u64, budget: i64) -> i64 {
+    cpu.rip = rip;
+    budget
+}
+
+/// RET.
 pub(in crate::interp) fn ret(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
     let stack = cpu.stack_pointer();
     let Some(rip) = cpu.load_fast::<u64>(stack) else {
         return slow(cpu, env, at, budget);
     };
     let Some(entry) = cpu.indirect(rip, budget - count(at)) else {
-        return slow(cpu, env, at, budget);
+        if !canonical(rip) {
+            return slow(cpu, env, at, budget);
+        }
+        cpu.general[RSP] = stack.wrapping_add(8);
+        return elsewhere(cpu, rip, budget - count(at));
     };
-    cpu.general[RSP] = stack.wrapping_add(8).wrapping_add(at.op().immediate);
+    cpu.general[RSP] = stack.wrapping_add(8);
     cpu.set_code_base(rip & !0xfff);
     (entry.op().run)(cpu, env, entry, budget - count(at))
 }
@@ -177,7 +189,10 @@ pub(in crate::interp) fn jump_register(
 ) -> i64 {
     let rip = cpu.get::<u64>(at.op().a);
     let Some(entry) = cpu.indirect(rip, budget - count(at)) else {
-        return slow(cpu, env, at, budget);
+        if !canonical(rip) {
+            return slow(cpu, env, at, budget);
+        }
+        return elsewhere(cpu, rip, budget - count(at));
     };
     cpu.set_code_base(rip & !0xfff);
     (entry.op().run)(cpu, env, entry, budget - count(at))
@@ -191,12 +206,13 @@ pub(in crate::interp) fn call_register(
     budget: i64,
 ) -> i64 {
     let rip = cpu.get::<u64>(at.op().a);
-    let Some(entry) = cpu.indirect(rip, budget - count(at)) else {
-        return slow(cpu, env, at, budget);
-    };
-    if !push_return(cpu, at) {
+    let found = cpu.indirect(rip, budget - count(at));
+    if !canonical(rip) || !push_return(cpu, at) {
         return slow(cpu, env, at, budget);
     }
+    let Some(entry) = found else {
+        return elsewhere(cpu, rip, budget - count(at));
+    };
     cpu.set_code_base(rip & !0xfff);
     (entry.op().run)(cpu, env, entry, budget - count(at))
 }
@@ -212,7 +228,10 @@ pub(in crate::interp) fn jump_memory<A: Address>(
         return slow(cpu, env, at, budget);
     };
     let Some(entry) = cpu.indirect(rip, budget - count(at)) else {
-        return slow(cpu, env, at, budget);
+        if !canonical(rip) {
+            return slow(cpu, env, at, budget);
+        }
+        return elsewhere(cpu, rip, budget - count(at));
     };
     cpu.set_code_base(rip & !0xfff);
     (entry.op().run)(cpu, env, entry, budget - count(at))
@@ -228,12 +247,13 @@ pub(in crate::interp) fn call_memory<A: Address>(
     let Some(rip) = cpu.load_fast::<u64>(A::of(cpu, at)) else {
         return slow(cpu, env, at, budget);
     };
-    let Some(entry) = cpu.indirect(rip, budget - count(at)) else {
-        return slow(cpu, env, at, budget);
-    };
-    if !push_return(cpu, at) {
+    let found = cpu.indirect(rip, budget - count(at));
+    if !canonical(rip) || !push_return(cpu, at) {
         return slow(cpu, env, at, budget);
     }
+    let Some(entry) = found else {
+        return elsewhere(cpu, rip, budget - count(at));
+    };
     cpu.set_code_base(rip & !0xfff);
     (entry.op().run)(cpu, env, entry, budget - count(at))
 }
