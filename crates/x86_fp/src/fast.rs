@@ -2,7 +2,8 @@
 //!
 //! Those on floating-point numbers take MXCSR and answer `None` where the quick way does not hold:
 //! the instruction must run as [`crate::resolve`] says then. It holds for rounding to nearest with all
-//! exceptions masked, when the only flag that can be raised is "inexact" and it is set already.
+//! exceptions masked, when the only flag that can be raised is "inexact", and it is set already or the
+//! result is seen to be exact.
 
 use core::arch::x86_64::{
     __m128i, _mm_add_epi8, _mm_add_epi16, _mm_add_epi32, _mm_add_epi64, _mm_cmpeq_epi8,
@@ -191,10 +192,12 @@ pub fn psrldq(value: u128, bytes: u8) -> u128 {
     value >> (8 * u32::from(bytes & 15))
 }
 
-/// MXCSR without flags other than "inexact".
-const CONTROL: u32 = 0xffe0;
-/// Everything masked, round to nearest, "inexact" raised.
-const QUICK: u32 = 0x1fa0;
+/// MXCSR without its flags.
+const CONTROL: u32 = 0xffc0;
+/// Everything masked, round to nearest.
+const QUICK: u32 = 0x1f80;
+/// The flag "inexact".
+const INEXACT: u32 = 0x20;
 
 /// Whether a double is a normal number or zero: no operand that raises a flag by itself.
 #[inline(always)]
@@ -209,48 +212,101 @@ fn safe_f64(bits: u64) -> bool {
     (bits >> 52 & 0x7ff).wrapping_sub(2) < 0x7fd
 }
 
-/// Computes, unless a flag other than "inexact" is a question. A zero of an addition is exact; any
-/// other counts only with `zero`.
+/// Computes, unless a flag other than "inexact" is a question, or that one and `exact` does not say
+/// that it is not raised. A zero of an addition is exact; any other counts only with `zero`.
 #[inline(always)]
 fn quick_f64(
     mxcsr: u32,
     operands: [u64; 2],
     zero: bool,
     compute: fn(f64, f64) -> f64,
+    exact: fn(f64, f64, f64) -> bool,
 ) -> Option<u64> {
-    let [first, second] = operands;
-    let result = compute(f64::from_bits(first), f64::from_bits(second)).to_bits();
+    let [first, second] = operands.map(f64::from_bits);
+    let result = compute(first, second);
+    let bits = result.to_bits();
     let quick = mxcsr & CONTROL == QUICK
-        && plain_f64(first)
-        && plain_f64(second)
-        && (safe_f64(result) || zero && result << 1 == 0);
-    quick.then_some(result)
+        && plain_f64(operands[0])
+        && plain_f64(operands[1])
+        && (safe_f64(bits) || zero && bits << 1 == 0)
+        && (mxcsr & INEXACT != 0 || exact(first, second, result));
+    quick.then_some(bits)
+}
+
+/// Whether a sum is exact: what rounding lost is itself a number, which this finds (Knuth, The Art of
+/// Computer Programming 2, 4.2.2, theorem B).
+#[inline]
+fn exact_sum_f64(first: f64, second: f64, sum: f64) -> bool {
+    let added = sum - first;
+    (first - (sum - added)) + (second - added) == 0.0
+}
+
+/// Bits of a double's significand from the first to the last that is set.
+#[inline]
+fn significant(value: f64) -> u32 {
+    53 - (value.to_bits() | 1 << 52).trailing_zeros()
+}
+
+/// Whether a product is seen to be exact: its significand has no more bits than those of both.
+#[inline]
+fn exact_product_f64(first: f64, second: f64, _product: f64) -> bool {
+    significant(first) + significant(second) <= 53
+}
+
+/// Whether a quotient is seen to be exact: its product with the divisor is, and gives the dividend.
+#[inline]
+fn exact_quotient_f64(first: f64, second: f64, quotient: f64) -> bool {
+    significant(quotient) + significant(second) <= 53 && quotient * second == first
 }
 
 /// ADDSD of the bits of two numbers.
 #[inline]
 pub fn addsd(mxcsr: u32, first: u64, second: u64) -> Option<u64> {
-    quick_f64(mxcsr, [first, second], true, |first, second| first + second)
+    quick_f64(
+        mxcsr,
+        [first, second],
+        true,
+        |first, second| first + second,
+        exact_sum_f64,
+    )
 }
 
 /// SUBSD.
 #[inline]
 pub fn subsd(mxcsr: u32, first: u64, second: u64) -> Option<u64> {
-    quick_f64(mxcsr, [first, second], true, |first, second| first - second)
+    quick_f64(
+        mxcsr,
+        [first, second],
+        true,
+        |first, second| first - second,
+        |first, second, difference| exact_sum_f64(first, -second, difference),
+    )
 }
 
 /// MULSD.
 #[inline]
 pub fn mulsd(mxcsr: u32, first: u64, second: u64) -> Option<u64> {
     let zero = first << 1 == 0 || second << 1 == 0;
-    quick_f64(mxcsr, [first, second], zero, |first, second| first * second)
+    quick_f64(
+        mxcsr,
+        [first, second],
+        zero,
+        |first, second| first * second,
+        exact_product_f64,
+    )
 }
 
 /// DIVSD.
 #[inline]
 pub fn divsd(mxcsr: u32, first: u64, second: u64) -> Option<u64> {
     let zero = first << 1 == 0 && second << 1 != 0;
-    quick_f64(mxcsr, [first, second], zero, |first, second| first / second)
+    quick_f64(
+        mxcsr,
+        [first, second],
+        zero,
+        |first, second| first / second,
+        exact_quotient_f64,
+    )
 }
 
 /// UCOMISD and COMISD: CF, PF and ZF in their places in RFLAGS; OF, SF and AF are zero.
@@ -276,48 +332,95 @@ fn safe_f32(bits: u32) -> bool {
     (bits >> 23 & 0xff).wrapping_sub(2) < 0xfd
 }
 
-/// Computes, unless a flag other than "inexact" is a question. A zero of an addition is exact; any
-/// other counts only with `zero`.
+/// Computes, unless a flag other than "inexact" is a question, or that one and `exact` does not say
+/// that it is not raised. A zero of an addition is exact; any other counts only with `zero`.
 #[inline(always)]
 fn quick_f32(
     mxcsr: u32,
     operands: [u32; 2],
     zero: bool,
     compute: fn(f32, f32) -> f32,
+    exact: fn(f32, f32, f32) -> bool,
 ) -> Option<u32> {
-    let [first, second] = operands;
-    let result = compute(f32::from_bits(first), f32::from_bits(second)).to_bits();
+    let [first, second] = operands.map(f32::from_bits);
+    let result = compute(first, second);
+    let bits = result.to_bits();
     let quick = mxcsr & CONTROL == QUICK
-        && plain_f32(first)
-        && plain_f32(second)
-        && (safe_f32(result) || zero && result << 1 == 0);
-    quick.then_some(result)
+        && plain_f32(operands[0])
+        && plain_f32(operands[1])
+        && (safe_f32(bits) || zero && bits << 1 == 0)
+        && (mxcsr & INEXACT != 0 || exact(first, second, result));
+    quick.then_some(bits)
+}
+
+/// Whether a sum is exact: what rounding lost is itself a number, which this finds (Knuth, The Art of
+/// Computer Programming 2, 4.2.2, theorem B).
+#[inline]
+fn exact_sum_f32(first: f32, second: f32, sum: f32) -> bool {
+    let added = sum - first;
+    (first - (sum - added)) + (second - added) == 0.0
+}
+
+/// Whether a product is exact: a double holds every product of singles.
+#[inline]
+fn exact_product_f32(first: f32, second: f32, product: f32) -> bool {
+    f64::from(first) * f64::from(second) == f64::from(product)
+}
+
+/// Whether a quotient is exact.
+#[inline]
+fn exact_quotient_f32(first: f32, second: f32, quotient: f32) -> bool {
+    f64::from(quotient) * f64::from(second) == f64::from(first)
 }
 
 /// ADDSS of the bits of two numbers.
 #[inline]
 pub fn addss(mxcsr: u32, first: u32, second: u32) -> Option<u32> {
-    quick_f32(mxcsr, [first, second], true, |first, second| first + second)
+    quick_f32(
+        mxcsr,
+        [first, second],
+        true,
+        |first, second| first + second,
+        exact_sum_f32,
+    )
 }
 
 /// SUBSS.
 #[inline]
 pub fn subss(mxcsr: u32, first: u32, second: u32) -> Option<u32> {
-    quick_f32(mxcsr, [first, second], true, |first, second| first - second)
+    quick_f32(
+        mxcsr,
+        [first, second],
+        true,
+        |first, second| first - second,
+        |first, second, difference| exact_sum_f32(first, -second, difference),
+    )
 }
 
 /// MULSS.
 #[inline]
 pub fn mulss(mxcsr: u32, first: u32, second: u32) -> Option<u32> {
     let zero = first << 1 == 0 || second << 1 == 0;
-    quick_f32(mxcsr, [first, second], zero, |first, second| first * second)
+    quick_f32(
+        mxcsr,
+        [first, second],
+        zero,
+        |first, second| first * second,
+        exact_product_f32,
+    )
 }
 
 /// DIVSS.
 #[inline]
 pub fn divss(mxcsr: u32, first: u32, second: u32) -> Option<u32> {
     let zero = first << 1 == 0 && second << 1 != 0;
-    quick_f32(mxcsr, [first, second], zero, |first, second| first / second)
+    quick_f32(
+        mxcsr,
+        [first, second],
+        zero,
+        |first, second| first / second,
+        exact_quotient_f32,
+    )
 }
 
 /// UCOMISS and COMISS: CF, PF and ZF in their places in RFLAGS; OF, SF and AF are zero.
@@ -330,12 +433,21 @@ pub fn comiss(first: u32, second: u32) -> Option<u64> {
     Some(u64::from(first < second) | u64::from(first == second) << 6)
 }
 
+/// Whether a conversion raises nothing new: everything is as in [`QUICK`], and it is exact or inexact
+/// already.
+#[inline(always)]
+fn quick_conversion(mxcsr: u32, exact: bool) -> bool {
+    mxcsr & CONTROL == QUICK && (mxcsr & INEXACT != 0 || exact)
+}
+
 /// CVTTSD2SI and CVTTSS2SI to 64 bits, of a number as a double.
 #[inline]
 pub fn truncate_64(mxcsr: u32, bits: u64) -> Option<u64> {
     let value = f64::from_bits(bits);
     let fits = value > -9.2e18 && value < 9.2e18;
-    (fits && mxcsr & CONTROL == QUICK && plain_f64(bits)).then(|| (value as i64).cast_unsigned())
+    let result = value as i64;
+    (fits && plain_f64(bits) && quick_conversion(mxcsr, result as f64 == value))
+        .then_some(result.cast_unsigned())
 }
 
 /// CVTTSD2SI and CVTTSS2SI to 32 bits, zero-extended.
@@ -343,8 +455,9 @@ pub fn truncate_64(mxcsr: u32, bits: u64) -> Option<u64> {
 pub fn truncate_32(mxcsr: u32, bits: u64) -> Option<u64> {
     let value = f64::from_bits(bits);
     let fits = value > -2_147_483_648.0 && value < 2_147_483_648.0;
-    (fits && mxcsr & CONTROL == QUICK && plain_f64(bits))
-        .then(|| u64::from((value as i32).cast_unsigned()))
+    let result = value as i32;
+    (fits && plain_f64(bits) && quick_conversion(mxcsr, f64::from(result) == value))
+        .then(|| result.cast_unsigned().into())
 }
 
 /// CVTSI2SD of 32 bits, which is always exact.
@@ -356,7 +469,9 @@ pub fn double_of_32(value: u32) -> u64 {
 /// CVTSI2SD of 64 bits.
 #[inline]
 pub fn double_of_64(mxcsr: u32, value: u64) -> Option<u64> {
-    (mxcsr & CONTROL == QUICK).then(|| (value.cast_signed() as f64).to_bits())
+    let size = value.cast_signed().unsigned_abs();
+    let exact = 64 - size.leading_zeros() <= 53 + size.trailing_zeros();
+    quick_conversion(mxcsr, exact).then(|| (value.cast_signed() as f64).to_bits())
 }
 
 /// CVTSS2SD of a normal number or zero, which is exact.

@@ -167,10 +167,11 @@ pub fn faulting_frame(random: &mut Random, instruction: &Instruction, round: usi
     frame
 }
 
-/// A state in which only "inexact" is raised and results lie where numbers end.
+/// A state in which at most "inexact" is raised and results lie where numbers end, or are exact.
 pub fn edge_frame(random: &mut Random, instruction: &Instruction, round: usize) -> Frame {
     let mut frame = random_frame(random, instruction, round);
-    frame.image[24..28].copy_from_slice(&0x1fa0_u32.to_le_bytes());
+    let mxcsr = random.pick(&[MXCSR_DEFAULT, MXCSR_DEFAULT | 0x20]);
+    frame.image[24..28].copy_from_slice(&mxcsr.to_le_bytes());
     let (image, memory) = (&mut frame.image[160..416], &mut frame.memory[..16]);
     let slots = image.as_chunks_mut::<16>().0.iter_mut();
     for slot in slots.chain(memory.as_chunks_mut::<16>().0) {
@@ -184,9 +185,11 @@ pub fn edge_frame(random: &mut Random, instruction: &Instruction, round: usize) 
             value & !(0xff << 23) | ((exponent + random.below(2)) & 0xff) << 23
         };
         // Often few bits are set, so that results are exact or ties.
-        let bits = match random.below(3) {
+        let bits = match random.below(6) {
             0 => bits & !0xffff_ffff_ffff,
             1 => bits & !0x7f_ffff,
+            2 => (random.below(1 << 20) as f64).to_bits(),
+            3 => u64::from((random.below(1 << 10) as f32 / 16.0).to_bits()),
             _ => bits,
         };
         slot[..8].copy_from_slice(&bits.to_le_bytes());

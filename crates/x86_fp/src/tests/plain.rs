@@ -89,3 +89,25 @@ fn plain_functions_are_the_instructions() {
         assert_eq!(u64::from(fast::pmovmskb(second)), mask);
     }
 }
+
+#[test]
+fn quick_numbers_are_answered_where_no_flag_can_be_new() {
+    let (quiet, inexact) = (0x1f80, 0x1fa0);
+    let bits = f64::to_bits;
+    assert_eq!(fast::addsd(quiet, bits(1.0), bits(2.0)), Some(bits(3.0)));
+    assert_eq!(fast::addsd(quiet, bits(0.1), bits(0.2)), None);
+    assert_eq!(
+        fast::addsd(inexact, bits(0.1), bits(0.2)),
+        Some(bits(0.1 + 0.2))
+    );
+    assert_eq!(fast::mulsd(quiet, bits(3.0), bits(7.0)), Some(bits(21.0)));
+    assert_eq!(fast::mulsd(quiet, bits(0.1), bits(0.1)), None);
+    assert_eq!(fast::divsd(quiet, bits(21.0), bits(7.0)), Some(bits(3.0)));
+    assert_eq!(fast::divsd(quiet, bits(1.0), bits(3.0)), None);
+    assert_eq!(fast::divsd(inexact, bits(1.0), bits(0.0)), None);
+    assert_eq!(fast::addsd(inexact, bits(f64::MAX), bits(f64::MAX)), None);
+    assert_eq!(fast::addsd(inexact | 0x6000, bits(1.0), bits(2.0)), None);
+    assert_eq!(fast::truncate_64(quiet, bits(-3.0)), Some(-3_i64 as u64));
+    assert_eq!(fast::truncate_64(quiet, bits(0.5)), None);
+    assert_eq!(fast::double_of_64(quiet, u64::MAX >> 1), None);
+}
