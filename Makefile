@@ -21,12 +21,14 @@ RUN_TESTS = $(CARGO) test --$(PROFILE) --workspace --locked
 RUN_FULL  = $(RUN_TESTS)
 endif
 
-.PHONY: help setup build agent test test-full bench demo lint clean
+.PHONY: help setup build agent test test-kvm test-full bench demo demo-kvm lint clean
 
 help:
 	@echo "make demo       fork a running Debian guest ten times and show it"
 	@echo "make build      programs in $(TARGET)/$(PROFILE)"
 	@echo "make test       all tests, whole-system tests included (test-full: the long ones too)"
+	@echo "make test-kvm   the tests with Linux guests on real KVM in the lab (an emulated machine)"
+	@echo "make demo-kvm   the demo on real KVM in the lab"
 	@echo "make bench      measure forks on this machine's KVM"
 	@echo "make lint       formatting, clippy and house rules"
 	@echo "make setup      install the Debian packages that all of these need"
@@ -54,8 +56,15 @@ test: build
 test-full: build
 	MITOSE_TEST_FULL=1 MITOSE_TEST_SCALE=20 PROPTEST_CASES=4096 $(RUN_FULL)
 
+# The lab is a machine with hardware virtualization, emulated: for function, not for timing.
+test-kvm: build
+	MITOSE_TEST_LAB=1 $(CARGO) test --$(PROFILE) --locked --package harness --test linux
+
 demo: build
 	$(CARGO) run --$(PROFILE) --locked --package harness --bin demo
+
+demo-kvm: build
+	$(CARGO) run --$(PROFILE) --locked --package harness --bin demo -- --lab
 
 bench: build
 	$(CARGO) run --$(PROFILE) --locked --package harness --bin bench

@@ -1,5 +1,6 @@
-//! Linux guests, forked idle and busy: the program `suite`, on this machine's KVM where it runs
-//! stock kernels, in the lab elsewhere.
+//! Linux guests, forked idle and busy: the program `suite` on this machine's KVM where it runs stock
+//! kernels, on the software engine elsewhere. With `MITOSE_TEST_LAB=1` (`make test-kvm`) it runs on
+//! real KVM in the lab instead.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,12 +29,12 @@ fn home_with_image() -> PathBuf {
     home
 }
 
-fn run_here(home: &Path, scenarios: &[&str]) -> (i32, String) {
+fn run_here(home: &Path, engine: &str, scenarios: &[&str]) -> (i32, String) {
     let own = tempfile::tempdir().expect("folder");
     std::os::unix::fs::symlink(home.join("images"), own.path().join("images")).expect("images");
     let output = Command::new(program("suite").expect("suite is built"))
         .arg(own.path())
-        .arg(IMAGE)
+        .args([IMAGE, engine])
         .args(scenarios)
         .output()
         .expect("suite");
@@ -46,7 +47,7 @@ fn run_here(home: &Path, scenarios: &[&str]) -> (i32, String) {
 fn run_in_lab(home: &Path, scenarios: &[&str]) -> (i32, String) {
     let lab = Lab::ensure().expect("the lab");
     let (suite, lab_home) = (format!("{FOLDER}/suite"), format!("{FOLDER}/home"));
-    let command = [&suite, &lab_home, IMAGE]
+    let command = [&suite, &lab_home, IMAGE, "kvm"]
         .into_iter()
         .chain(scenarios.iter().copied());
     let mut run = RunSpec::new(command)
@@ -74,11 +75,13 @@ fn run_in_lab(home: &Path, scenarios: &[&str]) -> (i32, String) {
 
 fn check(scenarios: &[&str]) {
     let home = home_with_image();
-    let usable = matches!(probe_kvm(), KvmProbe::Usable { .. });
-    let (code, text) = if usable {
-        run_here(&home, scenarios)
-    } else {
+    let in_lab = std::env::var_os("MITOSE_TEST_LAB").is_some_and(|value| value == "1");
+    let (code, text) = if in_lab {
         run_in_lab(&home, scenarios)
+    } else if matches!(probe_kvm(), KvmProbe::Usable { .. }) {
+        run_here(&home, "kvm", scenarios)
+    } else {
+        run_here(&home, "soft", scenarios)
     };
     println!("{text}");
     assert_eq!(code, 0, "{text}");

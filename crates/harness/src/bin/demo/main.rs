@@ -1,7 +1,7 @@
 //! `demo`: a Debian guest with a real database is forked while it works.
 //!
-//! Where KVM cannot run a stock kernel, the story is played in the lab, and a bare-metal guest is
-//! forked on the machine's own KVM for timings that mean something.
+//! Where KVM cannot run a stock kernel, the guest runs on the software engine, and a bare-metal guest
+//! is forked on the machine's own KVM beside. `--lab` plays the story on real KVM in the lab.
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,8 @@ use crate::report::{Report, Story};
 
 /// Name of the image that the demo makes.
 const IMAGE: &str = "demo";
+/// The report, in the folder where the demo is started.
+const REPORT: &str = "demo-report.json";
 /// Where things lie in the lab.
 const LAB_FOLDER: &str = "/mitose";
 /// Longest run in the lab.
@@ -29,36 +31,39 @@ fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
-        [] => outside(Path::new("demo-report.json")),
-        ["--report", path] => outside(Path::new(path)),
+        [] => outside(false),
+        ["--lab"] => outside(true),
         // How the demo calls itself in the lab.
         ["--inside", home, report] => {
-            let story = play(&Cli::new(Path::new(home))?)?;
+            let story = play(&Cli::new(Path::new(home))?, "kvm")?;
             Ok(std::fs::write(report, serde_json::to_vec(&story)?)?)
         }
-        _ => bail!("usage: demo [--report FILE]"),
+        _ => bail!("usage: demo [--lab]"),
     }
 }
 
-fn play(cli: &Cli) -> anyhow::Result<Story> {
-    let story = story::play(cli, IMAGE);
+fn play(cli: &Cli, engine: &str) -> anyhow::Result<Story> {
+    let story = story::play(cli, IMAGE, engine);
     cli.clean_up();
     story
 }
 
-fn outside(report: &Path) -> anyhow::Result<()> {
+fn outside(in_lab: bool) -> anyhow::Result<()> {
     let home = demo_home()?;
     std::fs::create_dir_all(&home)?;
     let cli = Cli::new(&home)?;
     let probe = probe_kvm();
-    let in_lab = !matches!(probe, KvmProbe::Usable { .. });
+    let usable = matches!(probe, KvmProbe::Usable { .. });
+    let engine = if usable { "kvm" } else { "soft" };
     eprintln!("==> KVM on this machine: {probe:?}");
     eprintln!(
         "==> the Debian guest runs {}",
         if in_lab {
             "on real KVM in the lab (QEMU emulating AMD SVM)"
-        } else {
+        } else if usable {
             "on this KVM"
+        } else {
+            "on the software engine, since this KVM cannot run a stock kernel"
         }
     );
     if !home.join("images").join(IMAGE).exists() {
@@ -80,9 +85,9 @@ fn outside(report: &Path) -> anyhow::Result<()> {
     let story = if in_lab {
         play_in_lab(&home)?
     } else {
-        play(&cli)?
+        play(&cli, engine)?
     };
-    let native = if in_lab && harness::kvm_present() {
+    let native = if (in_lab || !usable) && harness::kvm_present() {
         eprintln!("==> forking a bare-metal guest on this machine's own KVM");
         let native = native::fork_bare_metal(&cli);
         cli.clean_up();
@@ -92,8 +97,8 @@ fn outside(report: &Path) -> anyhow::Result<()> {
     };
     let whole = Report::new(story, in_lab, native);
     whole.print();
-    std::fs::write(report, serde_json::to_string_pretty(&whole)? + "\n")?;
-    eprintln!("==> {}", report.display());
+    std::fs::write(REPORT, serde_json::to_string_pretty(&whole)? + "\n")?;
+    eprintln!("==> {REPORT}");
     whole.check()
 }
 

@@ -17,15 +17,15 @@ const LOAD: &str = "redis-cli eval \"for i=1,20000 do redis.call('set','key:'..i
 const WRITER: &str =
     "setsid redis-cli -r 100000000 -i 0.2 incr writer >/dev/null 2>&1 </dev/null & echo started";
 
-/// Plays it with VMs of `image`.
-pub(crate) fn play(cli: &Cli, image: &str) -> anyhow::Result<Story> {
+/// Plays it with VMs of `image` on `engine`.
+pub(crate) fn play(cli: &Cli, image: &str, engine: &str) -> anyhow::Result<Story> {
     say("booting a Debian guest");
     let tap = Tap::add("mitosedemo0")?;
     let net = format!("tap={}", tap.0);
     let run = [
         "run", "src", "--image", image, "--memory", "1G", "--cpus", "1", "--net", &net,
     ];
-    let vm = cli.json(&[&run[..], &["--engine", "kvm", "--wait", "300"]].concat())?;
+    let vm = cli.json(&[&run[..], &["--engine", engine, "--wait", "300"]].concat())?;
     say("starting redis, loading 20 000 keys, starting a writer");
     cli.shell(
         "src",

@@ -28,6 +28,8 @@ const BAD: &[&str] = &[
 pub(crate) struct Place {
     pub(crate) cli: Cli,
     pub(crate) image: String,
+    /// Engine that its guests run on.
+    pub(crate) engine: String,
 }
 
 impl Place {
@@ -41,7 +43,7 @@ impl Place {
             "--wait",
             "240",
             "--engine",
-            "kvm",
+            &self.engine,
         ];
         self.cli.json(&[&run[..], more].concat())?;
         Ok(())

@@ -1,7 +1,7 @@
 //! `suite`: whole-system tests with Linux guests, through the command line.
 //!
-//! It needs a KVM that runs stock kernels, so the test `linux` runs it either here or in the lab:
-//! `suite HOME IMAGE SCENARIO…`. Each scenario ends with a line `ok NAME` or `FAILED NAME: why`.
+//! `suite HOME IMAGE ENGINE SCENARIO…`: the test `linux` runs it here on what the machine has, the
+//! test `lab` on real KVM in the lab. Each scenario ends with a line `ok NAME` or `FAILED NAME: why`.
 
 #![forbid(unsafe_code)]
 
@@ -31,8 +31,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [home, image, wanted @ ..] = args.as_slice() else {
-        eprintln!("usage: suite HOME IMAGE [SCENARIO…]");
+    let [home, image, engine, wanted @ ..] = args.as_slice() else {
+        eprintln!("usage: suite HOME IMAGE ENGINE [SCENARIO…]");
         return ExitCode::from(2);
     };
     let mut failed = 0;
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             continue;
         }
         let started = Instant::now();
-        match play(Path::new(home), image, *scenario) {
+        match play(Path::new(home), image, engine, *scenario) {
             Ok(()) => println!("ok {name} ({:.1} s)", started.elapsed().as_secs_f64()),
             Err(error) => {
                 println!("FAILED {name}: {error:#}");
@@ -56,10 +56,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn play(home: &Path, image: &str, scenario: Scenario) -> anyhow::Result<()> {
+fn play(home: &Path, image: &str, engine: &str, scenario: Scenario) -> anyhow::Result<()> {
     let place = Place {
         cli: Cli::new(home)?,
         image: image.to_owned(),
+        engine: engine.to_owned(),
     };
     let result = scenario(&place).and_then(|()| place.check_logs());
     if let Err(error) = &result {
