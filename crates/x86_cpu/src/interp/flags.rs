@@ -116,6 +116,22 @@ impl LazyFlags {
         }
     }
 
+    /// AF; the kind is not NONE.
+    #[inline]
+    fn adjust(self) -> u64 {
+        let (result, source) = (self.result, self.source);
+        let a = match self.kind & !3 {
+            kind::ADD => result.wrapping_sub(source),
+            kind::SUB => result.wrapping_add(source),
+            kind::ADC => result.wrapping_sub(source).wrapping_sub(1),
+            kind::SBB => result.wrapping_add(source).wrapping_add(1),
+            kind::INC => return u64::from(result & 0xf == 0) << 4,
+            kind::DEC => return u64::from(result & 0xf == 0xf) << 4,
+            _ => return source & AF,
+        };
+        (a ^ source ^ result) & AF
+    }
+
     /// CF; the kind is not NONE.
     #[inline]
     fn carry(self) -> bool {
@@ -160,6 +176,17 @@ impl Cpu {
     /// Replaces the status flags; RFLAGS is up to date.
     pub(crate) fn set_status(&mut self, flags: u64) {
         self.rflags = (self.rflags & !STATUS) | (flags & STATUS);
+    }
+
+    /// Replaces CF and OF and leaves the other flags.
+    #[inline]
+    pub(crate) fn set_carry_and_overflow(&mut self, flags: u64) {
+        if self.lazy.kind == kind::NONE {
+            self.rflags = (self.rflags & !(CF | OF)) | flags;
+        } else {
+            self.lazy.source = self.lazy.adjust() | flags;
+            self.lazy.kind = kind::RESULT | (self.lazy.kind & 3);
+        }
     }
 
     /// CF.

@@ -2,7 +2,7 @@
 
 use super::alu::set_lazy;
 use super::{Address, Sized1, Sized2, go, slow};
-use crate::interp::flags::{CF, OF, ZF, kind, of_result};
+use crate::interp::flags::{CF, OF, kind, of_result};
 use crate::interp::op::{At, Handler, Size};
 use crate::interp::operand::{RAX, RDX};
 use crate::{Cpu, Environment};
@@ -17,11 +17,8 @@ fn product<T: Size>(cpu: &mut Cpu, a: T, b: T) -> T {
         (product, T::cut(product as u64).signed() != product)
     };
     let result = T::cut(low as u64);
-    // ZF is undefined; like the decoded form, it stays clear.
-    let flags = of_result(result.wide(), 1 << T::LOG) & !ZF;
     let carry = if overflow { CF | OF } else { 0 };
-    cpu.settle_flags();
-    cpu.set_status(flags | carry);
+    set_lazy(cpu, kind::RESULT, result, carry);
     result
 }
 
@@ -90,10 +87,8 @@ pub(in crate::interp) fn multiply_wide(
     let product = u128::from(cpu.general[RAX]) * u128::from(b);
     let (low, high) = (product as u64, (product >> 64) as u64);
     (cpu.general[RAX], cpu.general[RDX]) = (low, high);
-    let flags = of_result(low, 8) & !ZF;
     let carry = if high != 0 { CF | OF } else { 0 };
-    cpu.settle_flags();
-    cpu.set_status(flags | carry);
+    set_lazy(cpu, kind::RESULT, low, carry);
     go(cpu, env, at, budget)
 }
 
@@ -111,8 +106,8 @@ fn bit_test<const IMMEDIATE: bool, T: Size>(
         false => cpu.get::<u64>(at.op().b),
     };
     let bit = cpu.get::<T>(at.op().a).wide() >> (number as u32 & (T::BITS - 1)) & 1;
-    cpu.settle_flags();
-    cpu.rflags = (cpu.rflags & !CF) | bit;
+    // OF is undefined.
+    cpu.set_carry_and_overflow(bit);
     go(cpu, env, at, budget)
 }
 

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use super::alu::set_lazy;
 use super::{Sized1, go};
-use crate::interp::flags::{CF, OF, kind};
+use crate::interp::flags::kind;
 use crate::interp::op::{At, Handler, Size};
 use crate::interp::operand::RCX;
 use crate::{Cpu, Environment};
@@ -114,9 +114,8 @@ fn rotate<const RIGHT: bool, T: Size>(
         true => (wide >> top, wide >> (top - 1)),
         false => (wide, wide >> top),
     };
-    cpu.settle_flags();
     let overflow = (carry ^ other) & 1;
-    cpu.rflags = (cpu.rflags & !(CF | OF)) | carry & 1 | overflow << 11;
+    cpu.set_carry_and_overflow(carry & 1 | overflow << 11);
     go(cpu, env, at, budget)
 }
 

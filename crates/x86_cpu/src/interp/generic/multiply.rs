@@ -70,7 +70,7 @@ impl Cpu {
 
     fn set_product_flags(&mut self, low: u64, overflow: bool, size: u32) {
         let flags = if overflow { CF | OF } else { 0 };
-        self.set_status(of_result(low, size) & !crate::interp::flags::ZF | flags);
+        self.set_status(of_result(low, size) | flags);
     }
 
     pub(super) fn divide(
