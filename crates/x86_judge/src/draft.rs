@@ -33,8 +33,6 @@ pub struct Planned {
 pub struct Piece {
     /// The instructions.
     pub planned: Vec<Planned>,
-    /// Ranges of the memory (offset, length) that it fills with what is not compared.
-    pub ignored: Vec<(usize, usize)>,
 }
 
 impl Piece {
@@ -180,7 +178,6 @@ impl Draft {
             steps,
             state,
             memory: self.memory.clone(),
-            ignored: pieces.into_iter().flat_map(|p| p.ignored).collect(),
         })
     }
 

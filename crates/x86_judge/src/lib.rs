@@ -15,7 +15,7 @@ mod state;
 
 pub use compare::{Difference, compare};
 pub use draft::Draft;
-pub use generator::{Generator, differential_codes};
+pub use generator::{Generator, allowed_codes, differential_codes};
 pub use native::{Native, NativeError};
 pub use random::Random;
 pub use soft::{Soft, SoftError};

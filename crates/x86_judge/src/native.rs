@@ -14,7 +14,7 @@ use std::mem;
 use std::ptr;
 
 use iced_x86::code_asm::{CodeAssembler, gpr64, ptr as memory, qword_ptr};
-use iced_x86::code_asm::{ds, dword_ptr, eax, es, gs, rsp};
+use iced_x86::code_asm::{ds, dword_ptr, eax, es, gs};
 
 use crate::layout::{CODE, CODE_PAGES, CONTROL, DATA, DATA_PAGES, EXIT, HIGH, PAGE, READ_ONLY};
 use crate::state::{Extended, IMAGE_BYTES};

@@ -118,8 +118,6 @@ pub struct Case {
     pub state: State,
     /// Content of the data pages and of the high page at the start.
     pub memory: Vec<u8>,
-    /// Ranges (offset, length) of the memory whose content is not compared.
-    pub ignored: Vec<(usize, usize)>,
 }
 
 /// Returns the RFLAGS bits that are status flags or DF, of iced's flag set `bits`.

@@ -129,7 +129,7 @@ pub fn kind(code: Code) -> Option<Kind> {
         Kind::X87
     } else if has(&[O::mm_reg, O::mm_rm, O::mm_or_mem]) || code.mnemonic() == Mnemonic::Emms {
         Kind::Mmx
-    } else if code.is_sse() {
+    } else if is_sse(code) {
         Kind::Sse
     } else {
         Kind::Integer
@@ -198,23 +198,17 @@ fn forbidden(code: Code) -> bool {
     )
 }
 
-trait About {
-    fn is_sse(self) -> bool;
-}
-
-impl About for Code {
-    fn is_sse(self) -> bool {
-        const SSE: [CpuidFeature; 6] = [
-            CpuidFeature::SSE,
-            CpuidFeature::SSE2,
-            CpuidFeature::SSE3,
-            CpuidFeature::SSSE3,
-            CpuidFeature::SSE4_1,
-            CpuidFeature::SSE4_2,
-        ];
-        let mut features = self.cpuid_features().iter();
-        features.any(|feature| SSE.contains(feature))
-    }
+fn is_sse(code: Code) -> bool {
+    const SSE: [CpuidFeature; 6] = [
+        CpuidFeature::SSE,
+        CpuidFeature::SSE2,
+        CpuidFeature::SSE3,
+        CpuidFeature::SSSE3,
+        CpuidFeature::SSE4_1,
+        CpuidFeature::SSE4_2,
+    ];
+    let mut features = code.cpuid_features().iter();
+    features.any(|feature| SSE.contains(feature))
 }
 
 /// Returns all codes that the differential test runs.
@@ -222,4 +216,10 @@ pub fn differential_codes() -> Vec<Code> {
     Code::values()
         .filter(|code| kind(*code).is_some())
         .collect()
+}
+
+/// Returns those of [`differential_codes`] that do more than fault in a program.
+pub fn allowed_codes() -> Vec<Code> {
+    let allowed = |code: &Code| kind(*code) != Some(Kind::Forbidden);
+    differential_codes().into_iter().filter(allowed).collect()
 }

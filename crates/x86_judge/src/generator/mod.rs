@@ -7,8 +7,8 @@ mod values;
 
 use iced_x86::{Code, InstructionInfoFactory};
 
-pub use codes::differential_codes;
 use codes::{Kind, kind};
+pub use codes::{allowed_codes, differential_codes};
 use operands::Known;
 use setup::{Maker, must_be_last};
 
@@ -219,7 +219,6 @@ impl Builder {
             known: &self.known,
             faults: self.faults,
             memory: &mut self.draft.memory,
-            state: &self.draft.state,
         };
         let piece = maker.piece(code)?;
         if !encodable(&piece) {

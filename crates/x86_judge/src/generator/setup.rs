@@ -8,7 +8,7 @@ use super::values;
 use crate::Random;
 use crate::draft::{Piece, Target};
 use crate::layout::{DATA, HIGH, PAGE, READ_ONLY, offset_of};
-use crate::state::{Extended, State};
+use crate::state::Extended;
 
 /// Makes pieces.
 #[derive(Debug)]
@@ -21,8 +21,6 @@ pub struct Maker<'a> {
     pub faults: u64,
     /// Content of the memory at the start.
     pub memory: &'a mut [u8],
-    /// Registers at the start.
-    pub state: &'a State,
 }
 
 /// `MOV register, value`.
@@ -102,7 +100,7 @@ impl Maker<'_> {
         };
         let backwards = self.random.chance(25);
         let span = if repeated { count * size } else { size };
-        let mut start = |random: &mut Random, faults: u64| {
+        let start = |random: &mut Random, faults: u64| {
             let room = (READ_ONLY - DATA).saturating_sub(span);
             if room == 0 || random.chance(faults * 2) {
                 return DATA + random.below(5 * PAGE);
@@ -189,7 +187,7 @@ impl Maker<'_> {
             }
             _ => {}
         }
-        self.content(piece, &instruction);
+        self.content(&instruction);
         if !jumps(&instruction) {
             piece.add(instruction);
         } else {
@@ -475,8 +473,8 @@ impl Maker<'_> {
         offset_of(address)
     }
 
-    /// Gives the memory operand content that is legal, and notes what a store leaves undefined.
-    fn content(&mut self, piece: &mut Piece, instruction: &Instruction) {
+    /// Gives the memory operand content that is legal.
+    fn content(&mut self, instruction: &Instruction) {
         use Mnemonic as M;
         let sane = self.random.chance(85);
         match instruction.mnemonic() {
@@ -501,15 +499,6 @@ impl Maker<'_> {
                 let environment = self.environment(wide);
                 self.poke(instruction, &environment, 0);
             }
-            M::Fxsave | M::Fxsave64 => self.ignore(piece, instruction, &[(6, 18), (28, 4)]),
-            M::Fnstenv | M::Fnsave => {
-                let wide = !matches!(
-                    instruction.code(),
-                    Code::Fnstenv_m14byte | Code::Fnsave_m94byte
-                );
-                let pointers = if wide { (12, 16) } else { (6, 8) };
-                self.ignore(piece, instruction, &[pointers]);
-            }
             _ => {}
         }
     }
@@ -527,15 +516,6 @@ impl Maker<'_> {
             bytes[index * step..index * step + 2].copy_from_slice(&word.to_le_bytes());
         }
         bytes
-    }
-
-    fn ignore(&mut self, piece: &mut Piece, instruction: &Instruction, ranges: &[(usize, usize)]) {
-        if let Some(start) = self.operand_offset(instruction) {
-            let moved = ranges
-                .iter()
-                .map(|(offset, length)| (start + offset, *length));
-            piece.ignored.extend(moved);
-        }
     }
 }
 
