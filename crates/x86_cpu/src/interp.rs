@@ -41,6 +41,10 @@ pub(crate) struct Interp {
     /// Iterations that a repeated string instruction may do.
     budget: i64,
     exit: Exit,
+    /// An interrupt may be possible at the end of the block.
+    look: bool,
+    /// Part of the budget that handlers gave up to make the block's end come back.
+    withheld: i64,
     /// PAUSEs in a row.
     pauses: u32,
     /// `left` at the latest of them.
@@ -60,6 +64,8 @@ impl Default for Interp {
             left: 0,
             budget: 0,
             exit: Exit::default(),
+            look: false,
+            withheld: 0,
             pauses: 0,
             pause_left: 0,
             cache: Cache::new(),

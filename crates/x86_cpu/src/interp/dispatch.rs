@@ -63,6 +63,7 @@ impl Cpu {
                     Err(fault) => Exit::Raise(fault),
                 },
             };
+            look |= std::mem::take(&mut self.interp.look);
             match exit {
                 Exit::Find => {}
                 Exit::Leave => look = true,
@@ -82,7 +83,8 @@ impl Cpu {
     fn run_blocks(&mut self, env: &mut dyn Environment, entry: At, left: i64) -> Exit {
         let quantum = (left - BLOCK_MAX as i64).clamp(1, QUANTUM);
         let rest = (entry.op().run)(self, env, entry, quantum);
-        self.interp.left = left - (quantum - rest);
+        let withheld = std::mem::take(&mut self.interp.withheld);
+        self.interp.left = left - (quantum - rest - withheld);
         std::mem::take(&mut self.interp.exit)
     }
 

@@ -8,6 +8,7 @@ pub(super) mod bits;
 pub(super) mod float;
 pub(super) mod flow;
 pub(super) mod fuse;
+pub(super) mod interrupts;
 pub(super) mod moves;
 pub(super) mod shifts;
 pub(super) mod stack;

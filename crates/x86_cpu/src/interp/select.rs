@@ -13,7 +13,7 @@ use super::fast::moves::{
 };
 use super::fast::shifts::{ByCl, ByImmediate, Rotate, Sar, Shift, Shl, Shr};
 use super::fast::vector::{self, OnLanes, OnScalars, Pair};
-use super::fast::{Any, Near, by_place, by_size, float, generic, moves, stack};
+use super::fast::{Any, Near, by_place, by_size, float, generic, interrupts, moves, stack};
 use super::flags::sign_extend;
 use super::op::{Handler, Op, Size};
 use super::operand::{operand_size, segment, slot};
@@ -233,6 +233,10 @@ pub(super) fn select(instruction: &Instruction) -> Choice {
         Mnemonic::Cdqe => Choice::Op(moves::extend_32),
         Mnemonic::Cqo => Choice::Op(moves::spread_64),
         Mnemonic::Cdq => Choice::Op(moves::spread_32),
+        Mnemonic::Cli => Choice::Op(interrupts::disable),
+        Mnemonic::Sti => Choice::Op(interrupts::enable),
+        Mnemonic::Pushfq => Choice::Op(interrupts::push),
+        Mnemonic::Popfq => Choice::Op(interrupts::pop),
         Mnemonic::Push => one(push(instruction)),
         Mnemonic::Pop if instruction.op0_register().is_gpr64() => Choice::Op(stack::pop),
         Mnemonic::Leave if instruction.code() == iced_x86::Code::Leaveq => Choice::Op(stack::leave),

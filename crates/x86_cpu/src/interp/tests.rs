@@ -213,3 +213,146 @@ fn locked_and_bit_operations() {
         a.mov(rax, qword_ptr(rdi)).unwrap();
     });
 }
+
+#[test]
+fn code_that_changes_itself_runs_as_changed() {
+    // The immediate of the second instruction of the loop grows, in the page that runs.
+    check(1 + 2 + 3 + 4, |a| {
+        let mut top = a.create_label();
+        a.xor(eax, eax).unwrap();
+        a.mov(ecx, 4).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.mov(edx, 1).unwrap();
+        a.add(eax, edx).unwrap();
+        a.lea(rsi, qword_ptr(top)).unwrap();
+        a.inc(dword_ptr(rsi + 1)).unwrap();
+        a.dec(ecx).unwrap();
+        a.jnz(top).unwrap();
+    });
+}
+
+#[test]
+fn a_store_into_the_running_block_takes_effect_at_once() {
+    check(7, |a| {
+        let mut changed = a.create_label();
+        a.lea(rsi, qword_ptr(changed)).unwrap();
+        a.mov(dword_ptr(rsi + 1), 7).unwrap();
+        a.set_label(&mut changed).unwrap();
+        a.mov(eax, 5).unwrap();
+    });
+}
+
+#[test]
+fn code_crosses_pages() {
+    check(3000, |a| {
+        a.xor(eax, eax).unwrap();
+        for _ in 0..3000 {
+            a.inc(rax).unwrap();
+        }
+    });
+}
+
+#[test]
+fn flags_survive_what_changes_few_of_them() {
+    // CF of the addition goes through INC and a move to ADC; ROL sets it anew.
+    check(0x8000_0000_0000_0003, |a| {
+        a.mov(rax, -1i64).unwrap();
+        a.add(rax, 1).unwrap();
+        a.inc(rcx).unwrap();
+        a.mov(eax, 1).unwrap();
+        a.adc(rax, 0).unwrap();
+        a.mov(rdx, 1u64 << 63).unwrap();
+        a.rol(rdx, 1).unwrap();
+        a.adc(rax, 0).unwrap();
+        a.ror(rdx, 1).unwrap();
+        a.or(rax, rdx).unwrap();
+    });
+}
+
+#[test]
+fn signed_and_unsigned_conditions_differ() {
+    check(0b1011, |a| {
+        a.xor(ebx, ebx).unwrap();
+        a.mov(ecx, -1).unwrap();
+        a.mov(edx, 1).unwrap();
+        a.cmp(ecx, edx).unwrap();
+        a.setl(bl).unwrap();
+        a.seta(bh).unwrap();
+        a.movzx(eax, bl).unwrap();
+        a.movzx(ebx, bh).unwrap();
+        a.lea(eax, dword_ptr(rax + rbx * 2)).unwrap();
+        a.mov(esi, 8).unwrap();
+        a.xor(edi, edi).unwrap();
+        a.test(ecx, ecx).unwrap();
+        a.cmovs(edi, esi).unwrap();
+        a.or(eax, edi).unwrap();
+    });
+}
+
+#[test]
+fn vectors_move_and_compare() {
+    check(0xffff, |a| {
+        a.mov(rdi, DATA).unwrap();
+        a.mov(rax, 0x1122_3344_5566_7788u64).unwrap();
+        a.mov(qword_ptr(rdi), rax).unwrap();
+        a.mov(qword_ptr(rdi + 8), rax).unwrap();
+        a.movups(xmm1, xmmword_ptr(rdi)).unwrap();
+        a.movq(xmm2, rax).unwrap();
+        a.punpcklqdq(xmm2, xmm2).unwrap();
+        a.pcmpeqb(xmm2, xmm1).unwrap();
+        a.pmovmskb(eax, xmm2).unwrap();
+    });
+}
+
+#[test]
+fn halts_and_yields() {
+    let mut machine = Machine::new();
+    machine.write(CODE, &[0x90, 0xf4]);
+    assert_eq!(machine.cpu.run(&mut Nothing, 1000), Stop::Halted);
+    assert_eq!(machine.cpu.rip, CODE + 2);
+    let mut machine = Machine::new();
+    // PAUSE in a loop.
+    machine.write(CODE, &[0xf3, 0x90, 0xeb, 0xfc]);
+    assert_eq!(machine.cpu.run(&mut Nothing, 1_000_000), Stop::Yield);
+}
+
+#[test]
+fn programs_of_32_bits_run() {
+    let mut assembler = CodeAssembler::new(32).unwrap();
+    let (mut top, a) = (assembler.create_label(), &mut assembler);
+    a.mov(ecx, 100).unwrap();
+    a.xor(eax, eax).unwrap();
+    a.set_label(&mut top).unwrap();
+    a.add(eax, ecx).unwrap();
+    a.push(eax).unwrap();
+    a.pop(edx).unwrap();
+    a.dec(ecx).unwrap();
+    a.jnz(top).unwrap();
+    let code = assembler.assemble(CODE).unwrap();
+    for slice in [1, 5, 1000] {
+        let mut machine = Machine::new();
+        machine.cpu.segments[1].access = 0xc09b;
+        machine.cpu.state_replaced();
+        machine.write(CODE, &code);
+        machine.write(CODE + code.len() as u64, &[0xeb, 0xfe]);
+        while machine.cpu.rip != CODE + code.len() as u64 {
+            assert_eq!(machine.cpu.run(&mut Nothing, slice), Stop::Budget);
+        }
+        assert_eq!(machine.cpu.general[0], 5050);
+        assert_eq!(machine.cpu.general[2], 5050);
+        assert_eq!(machine.cpu.general[4], STACK);
+    }
+}
+
+#[test]
+fn a_budget_is_kept_to_the_instruction() {
+    let mut machine = Machine::new();
+    // INC RAX in a loop: two instructions each.
+    machine.write(CODE, &[0x48, 0xff, 0xc0, 0xeb, 0xfb]);
+    for budget in [1, 2, 3, 64, 65, 66, 500, 10_001] {
+        machine.cpu.general[0] = 0;
+        machine.cpu.rip = CODE;
+        assert_eq!(machine.cpu.run(&mut Nothing, budget), Stop::Budget);
+        assert_eq!(machine.cpu.general[0], budget.div_ceil(2));
+    }
+}

@@ -78,6 +78,9 @@ impl Builder {
         };
         let mut op = select::operands(&instruction);
         op.number = self.instructions.len() as u16;
+        // Interrupts are looked for at the ends of blocks: after POPF, and one instruction after STI.
+        let enabled = instruction.mnemonic() == Mnemonic::Popfq
+            || (self.instructions.last()).is_some_and(|last| last.mnemonic() == Mnemonic::Sti);
         self.instructions.push(instruction);
         let target = instruction.near_branch64();
         match choice {
@@ -100,7 +103,7 @@ impl Builder {
             }
             Choice::Branch(condition) => self.branch(op, condition, target),
         }
-        self.closed || instruction.flow_control() != FlowControl::Next
+        self.closed || enabled || instruction.flow_control() != FlowControl::Next
     }
 
     /// Adds Jcc; an odd condition is its even one with the links exchanged.
