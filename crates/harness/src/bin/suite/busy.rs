@@ -41,8 +41,15 @@ awk -v n=$n '{ have[$2+0]=1 } END { for (i=(n>256?n-255:1); i<=n; i++)
   if (!have[i] && !have[i+512]) print "block " i " is lost" }' /tmp/blocks
 cat /tmp/errors 2>/dev/null; echo verified $n"#;
 
-const NETWORK: &str = r#"ip addr add 10.213.7.2/24 dev eth0; ip link set eth0 up
-setsid ping -i 0.5 10.213.7.1 >/tmp/ping.log 2>&1 </dev/null &"#;
+/// Gives the guest an address and lets it ping the host.
+fn network(tap: &Tap) -> String {
+    format!(
+        "ip addr add {}/24 dev eth0; ip link set eth0 up\n\
+         setsid ping -i 0.5 {} >/tmp/ping.log 2>&1 </dev/null &",
+        tap.address(2),
+        tap.address(1)
+    )
+}
 
 fn number(place: &Place, name: &str, file: &str) -> anyhow::Result<u64> {
     let text = place.sh(name, &format!("cat {file} 2>/dev/null || echo 0"))?;
@@ -66,13 +73,13 @@ fn wait_progress(place: &Place, name: &str) -> anyhow::Result<()> {
 fn start_work(place: &Place, name: &str, cpus: &str, tap: &Tap) -> anyhow::Result<()> {
     let disk = place.scratch_disk(&format!("{name}.raw"), 16)?;
     let disk = format!("{},format=raw", disk.to_str().context("path")?);
-    let net = format!("tap={}", tap.0);
+    let net = format!("tap={}", tap.name());
     let memory = ["--memory", "384M", "--cpus", cpus];
     place.run(
         name,
         &[&memory[..], &["--disk", &disk, "--net", &net]].concat(),
     )?;
-    place.sh(name, NETWORK)?;
+    place.sh(name, &network(tap))?;
     place.sh(name, MEMORY)?;
     place.sh(name, DISK)?;
     wait_progress(place, name)
@@ -96,7 +103,7 @@ fn pings(place: &Place, name: &str) -> anyhow::Result<usize> {
 }
 
 fn busy(place: &Place, cpus: &str, clones: u32) -> anyhow::Result<()> {
-    let tap = Tap::add("mitosetest0", "10.213.7.1/24")?;
+    let tap = Tap::add()?;
     start_work(place, "b0", cpus, &tap)?;
     place.clone("b0", clones, "b")?;
     let names: Vec<String> = (0..=clones).map(|n| format!("b{n}")).collect();
@@ -136,7 +143,7 @@ pub(crate) fn forked_while_busy_on_four_cpus(place: &Place) -> anyhow::Result<()
 
 /// One busy source is forked twenty times; each clone works, the source is whole at the end.
 pub(crate) fn forked_twenty_times(place: &Place) -> anyhow::Result<()> {
-    let tap = Tap::add("mitosetest0", "10.213.7.1/24")?;
+    let tap = Tap::add()?;
     start_work(place, "r0", "1", &tap)?;
     for round in 1..=20 {
         place.clone("r0", 1, &format!("r{round}-"))?;

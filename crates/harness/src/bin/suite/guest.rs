@@ -158,23 +158,40 @@ pub(crate) fn wait_for(
     Ok(())
 }
 
-/// A TAP interface with an address, which goes when it is dropped.
-pub(crate) struct Tap(pub(crate) &'static str);
+/// A TAP interface with an address of its own, so that tests run beside each other; it goes when it
+/// is dropped.
+pub(crate) struct Tap(u32);
 
 impl Tap {
-    pub(crate) fn add(name: &'static str, address: &str) -> anyhow::Result<Self> {
-        ip(&["tuntap", "add", "dev", name, "mode", "tap"])?;
-        let tap = Self(name);
-        ip(&["addr", "add", address, "dev", name])?;
-        ip(&["link", "set", name, "up"])?;
+    pub(crate) fn add() -> anyhow::Result<Self> {
+        let tap = Self(std::process::id());
+        let name = tap.name();
+        ip(&["tuntap", "add", "dev", &name, "mode", "tap"])?;
+        ip(&[
+            "addr",
+            "add",
+            &format!("{}/24", tap.address(1)),
+            "dev",
+            &name,
+        ])?;
+        ip(&["link", "set", &name, "up"])?;
         Ok(tap)
+    }
+
+    pub(crate) fn name(&self) -> String {
+        format!("mt{}", self.0)
+    }
+
+    /// Address of host number `host` in its network.
+    pub(crate) fn address(&self, host: u8) -> String {
+        format!("10.{}.{}.{host}", 128 + self.0 / 250 % 100, self.0 % 250)
     }
 }
 
 impl Drop for Tap {
     fn drop(&mut self) {
         // Nothing more can be done about it here; the checks of the next scenario would show it.
-        let _ = ip(&["link", "delete", self.0]);
+        let _ = ip(&["link", "delete", &self.name()]);
     }
 }
 
