@@ -1,3 +1,5 @@
+//! Tests of groups: on plain files in the place of the kernel's, and on the host's own.
+
 use super::*;
 
 /// Plain files in the place of the kernel's.

@@ -252,16 +252,13 @@ impl Host {
     /// Limits a VM to its budget beside all that it was charged for and does not hold as private
     /// pages: layers, and what lodgers wrote before they moved.
     fn limit_again(&self, vm: &Vm) {
-        let (row, ram) = {
-            let live = vm.live();
-            (live.row.clone(), live.ram)
-        };
+        let row = vm.row();
         let (Some(groups), Some(group), Some(pid)) = (self.groups(), &row.group, row.pid) else {
             return;
         };
         let used = groups.used_bytes(group).unwrap_or(0);
-        let private = usage::memory_of(pid, ram).private_kib << 10;
-        let limit = used.saturating_sub(private) + self.budget(&row);
+        let layers = used.saturating_sub(usage::written_bytes(pid));
+        let limit = layers + self.budget(&row);
         note(group, groups.set_limit(group, limit));
     }
 

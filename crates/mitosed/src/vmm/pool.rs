@@ -462,6 +462,7 @@ impl Pool {
                 if inner.stopped {
                     drop(inner);
                     self.discard(shell);
+                    self.groups.iter().for_each(|groups| groups.remove_root());
                 } else {
                     inner.ready.push_back(shell);
                 }
