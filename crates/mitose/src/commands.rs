@@ -1,5 +1,6 @@
 //! The commands, one file each. The doc of a command's `Args` is its help.
 
+mod bench;
 mod clone;
 mod completion;
 mod console;
@@ -106,6 +107,7 @@ pub enum Command {
     Events(events::Args),
     Image(image::Args),
     Doctor(doctor::Args),
+    Bench(bench::Args),
     Daemon(daemon::Args),
     Completion(completion::Args),
 }
@@ -131,6 +133,7 @@ impl Command {
             Self::Tree(args) => tree::run(&args, context),
             Self::Events(args) => events::run(&args, context),
             Self::Image(args) => image::run(args, context),
+            Self::Bench(args) => bench::run(&args, context),
             Self::Doctor(args) => doctor::run(&args, context),
             Self::Daemon(args) => daemon::run(&args, context),
             Self::Completion(args) => completion::run(&args),

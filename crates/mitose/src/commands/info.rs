@@ -1,6 +1,6 @@
 //! `mitose info`.
 
-use api_types::VmDetail;
+use api_types::{MemoryUse, VmDetail};
 use vm_spec::format_size;
 
 use super::Context;
@@ -47,13 +47,9 @@ fn table(detail: &VmDetail) -> Table {
     row("engine", vm.engine.clone());
     row("cpus", vm.cpus.to_string());
     row("memory", format_size(vm.memory_bytes));
-    let kib = |kib: u64| format_size(kib << 10);
-    row("  private", kib(detail.memory.private_kib));
-    row("  shared", kib(detail.memory.shared_kib));
-    if let Some(limit) = detail.memory.limit_kib {
-        row("  limit", kib(limit));
+    for (name, kib) in memory_rows(&detail.memory) {
+        row(name, format_size(kib << 10));
     }
-    row("  proportional", kib(detail.memory.pss_kib));
     row(
         "image",
         detail.image.clone().unwrap_or_else(|| "-".to_owned()),
@@ -97,4 +93,15 @@ fn table(detail: &VmDetail) -> Table {
         row("forked", value);
     }
     table
+}
+
+/// Figures of the host's memory, KiB.
+fn memory_rows(memory: &MemoryUse) -> Vec<(&'static str, u64)> {
+    let mut rows = vec![
+        ("  private", memory.private_kib),
+        ("  shared", memory.shared_kib),
+        ("  proportional", memory.pss_kib),
+    ];
+    rows.extend(memory.limit_kib.map(|limit| ("  limit", limit)));
+    rows
 }

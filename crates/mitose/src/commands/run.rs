@@ -219,7 +219,7 @@ pub(super) fn parse_serial(text: &str) -> Result<SerialRequest, String> {
     }
 }
 
-fn parse_engine(text: &str) -> Result<EngineChoice, String> {
+pub(super) fn parse_engine(text: &str) -> Result<EngineChoice, String> {
     match text {
         "auto" => Ok(EngineChoice::Auto),
         "kvm" => Ok(EngineChoice::Kvm),

@@ -45,6 +45,8 @@ fn documented_lines_are_taken() {
         "mitose logs a",
         "mitose console a",
         "mitose doctor",
+        "mitose bench",
+        "mitose bench --memory 2G --samples 9 --engine kvm -o json",
     ] {
         assert!(parses(line), "{line}");
     }
@@ -63,6 +65,7 @@ fn contradictions_are_usage_errors() {
         "mitose run a --kernel k --net wifi=1",
         "mitose exec a",
         "mitose rm",
+        "mitose bench --samples 0",
     ] {
         assert!(!parses(line), "{line}");
     }
