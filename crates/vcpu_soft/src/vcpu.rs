@@ -42,7 +42,7 @@ pub(crate) struct SoftVcpu {
     pub(crate) run_state: RunState,
     topology: Topology,
     apics: Arc<Apics>,
-    /// There are more vCPUs than host processors: one that only waits gives its own back.
+    /// One that only waits for others gives its host processor back: they may want it.
     yields: bool,
 }
 
@@ -51,7 +51,6 @@ impl SoftVcpu {
     pub(crate) fn new(apics: Arc<Apics>, topology: Topology, ram: Ram, time: Arc<VmTime>) -> Self {
         let index = topology.index;
         let attention = apics.inbox(index).attention.clone();
-        let cores = thread::available_parallelism().map_or(1, |count| count.get());
         Self {
             cpu: Cpu::new(ram.clone(), attention),
             platform: Platform::new(Arc::clone(&apics), index, ram, time),
@@ -62,7 +61,7 @@ impl SoftVcpu {
             },
             topology,
             apics,
-            yields: usize::from(topology.count) > cores,
+            yields: topology.count > 1,
         }
     }
 

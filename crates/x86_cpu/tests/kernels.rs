@@ -422,3 +422,27 @@ fn new_page_tables_take_effect_after_invlpg_and_cr3() {
     assert_eq!(cpu.general[13..], [0, 1, 2]);
     assert_eq!(cpu.general[12], 22 << 8 | 11);
 }
+
+#[test]
+fn real_mode_calls_with_32_bit_operands() {
+    let memory = Memory::new();
+    memory.program(16, 0x6000, |a| {
+        // mov eax, 0x6020; call eax; mov ebx, eax; hlt
+        a.db(&[0x66, 0xb8, 0x20, 0x60, 0, 0, 0x66, 0xff, 0xd0])
+            .unwrap();
+        a.mov(ebx, eax).unwrap();
+        a.hlt().unwrap();
+    });
+    memory.program(16, 0x6020, |a| {
+        a.mov(eax, 0x1234).unwrap();
+        // retl
+        a.db(&[0x66, 0xc3]).unwrap();
+    });
+    let mut cpu = Cpu::new(memory.ram.clone(), Attention::default());
+    cpu.init();
+    cpu.startup(0);
+    cpu.rip = 0x6000;
+    cpu.general[4] = 0x5000;
+    run_to_halt(&mut cpu, &mut World::default());
+    assert_eq!((cpu.general[3], cpu.general[4]), (0x1234, 0x5000));
+}

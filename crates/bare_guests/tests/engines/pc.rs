@@ -1,6 +1,5 @@
 //! A PC of RAM, vCPUs, IOAPIC, one serial port and one virtio slot, just enough to run a guest.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
@@ -10,8 +9,7 @@ use std::time::{Duration, Instant};
 use boot::layout::{self, MIB};
 use boot::{BootRequest, BootState, Kernel, Platform};
 use chipset::{Bus, IoApic, MsiMessage, MsiSink, Serial};
-use vcpu::{Engine, Exit, GuestIo, Kick, RamSlot, Registers, Segment, SystemRegisters, Vm};
-use vcpu_kvm::KvmEngine;
+use vcpu::{Exit, GuestIo, Kick, RamSlot, Registers, Segment, SystemRegisters, Vm};
 use virtio_devices::{VirtioDevice, Worker};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -29,7 +27,7 @@ pub struct Pc {
 }
 
 impl Pc {
-    /// Boots `elf`, or returns `None`, saying so, where the host has no KVM.
+    /// Boots `elf`, or returns `None` where the host lacks the engine.
     pub fn start(elf: &[u8], command_line: &str, vcpus: u8) -> Option<Self> {
         Self::start_with(elf, command_line, vcpus, None)
     }
@@ -41,13 +39,7 @@ impl Pc {
         vcpus: u8,
         device: Option<Box<dyn VirtioDevice>>,
     ) -> Option<Self> {
-        let kvm = match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-            Ok(kvm) => kvm,
-            Err(error) => {
-                eprintln!("skipped: /dev/kvm cannot be opened: {error}");
-                return None;
-            }
-        };
+        let engine = crate::engine()?;
         let ram_bytes = RAM_BYTES;
         let ranges = [(GuestAddress(0), ram_bytes as usize)];
         let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&ranges).unwrap();
@@ -68,7 +60,6 @@ impl Pc {
         };
         let state = boot::load(&memory, request).unwrap();
 
-        let engine = KvmEngine::new(kvm.into()).unwrap();
         let host_address = memory.get_host_address(GuestAddress(0)).unwrap() as u64;
         let vm = engine
             .create_vm(&[RamSlot {
