@@ -161,7 +161,13 @@ impl Cpu {
                 false => 0,
             };
             let address = long_base.wrapping_add(offset);
-            return canonical(address).then_some(address).ok_or(fault);
+            // What is not one access is looked at piece by piece later.
+            let last = match len {
+                1..=8 | 16 => address.wrapping_add(u64::from(len) - 1),
+                _ => address,
+            };
+            let inside = canonical(address) && canonical(last);
+            return inside.then_some(address).ok_or(fault);
         }
         let access = register.access;
         let last = offset + u64::from(len.max(1)) - 1;
@@ -194,11 +200,16 @@ impl Cpu {
         len: u32,
         write: bool,
     ) -> Result<u64, Fault> {
-        let segment = match self.width() {
+        let segment = self.operand_segment(instruction);
+        self.linear(segment, self.effective_address(instruction), len, write)
+    }
+
+    /// Returns the number of the segment that a memory operand lies in.
+    pub(crate) fn operand_segment(&self, instruction: &Instruction) -> usize {
+        match self.width() {
             Width::Bits64 => long_segment(instruction),
             _ => segment(instruction.memory_segment()).unwrap_or(SegmentName::Ds as usize),
-        };
-        self.linear(segment, self.effective_address(instruction), len, write)
+        }
     }
 
     /// Loads `size` bytes.

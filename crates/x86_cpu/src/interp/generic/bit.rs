@@ -1,9 +1,9 @@
 //! BT and its kin, BSF, BSR, POPCNT, BSWAP, CRC32.
 
-use iced_x86::{Instruction, Mnemonic, OpKind};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use crate::interp::flags::{CF, STATUS, ZF, mask, of_result, sign_extend};
-use crate::interp::operand::{operand_size, segment};
+use crate::interp::operand::operand_size;
 use crate::state::Flow;
 use crate::{Cpu, Environment, Fault};
 
@@ -32,15 +32,16 @@ impl Cpu {
                 OpKind::Register => sign_extend(number, size) as i64 >> (3 + size.trailing_zeros()),
                 _ => 0,
             };
-            let address_size = match instruction.memory_base() {
-                iced_x86::Register::None => 8,
-                first => first.size() as u32,
+            let address_size = match (instruction.memory_base(), instruction.memory_index()) {
+                (Register::None, Register::None) => 8,
+                (Register::None, index) => index.size() as u32,
+                (first, _) => first.size() as u32,
             };
             let offset = self
                 .effective_address(instruction)
                 .wrapping_add((words * i64::from(size)) as u64)
                 & mask(address_size);
-            let segment = segment(instruction.memory_segment()).unwrap_or(3);
+            let segment = self.operand_segment(instruction);
             let write = operation != Mnemonic::Bt;
             let linear = self.linear(segment, offset, size, write)?;
             match write {

@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Mnemonic, OpKind};
 use x86_fp::{FpOperation, Memory, Outside, Unit};
 
-use crate::interp::operand::{RDI, segment};
+use crate::interp::operand::RDI;
 use crate::state::Flow;
 use crate::{Cpu, Environment, Fault};
 
@@ -100,7 +100,7 @@ impl Cpu {
             OpKind::MemorySegDI => 2,
             _ => return self.place(instruction, len, write),
         };
-        let segment = segment(instruction.memory_segment()).unwrap_or(3);
+        let segment = self.operand_segment(instruction);
         self.linear(segment, self.register(RDI, size), len, write)
     }
 

@@ -196,16 +196,22 @@ impl Cpu {
             return Ok(0);
         }
         let most = count.min(self.interp.budget.max(0) as u64).min(4096) * size;
+        // The source is looked at first: where both fault, it is the one that does.
+        let from = if moves {
+            let source = self.source(walk)?;
+            match self.page_span(env, source, most, false)? {
+                Some(from) if from.len >= size => Some(from),
+                _ => return Ok(0),
+            }
+        } else {
+            None
+        };
         let target = self.target(walk, true)?;
         let Some(to) = self.page_span(env, target, most, true)? else {
             return Ok(0);
         };
         let mut len = to.len;
-        if moves {
-            let source = self.source(walk)?;
-            let Some(from) = self.page_span(env, source, len, false)? else {
-                return Ok(0);
-            };
+        if let Some(from) = from {
             len = len.min(from.len) / size * size;
             if len == 0 {
                 return Ok(0);
