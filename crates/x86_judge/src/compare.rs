@@ -42,6 +42,8 @@ const FLAGS: u32 = RflagsBits::OF
     | RflagsBits::DF;
 /// AC and ID, which a program can change as well.
 const OTHER_FLAGS: u64 = 1 << 18 | 1 << 21;
+/// First address that no program has on Linux.
+const PROGRAM_END: u64 = 0x7fff_ffff_f000;
 /// At most so many bytes of memory are reported.
 const BYTES_REPORTED: usize = 24;
 
@@ -66,8 +68,8 @@ pub fn compare(case: &Case, first: &Outcome, second: &Outcome) -> Vec<Difference
     let long = end.is_some_and(|end| !matches!(end.memory_size().size(), 0..=10 | 16));
     let trap = |outcome: &Outcome| match outcome.trap {
         Some(trap) => {
-            // Linux tells programs that all kernel addresses are mapped.
-            let hidden = u32::from(trap.vector == 14 && trap.address >> 63 != 0);
+            // Linux tells programs that everything beyond their own addresses is mapped.
+            let hidden = u32::from(trap.vector == 14 && trap.address >= PROGRAM_END);
             format!(
                 "vector {} error {:#x} address {:#x}",
                 trap.vector,

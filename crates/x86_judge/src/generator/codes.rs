@@ -65,7 +65,8 @@ fn excluded(code: Code) -> bool {
         // Not the same on all vendors' processors.
         // (INT1: hypervisors that intercept it differ in the address that they report.)
         | M::Int1
-        | M::Ud0 | M::Sysexit | M::Sysret | M::Sysenter | M::Rsm
+        // (UD0, UD1: whether they have a ModR/M byte, which may lie on a page that is missing.)
+        | M::Ud0 | M::Ud1 | M::Sysexit | M::Sysret | M::Sysenter | M::Rsm
         // Shadow stacks may be there; only RDSSP is a no-operation without them.
         | M::Wrssd | M::Wrssq | M::Wrussd | M::Wrussq | M::Incsspd | M::Incsspq
         | M::Rstorssp | M::Saveprevssp | M::Setssbsy | M::Clrssbsy | M::Endbr32
@@ -191,7 +192,6 @@ fn forbidden(code: Code) -> bool {
             | M::Swapgs
             | M::Rdmsr
             | M::Wrmsr
-            | M::Ud1
             | M::Ud2
             | M::Int
             | M::Int3
