@@ -7,6 +7,8 @@ CARGO   ?= cargo
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 TRIPLE  := x86_64-unknown-linux-gnu
 PROFILE := release
+# Seconds for each fuzz target in test-full.
+FUZZ_SECONDS ?= 60
 AGENT   := $(TARGET)/$(TRIPLE)/guest/mitose-guest
 
 # rustup's place, for shells that do not have it in their path.
@@ -55,6 +57,7 @@ test: build
 
 test-full: build
 	MITOSE_TEST_FULL=1 MITOSE_TEST_SCALE=20 PROPTEST_CASES=4096 $(RUN_FULL)
+	./scripts/fuzz.sh $(FUZZ_SECONDS)
 
 # The lab is a machine with hardware virtualization, emulated: for function, not for timing.
 test-kvm: build

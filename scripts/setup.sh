@@ -22,6 +22,8 @@ packages="
     xz-utils
     zstd
 "
+# More that a caller needs.
+packages="$packages $*"
 # mmdebstrap and mkfs.ext4 make files of root without being root through these.
 [ "$(id -u)" -eq 0 ] || packages="$packages fakeroot uidmap"
 

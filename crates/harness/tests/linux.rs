@@ -55,7 +55,11 @@ fn run_in_lab(home: &Path, scenarios: &[&str]) -> (i32, String) {
             home.join("images").join(IMAGE),
             format!("{lab_home}/images/{IMAGE}"),
         )
-        .timeout(Duration::from_secs(900))
+        .timeout(Duration::from_secs(if harness::full() {
+            3000
+        } else {
+            900
+        }))
         .capture();
     for name in ["suite", "mitose", "mitosed", "mitose-vmm"] {
         run = run.copy_in(program(name).expect("built"), format!("{FOLDER}/{name}"));
@@ -96,6 +100,15 @@ fn check(scenarios: &[&str]) {
 #[test]
 fn idle_guests_fork_over_generations_power_cycles_and_failures() {
     check(&["generations", "power_cycle", "failures", "daemon_killed"]);
+}
+
+#[test]
+fn a_busy_guest_is_forked_fifty_times() {
+    if !harness::full() {
+        eprintln!("skipped: MITOSE_TEST_FULL is not set");
+        return;
+    }
+    check(&["repeated_long"]);
 }
 
 #[test]

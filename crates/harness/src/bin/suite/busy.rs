@@ -143,16 +143,25 @@ pub(crate) fn forked_while_busy_on_four_cpus(place: &Place) -> anyhow::Result<()
 
 /// One busy source is forked twenty times; each clone works, the source is whole at the end.
 pub(crate) fn forked_twenty_times(place: &Place) -> anyhow::Result<()> {
+    forked_repeatedly(place, 20)
+}
+
+/// As many times as a disk can have layers, less a few.
+pub(crate) fn forked_fifty_times(place: &Place) -> anyhow::Result<()> {
+    forked_repeatedly(place, 50)
+}
+
+fn forked_repeatedly(place: &Place, rounds: u32) -> anyhow::Result<()> {
     let tap = Tap::add()?;
     start_work(place, "r0", "1", &tap)?;
-    for round in 1..=20 {
+    for round in 1..=rounds {
         place.clone("r0", 1, &format!("r{round}-"))?;
         let clone = format!("r{round}-1");
         ensure!(place.sh(&clone, "hostname")? == clone, "round {round}");
         if round % 5 == 0 {
             verify(place, &clone)?;
         }
-        if round < 20 {
+        if round < rounds {
             place.cli.run(&["rm", &clone, "--force"])?;
         }
     }

@@ -27,6 +27,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("busy", busy::forked_while_busy),
     ("busy_smp", busy::forked_while_busy_on_four_cpus),
     ("repeated", busy::forked_twenty_times),
+    ("repeated_long", busy::forked_fifty_times),
 ];
 
 fn main() -> ExitCode {

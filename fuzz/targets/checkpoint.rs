@@ -1,0 +1,5 @@
+//! Checkpoints: any document, and containers cut and flipped.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::checkpoint(bytes));
