@@ -36,9 +36,16 @@ use iced_x86::{Code, Instruction, Mnemonic, Register};
 use crate::state::Flow;
 use crate::{Cpu, Environment, Fault, Stop};
 
-/// What the system instructions keep besides the architectural state: nothing yet.
+/// What the system instructions keep besides the architectural state.
 #[derive(Debug, Default)]
-pub(crate) struct System {}
+pub(crate) struct System {
+    /// The last instruction loaded SS: no debug trap before the next one.
+    stack_segment_loaded: bool,
+    /// Data breakpoints that wait for that, as bits of DR6.
+    held_hits: u64,
+    /// Whether the trap flag counts as the instruction left it (SYSCALL, SYSRET).
+    steps_by_result: bool,
+}
 
 /// An exception while a double fault was delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

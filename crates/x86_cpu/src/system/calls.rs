@@ -57,6 +57,7 @@ impl Cpu {
             self.rflags &= !(VM | IF | RF);
             self.set_flat(selector, CODE32, selector.wrapping_add(8), 0);
         }
+        self.system.steps_by_result = true;
         self.refresh();
         Ok(Flow::Leave)
     }
@@ -89,6 +90,7 @@ impl Cpu {
             self.rip = rcx & 0xffff_ffff;
             self.set_flat(selector, CODE32, stack, 3);
         }
+        self.system.steps_by_result = true;
         self.refresh();
         Ok(Flow::Leave)
     }

@@ -12,6 +12,8 @@ const BREAK_ON_STEP: u64 = 1 << 14;
 /// DR7.GD.
 pub(super) const DR7_DETECT: u64 = 1 << 13;
 const DR7_ENABLES: u64 = 0xff;
+/// DR6.B0 to B3: those of the last #DB only.
+const BREAKPOINTS: u64 = 0xf;
 
 impl Cpu {
     /// Whether each instruction must run alone, between [`before_step`](Self::before_step) and
@@ -27,21 +29,29 @@ impl Cpu {
     /// Returns what [`after_step`](Self::after_step) has to be given.
     pub(crate) fn before_step(&mut self) -> Result<bool, Fault> {
         self.take_watch_hits();
-        if self.rflags & RF == 0 {
+        let inhibited = std::mem::take(&mut self.system.stack_segment_loaded);
+        if self.rflags & RF == 0 && !inhibited {
             let hits = self.code_breakpoints();
             if hits != 0 {
                 return Err(Fault::debug(hits));
             }
         }
         self.rflags &= !RF;
+        self.system.steps_by_result = false;
         Ok(self.rflags & TF != 0)
     }
 
     /// Returns the #DB trap of the instruction that just completed; `stepped` is what
-    /// [`before_step`](Self::before_step) returned.
+    /// [`before_step`](Self::before_step) returned. After MOV SS and POP SS breakpoints wait for the
+    /// next instruction, and there is no step.
     pub(crate) fn after_step(&mut self, stepped: bool) -> Option<Fault> {
-        let mut status = self.take_watch_hits();
-        if stepped {
+        let mut status = self.take_watch_hits() | std::mem::take(&mut self.system.held_hits);
+        if self.system.stack_segment_loaded {
+            self.system.held_hits = status;
+            return None;
+        }
+        let by_result = self.system.steps_by_result;
+        if by_result && self.rflags & TF != 0 || !by_result && stepped {
             status |= BREAK_ON_STEP;
         }
         (status != 0).then(|| Fault::debug(status))
@@ -64,7 +74,7 @@ impl Cpu {
 
     /// What a #DB leaves in the debug registers.
     pub(super) fn note_debug(&mut self, status: u64) {
-        self.dr6 |= status;
+        self.dr6 = self.dr6 & !BREAKPOINTS | status;
         self.dr7 &= !DR7_DETECT;
     }
 }
