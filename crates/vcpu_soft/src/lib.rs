@@ -14,6 +14,8 @@ mod engine;
 mod platform;
 mod registers;
 mod state;
+#[cfg(test)]
+mod tests;
 mod time_page;
 mod vcpu;
 
