@@ -56,8 +56,16 @@ macro_rules! value {
 
             #[inline(always)]
             unsafe fn store(self, host: u64) {
-                // SAFETY: the caller vouches for the memory; the type is packed.
-                unsafe { (host as *mut Unaligned<Self>).write_volatile(Unaligned(self)) }
+                // A volatile write of an unaligned type goes by way of the stack.
+                // SAFETY: the caller vouches for the memory; the instruction touches nothing else.
+                unsafe {
+                    asm!(
+                        concat!("mov [{host}], ", $operand),
+                        host = in(reg) host,
+                        new = in($class) self,
+                        options(nostack, preserves_flags),
+                    );
+                }
             }
 
             #[inline(always)]
