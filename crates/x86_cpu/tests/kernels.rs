@@ -68,12 +68,12 @@ fn an_application_processor_starts_in_real_mode_and_reaches_long_mode() {
 
 /// Goes to level 3 at `USER`.
 fn enter_user(a: &mut CodeAssembler, code: u16) {
-    a.push(i32::from(DATA3)).unwrap();
-    a.push(USER_STACK as i32).unwrap();
-    a.push(0x202).unwrap();
-    a.push(i32::from(code)).unwrap();
-    a.push(USER as i32).unwrap();
-    a.iretq().unwrap();
+    a.push(i32::from(DATA3)).expect("an instruction");
+    a.push(USER_STACK as i32).expect("an instruction");
+    a.push(0x202).expect("an instruction");
+    a.push(i32::from(code)).expect("an instruction");
+    a.push(USER as i32).expect("an instruction");
+    a.iretq().expect("an instruction");
 }
 
 #[test]
