@@ -274,3 +274,34 @@ fn limits_and_groups_survive_the_daemon() {
     assert_eq!(bed.info("s")["state"], "running");
     assert_eq!(bed.info("a")["state"], "running");
 }
+
+#[test]
+fn the_newest_vm_goes_first_when_the_host_runs_short() {
+    let Some(bed) = Bed::new() else { return };
+    bed.run("s", 16, &[]);
+    bed.cli.run(&["clone", "s", "--name", "a"]).expect("clone");
+    bed.cli.run(&["clone", "a", "--name", "b"]).expect("clone");
+    let score = |name: &str| {
+        let pid = bed.info(name)["pid"].as_i64().expect("pid");
+        let text = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
+        text.expect("score").trim().parse::<i32>().expect("number")
+    };
+    if may_protect() {
+        let daemon = bed.client.status().expect("status").pid;
+        let daemon = std::fs::read_to_string(format!("/proc/{daemon}/oom_score_adj"));
+        assert_eq!(daemon.expect("score").trim(), "-900");
+    }
+    bed.until("VMs are ranked", || {
+        let scores = ["s", "a", "b"].map(score);
+        scores.is_sorted_by(|older, newer| older < newer) && scores[2] == 1000
+    });
+}
+
+/// Whether this process may lower OOM scores: `CAP_SYS_RESOURCE`, which some containers take away.
+fn may_protect() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    let mut lines = status.lines();
+    let held = lines.find_map(|line| line.strip_prefix("CapEff:"));
+    u64::from_str_radix(held.expect("capabilities").trim(), 16)
+        .is_ok_and(|set| (set >> 24) & 1 == 1)
+}
