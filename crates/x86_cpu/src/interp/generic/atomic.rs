@@ -155,14 +155,7 @@ impl Cpu {
         if size == 8 && self.effective_address(instruction) & 15 != 0 {
             return Err(Fault::protection(0));
         }
-        // The 16-byte form takes no notice of the stack segment in its faults.
-        let linear = self.place(instruction, size * 2, true).map_err(|fault| {
-            if size == 8 {
-                Fault::protection(0)
-            } else {
-                fault
-            }
-        })?;
+        let linear = self.place(instruction, size * 2, true)?;
         let old = if size == 4 {
             let locked = instruction.has_lock_prefix();
             let change = |old: u64| {

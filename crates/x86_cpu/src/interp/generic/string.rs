@@ -158,10 +158,11 @@ impl Cpu {
                 self.advance(RSI, walk, 1);
             }
             Operation::Compare => {
-                let source = self.source(walk)?;
-                let a = self.load_sized(env, source, size)?;
+                // AMD's processors load what RDI points to first; where both fault, it shows.
                 let target = self.target(walk, false)?;
                 let b = self.load_sized(env, target, size)?;
+                let source = self.source(walk)?;
+                let a = self.load_sized(env, source, size)?;
                 self.set_difference(a, b, size);
                 self.advance(RSI, walk, 1);
                 self.advance(RDI, walk, 1);
