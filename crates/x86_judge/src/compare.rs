@@ -66,24 +66,7 @@ pub fn compare(case: &Case, first: &Outcome, second: &Outcome) -> Vec<Difference
         .find(|step| step.ip() == first.state.rip);
     // Which byte of a long operand is tried first is the processor's choice.
     let long = end.is_some_and(|end| !matches!(end.memory_size().size(), 0..=10 | 16));
-    let trap = |outcome: &Outcome| match outcome.trap {
-        Some(trap) => {
-            // Linux tells programs that everything beyond their own addresses is mapped.
-            let hidden = u32::from(trap.vector == 14 && trap.address >= PROGRAM_END);
-            format!(
-                "vector {} error {:#x} address {:#x}",
-                trap.vector,
-                trap.error | hidden,
-                if long {
-                    trap.address & !0xfff
-                } else {
-                    trap.address
-                }
-            )
-        }
-        None => "none".to_owned(),
-    };
-    check("trap", trap(first), trap(second));
+    check("trap", trap_text(first, long), trap_text(second, long));
     let hex = |value: u64| format!("{value:#x}");
     check("rip", hex(first.state.rip), hex(second.state.rip));
     let pairs = first.state.general.iter().zip(&second.state.general);
@@ -118,6 +101,22 @@ pub fn compare(case: &Case, first: &Outcome, second: &Outcome) -> Vec<Difference
     }
     compare_memory(case, first, second, &mut check);
     differences
+}
+
+/// Describes what ended an outcome; of the address of a `long` operand only the page.
+fn trap_text(outcome: &Outcome, long: bool) -> String {
+    let Some(trap) = outcome.trap else {
+        return "none".to_owned();
+    };
+    // Linux tells programs that everything beyond their own addresses is mapped.
+    let hidden = u32::from(trap.vector == 14 && trap.address >= PROGRAM_END);
+    let address = if long {
+        trap.address & !0xfff
+    } else {
+        trap.address
+    };
+    let (vector, error) = (trap.vector, trap.error | hidden);
+    format!("vector {vector} error {error:#x} address {address:#x}")
 }
 
 fn compare_memory(

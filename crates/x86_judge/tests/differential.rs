@@ -2,12 +2,14 @@
 //! defines is equal.
 //!
 //! `MITOSE_TEST_SCALE` multiplies the number of cases, `MITOSE_TEST_FULL` runs at least a million.
+//! `MITOSE_JUDGE_FIRST` is the first seed, so that other cases are run than usual.
 //! `MITOSE_JUDGE_CODE` (a part of an iced code name), `MITOSE_JUDGE_SEED` and
 //! `MITOSE_JUDGE_REPORTS` help to find the cause of a difference.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use x86_judge::{Case, Draft, Generator, Native, Random, Soft, compare, differential_codes};
@@ -35,6 +37,11 @@ fn scale() -> u64 {
     let full = std::env::var("MITOSE_TEST_FULL").is_ok_and(|value| value == "1");
     let scale = number("MITOSE_TEST_SCALE").unwrap_or(1);
     if full { scale.max(FULL) } else { scale }
+}
+
+fn seeds(count: u64) -> Range<u64> {
+    let first = number("MITOSE_JUDGE_FIRST").unwrap_or(0);
+    first..first + count
 }
 
 /// Names of the fields that differ.
@@ -126,7 +133,7 @@ fn every_code_does_what_the_host_does() {
         if !name.contains(&wanted) {
             continue;
         }
-        for seed in 0..VARIANTS * scale() {
+        for seed in seeds(VARIANTS * scale()) {
             judges.check(&generator.single(code, seed), &name);
         }
     }
@@ -139,7 +146,7 @@ fn sequences_do_what_the_host_does() {
     let mut judges = Judges::new();
     let seeds = match number("MITOSE_JUDGE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..SEQUENCES * scale(),
+        None => seeds(SEQUENCES * scale()),
     };
     for seed in seeds {
         judges.check(&generator.sequence(seed), &format!("sequence {seed:#x}"));

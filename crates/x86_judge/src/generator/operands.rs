@@ -335,34 +335,8 @@ impl Operands<'_> {
                 {
                     memory = Some(operand);
                 }
-                O::seg_rSI => instruction.set_op_kind(
-                    operand,
-                    if narrow {
-                        OpKind::MemorySegESI
-                    } else {
-                        OpKind::MemorySegRSI
-                    },
-                ),
-                O::es_rDI => instruction.set_op_kind(
-                    operand,
-                    if narrow {
-                        OpKind::MemoryESEDI
-                    } else {
-                        OpKind::MemoryESRDI
-                    },
-                ),
-                O::seg_rDI => instruction.set_op_kind(
-                    operand,
-                    if narrow {
-                        OpKind::MemorySegEDI
-                    } else {
-                        OpKind::MemorySegRDI
-                    },
-                ),
-                O::seg_rBX_al => {
-                    instruction.set_op_kind(operand, OpKind::Memory);
-                    instruction.set_memory_base(Register::RBX);
-                    instruction.set_memory_index(Register::AL);
+                O::seg_rSI | O::es_rDI | O::seg_rDI | O::seg_rBX_al => {
+                    implied_memory(&mut instruction, operand, *kind, narrow);
                 }
                 O::br64_1 | O::br64_4 => instruction.set_op_kind(operand, OpKind::NearBranch64),
                 O::imm8_const_1 => {
@@ -420,4 +394,22 @@ impl Operands<'_> {
             instruction.set_has_lock_prefix(self.random.chance(40));
         }
     }
+}
+
+/// Sets a memory operand whose registers are implied, with 32-bit addresses where `narrow`.
+fn implied_memory(instruction: &mut Instruction, operand: u32, kind: O, narrow: bool) {
+    let kind = match (kind, narrow) {
+        (O::seg_rSI, false) => OpKind::MemorySegRSI,
+        (O::seg_rSI, true) => OpKind::MemorySegESI,
+        (O::es_rDI, false) => OpKind::MemoryESRDI,
+        (O::es_rDI, true) => OpKind::MemoryESEDI,
+        (O::seg_rDI, false) => OpKind::MemorySegRDI,
+        (O::seg_rDI, true) => OpKind::MemorySegEDI,
+        _ => {
+            instruction.set_memory_base(Register::RBX);
+            instruction.set_memory_index(Register::AL);
+            OpKind::Memory
+        }
+    };
+    instruction.set_op_kind(operand, kind);
 }
