@@ -61,10 +61,13 @@ impl Builder {
                 offset: 0,
             },
         };
+        // Room for a usual block.
+        let mut slots = Vec::with_capacity(24);
+        slots.push(header);
         Self {
             width,
-            slots: vec![header],
-            instructions: Vec::new(),
+            slots,
+            instructions: Vec::with_capacity(16),
             end: 0,
             closed: false,
         }
