@@ -1,4 +1,5 @@
-//! Builds the guest with the system's C compiler, once with and once without a PVH note.
+//! Builds the guest with the system's C compiler, once with and once without a PVH note, and the
+//! Linux program that tells a CPU's speed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,23 +50,24 @@ fn main() {
     println!("cargo::rerun-if-changed=guest");
     println!("cargo::rerun-if-env-changed=CC");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    build(&out.join("guest.elf"), &[]);
-    build(&out.join("guest-pvh.elf"), &["-DPVH_NOTE"]);
+    build(&out.join("guest.elf"), &["-T", "guest/link.ld"], &SOURCES);
+    build(
+        &out.join("guest-pvh.elf"),
+        &["-T", "guest/link.ld", "-DPVH_NOTE"],
+        &SOURCES,
+    );
+    build(&out.join("speed.elf"), &[], &["linux/speed.c"]);
 }
 
-fn build(output: &Path, defines: &[&str]) {
+fn build(output: &Path, flags: &[&str], sources: &[&str]) {
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
     let guest = Path::new("guest");
     let mut command = Command::new(&compiler);
-    command
-        .args(FLAGS)
-        .args(defines)
-        .arg("-T")
-        .arg(guest.join("link.ld"));
+    command.args(FLAGS).args(flags);
     command
         .arg("-o")
         .arg(output)
-        .args(SOURCES.map(|source| guest.join(source)));
+        .args(sources.iter().map(|source| guest.join(source)));
     let status = command.status().unwrap_or_else(|error| {
         panic!("running the C compiler {compiler:?}: {error}; install gcc or set CC")
     });

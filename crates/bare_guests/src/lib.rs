@@ -37,6 +37,12 @@ pub fn guest_elf() -> &'static [u8] {
     include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"))
 }
 
+/// Returns a static Linux program that tells how fast the CPU is; as process 1 it tells when it was
+/// reached and goes on with the shell script `/speed.sh`. Its source lists what it prints.
+pub fn speed_elf() -> &'static [u8] {
+    include_bytes!(concat!(env!("OUT_DIR"), "/speed.elf"))
+}
+
 /// Returns the guest as an ELF64 file with a PVH note: entered in 32-bit protected mode.
 pub fn guest_pvh_elf() -> &'static [u8] {
     include_bytes!(concat!(env!("OUT_DIR"), "/guest-pvh.elf"))

@@ -1,17 +1,18 @@
-//! Writes a bare-metal guest to standard output: `bare-guest NAME > FILE.elf`.
+//! Writes a guest program to standard output: `bare-guest NAME > FILE.elf`.
 
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: bare-guest guest|guest-pvh > FILE.elf";
+const USAGE: &str = "usage: bare-guest guest|guest-pvh|speed > FILE.elf";
 
 fn main() -> ExitCode {
     let name = std::env::args().nth(1);
     let elf = match name.as_deref() {
         Some("guest") => bare_guests::guest_elf(),
         Some("guest-pvh") => bare_guests::guest_pvh_elf(),
+        Some("speed") => bare_guests::speed_elf(),
         _ => {
             let _ = writeln!(io::stderr(), "{USAGE}");
             return ExitCode::from(2);
