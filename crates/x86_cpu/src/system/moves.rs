@@ -34,7 +34,7 @@ impl Cpu {
     fn segment_loaded(&mut self, name: SegmentName) -> Flow {
         if name == SegmentName::Ss {
             self.interrupt_shadow = true;
-            self.system.stack_segment_loaded = true;
+            self.system.stack_segment_loaded = self.stepping();
         }
         Flow::Leave
     }
