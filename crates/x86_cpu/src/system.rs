@@ -45,6 +45,8 @@ pub(crate) struct System {
     held_hits: u64,
     /// Whether the trap flag counts as the instruction left it (SYSCALL, SYSRET).
     steps_by_result: bool,
+    /// A step that SYSRET turned on is due before the next instruction.
+    step_due: bool,
 }
 
 /// An exception while a double fault was delivered.

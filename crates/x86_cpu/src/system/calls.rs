@@ -2,7 +2,7 @@
 
 use iced_x86::{Code, Instruction};
 
-use super::flags::{FIXED, IF, RF, VM};
+use super::flags::{FIXED, IF, RF, TF, VM};
 use super::stack::RSP;
 use crate::mmu::canonical;
 use crate::state::Flow;
@@ -91,6 +91,7 @@ impl Cpu {
             self.set_flat(selector, CODE32, stack, 3);
         }
         self.system.steps_by_result = true;
+        self.system.step_due = self.rflags & TF != 0;
         self.refresh();
         Ok(Flow::Leave)
     }

@@ -29,6 +29,9 @@ impl Cpu {
     /// Returns what [`after_step`](Self::after_step) has to be given.
     pub(crate) fn before_step(&mut self) -> Result<bool, Fault> {
         self.take_watch_hits();
+        if std::mem::take(&mut self.system.step_due) {
+            return Err(Fault::debug(BREAK_ON_STEP));
+        }
         let inhibited = std::mem::take(&mut self.system.stack_segment_loaded);
         if self.rflags & RF == 0 && !inhibited {
             let hits = self.code_breakpoints();
@@ -51,6 +54,7 @@ impl Cpu {
             return None;
         }
         let by_result = self.system.steps_by_result;
+        self.system.step_due = false;
         if by_result && self.rflags & TF != 0 || !by_result && stepped {
             status |= BREAK_ON_STEP;
         }

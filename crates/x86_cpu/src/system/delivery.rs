@@ -154,6 +154,7 @@ impl Cpu {
     /// Delivers an event, or changes nothing and says what its delivery raises.
     pub(super) fn deliver(&mut self, env: &mut dyn Environment, event: Event) -> Result<(), Fault> {
         self.interrupt_shadow = false;
+        self.system.step_due = false;
         if !self.protected() {
             self.deliver_real(env, event)?;
         } else if self.long_mode() {
