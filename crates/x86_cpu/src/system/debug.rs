@@ -32,8 +32,8 @@ impl Cpu {
         if std::mem::take(&mut self.system.step_due) {
             return Err(Fault::debug(BREAK_ON_STEP));
         }
-        let inhibited = std::mem::take(&mut self.system.stack_segment_loaded);
-        if self.rflags & RF == 0 && !inhibited {
+        self.system.stack_segment_loaded = false;
+        if self.rflags & RF == 0 {
             let hits = self.code_breakpoints();
             if hits != 0 {
                 return Err(Fault::debug(hits));
@@ -45,8 +45,9 @@ impl Cpu {
     }
 
     /// Returns the #DB trap of the instruction that just completed; `stepped` is what
-    /// [`before_step`](Self::before_step) returned. After MOV SS and POP SS breakpoints wait for the
-    /// next instruction, and there is no step.
+    /// [`before_step`](Self::before_step) returned. After MOV SS and POP SS data breakpoints wait for
+    /// the next instruction, and there is no step; instruction breakpoints come, as on AMD's
+    /// processors.
     pub(crate) fn after_step(&mut self, stepped: bool) -> Option<Fault> {
         let mut status = self.take_watch_hits() | std::mem::take(&mut self.system.held_hits);
         if self.system.stack_segment_loaded {
