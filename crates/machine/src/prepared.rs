@@ -88,7 +88,8 @@ impl Prepared {
             }
         });
         let states = StateGiver(Arc::clone(&states));
-        let vcpus = VcpuGroup::spawn(makers.collect(), Arc::clone(&stop), tell_end(on_event))?;
+        let (makers, stack) = (makers.collect(), vm.stack_bytes());
+        let vcpus = VcpuGroup::spawn(makers, stack, Arc::clone(&stop), tell_end(on_event))?;
         Ok(Self {
             engine: engine.name(),
             vm,

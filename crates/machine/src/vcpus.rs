@@ -25,8 +25,6 @@ pub(crate) type OnEnd = Arc<dyn Fn(Exit) + Send + Sync>;
 /// Where accesses of all vCPUs go.
 pub(crate) type SharedIo = Arc<dyn GuestIo + Send + Sync>;
 
-/// The stack of a vCPU thread, bytes: devices run on it, deep recursion does not.
-const STACK_BYTES: usize = 256 << 10;
 /// Looks at the times of entry before sleeping between them: an entry takes a few microseconds.
 const LOOKS: u32 = 200;
 
@@ -132,9 +130,10 @@ impl Shared {
 
 impl VcpuGroup {
     /// Starts a thread for each vCPU; they are made and then stand still. `stop` is the flag that
-    /// the vCPUs' [`GuestIo::stop_wanted`] reads. [`connect`](Self::connect) comes before they run.
+    /// the vCPUs' [`GuestIo::stop_wanted`] reads; each thread has `stack_bytes` of stack. [`connect`](Self::connect) comes before they run.
     pub(crate) fn spawn(
         makers: Vec<MakeVcpu>,
+        stack_bytes: usize,
         stop: Arc<AtomicBool>,
         on_end: OnEnd,
     ) -> std::io::Result<Self> {
@@ -156,7 +155,7 @@ impl VcpuGroup {
             let (shared, on_end) = (Arc::clone(&group.shared), Arc::clone(&on_end));
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu{index}"))
-                .stack_size(STACK_BYTES)
+                .stack_size(stack_bytes)
                 .spawn(move || thread_main(&shared, index, make, &on_end));
             match thread {
                 Ok(thread) => group.threads.push(thread),

@@ -71,6 +71,10 @@ pub trait Vm: Send + Sync + Debug {
     fn create_vcpu(&self, index: u8, count: u8) -> Result<Box<dyn Vcpu>, EngineError>;
     /// Delivers a message-signalled interrupt to the local APICs (SDM 3A 11.11).
     fn signal_msi(&self, address: u64, data: u32);
+    /// Stack that a thread needs to run a vCPU, bytes; most of it is never touched.
+    fn stack_bytes(&self) -> usize {
+        256 << 10
+    }
     /// Saves the paravirtual clock.
     fn save_clock(&self) -> Result<VmClock, EngineError>;
     /// Makes the paravirtual clock go on from `clock`.

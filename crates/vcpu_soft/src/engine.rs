@@ -48,6 +48,12 @@ struct SoftVm {
 }
 
 impl Vm for SoftVm {
+    /// Handlers of guest instructions end in jumps; should one be compiled to a call, up to 8192 of
+    /// them nest, and a guest must not be able to make use of that.
+    fn stack_bytes(&self) -> usize {
+        16 << 20
+    }
+
     fn create_vcpu(&self, index: u8, count: u8) -> Result<Box<dyn Vcpu>, EngineError> {
         if index >= count || count > VCPUS_MAX {
             return Err(EngineError::Missing("room for so many vCPUs"));

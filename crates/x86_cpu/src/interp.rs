@@ -91,5 +91,7 @@ impl Cpu {
     }
 }
 
+#[cfg(all(test, not(debug_assertions)))]
+mod frames;
 #[cfg(test)]
 mod tests;

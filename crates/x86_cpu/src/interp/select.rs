@@ -1,6 +1,6 @@
 //! Which handler runs a decoded instruction of 64-bit code, and with what operands.
 
-use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 use x86_fp::FpOperation;
 
 use super::fast::alu::{self, Alu};
@@ -436,6 +436,13 @@ fn fused_sized<O: Compare, T: Size>(instruction: &Instruction, condition: u8) ->
     })
 }
 
+const FLAGS_IN_RFLAGS: u32 = RflagsBits::OF
+    | RflagsBits::SF
+    | RflagsBits::ZF
+    | RflagsBits::AF
+    | RflagsBits::CF
+    | RflagsBits::PF;
+
 fn floating(instruction: &Instruction) -> Choice {
     if let Some(handler) = vector(instruction) {
         return Choice::Op(handler);
@@ -444,7 +451,9 @@ fn floating(instruction: &Instruction) -> Choice {
         instruction.flow_control() == FlowControl::Next && !instruction.is_string_instruction();
     match x86_fp::resolve(instruction).filter(|_| simple) {
         Some(operation) if instruction.mnemonic() != Mnemonic::Wait => {
-            let flags = instruction.rflags_read() | instruction.rflags_modified() != 0;
+            // Of x87's condition bits, which are told of too, RFLAGS has none.
+            let touched = instruction.rflags_read() | instruction.rflags_modified();
+            let flags = touched & FLAGS_IN_RFLAGS != 0;
             let run = float::choose(&operation, plain_place(instruction), flags);
             Choice::Operation(run, operation)
         }

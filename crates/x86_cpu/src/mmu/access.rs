@@ -43,6 +43,12 @@ impl Cpu {
         true
     }
 
+    /// Whether [`store_fast`](Self::store_fast) will store.
+    #[inline(always)]
+    pub(crate) fn stores_fast<T: Value>(&self, linear: u64) -> bool {
+        self.mmu.tlb.entry(linear, self.mmu.bank).write == last_page::<T>(linear)
+    }
+
     /// Loads a value at `linear`.
     #[inline(always)]
     pub(crate) fn load<T: Value>(
@@ -284,6 +290,9 @@ impl Cpu {
         bank: Bank,
     ) -> Result<(), Fault> {
         let last = self.linear_after(linear, len - 1);
+        if self.mmu.tlb.entry(linear, bank).write == last & !0xfff {
+            return Ok(());
+        }
         self.place_to_write(env, linear, bank)?;
         if (linear ^ last) & !0xfff != 0 {
             self.place_to_write(env, last & !0xfff, bank)?;

@@ -112,6 +112,7 @@ impl Cpu {
         len: usize,
     ) -> Result<(), Fault> {
         let bytes: &[u8] = match len {
+            2 => &self.load::<u16>(env, linear)?.to_le_bytes(),
             4 => &self.load::<u32>(env, linear)?.to_le_bytes(),
             8 => &self.load::<u64>(env, linear)?.to_le_bytes(),
             16 => &self.load::<u128>(env, linear)?.to_le_bytes(),
@@ -134,12 +135,16 @@ impl Cpu {
         linear: u64,
         len: usize,
     ) -> Result<(), Fault> {
-        let bytes = self.interp.operand.0;
+        let bytes = &self.interp.operand.0;
         match len {
-            4 => self.store(env, linear, u32::from_le_bytes(first(&bytes))),
-            8 => self.store(env, linear, u64::from_le_bytes(first(&bytes))),
-            16 => self.store(env, linear, u128::from_le_bytes(first(&bytes))),
-            _ => self.write_bytes(env, linear, &bytes[..len.min(bytes.len())]),
+            2 => self.store(env, linear, u16::from_le_bytes(first(bytes))),
+            4 => self.store(env, linear, u32::from_le_bytes(first(bytes))),
+            8 => self.store(env, linear, u64::from_le_bytes(first(bytes))),
+            16 => self.store(env, linear, u128::from_le_bytes(first(bytes))),
+            _ => {
+                let bytes = *bytes;
+                self.write_bytes(env, linear, &bytes[..len.min(bytes.len())])
+            }
         }
     }
 }
