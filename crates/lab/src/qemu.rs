@@ -41,6 +41,13 @@ const PORTS_TO_EXIT: Duration = Duration::from_secs(2);
 const CONSOLE: &str = "console.log";
 const MESSAGES: &str = "qemu.log";
 
+impl Lab {
+    /// Returns the words that start the lab's QEMU, for those who want a machine of their own.
+    pub fn emulator(&self) -> Vec<OsString> {
+        emulator(&self.emulator)
+    }
+}
+
 /// A running machine; dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Machine {

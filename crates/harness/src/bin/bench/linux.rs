@@ -117,7 +117,7 @@ fn last_line(outcome: &lab::Outcome) -> String {
 }
 
 /// A data folder beside the programs, so that the image is made once.
-fn image_home() -> anyhow::Result<PathBuf> {
+pub(crate) fn image_home() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?;
     let folder = program
         .parent()

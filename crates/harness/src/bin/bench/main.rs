@@ -1,4 +1,5 @@
-//! `bench`: what a fork costs, on the machine's own KVM with bare-metal guests.
+//! `bench`: what a fork costs, on the machine's own KVM with bare-metal guests, and how fast the
+//! software engine is, beside QEMU's.
 //!
 //! Every VM has a qcow2 disk and a TAP and has touched its RAM. Forks go through the daemon, as
 //! users' forks do; the lab serves only for the ratio of boot and fork of a Linux guest. The report
@@ -15,6 +16,10 @@ mod linux;
 mod memory;
 mod repeat;
 mod report;
+mod soft;
+mod soft_guest;
+mod soft_linux;
+mod soft_qemu;
 mod source;
 mod watch;
 
@@ -28,7 +33,7 @@ use crate::host::{Host, POOL};
 use crate::report::{Expected, Report, Target};
 
 const USAGE: &str = "usage: bench [--quick] [--no-build] [--only SECTION] [--report FILE]
-sections: first, honest, brownout, repeat, busy, batch, linux";
+sections: first, honest, brownout, repeat, busy, batch, linux, soft";
 
 /// Rows that every report has. Targets are medians on a two-core machine.
 const EXPECTED: &[Expected] = &[
@@ -91,6 +96,35 @@ const EXPECTED: &[Expected] = &[
         "us",
         Target::MaxAtMost(2000.0),
     ),
+    row("soft.mips.int", "M/s", Target::AtLeast(500.0)),
+    row("soft.mips.mem", "M/s", Target::None),
+    row("soft.mips.branch", "M/s", Target::None),
+    row("soft.mips.call", "M/s", Target::None),
+    row("soft.mips.kernel_boot", "M/s", Target::AtLeast(150.0)),
+    row("soft.mips.awk", "M/s", Target::None),
+    row("soft.mips.sh", "M/s", Target::None),
+    row("soft.mips.python", "M/s", Target::None),
+    row("tcg.mips.int", "M/s", Target::None),
+    row("tcg.mips.mem", "M/s", Target::None),
+    row("tcg.mips.branch", "M/s", Target::None),
+    row("tcg.mips.call", "M/s", Target::None),
+    row("tcg.mips.kernel_boot", "M/s", Target::None),
+    row("tcg.mips.awk", "M/s", Target::None),
+    row("tcg.mips.sh", "M/s", Target::None),
+    row("tcg.mips.python", "M/s", Target::None),
+    row("soft.over_tcg.awk", "ratio", Target::AtLeast(0.4)),
+    row("soft.over_tcg.sh", "ratio", Target::AtLeast(0.4)),
+    row("soft.over_tcg.python", "ratio", Target::AtLeast(0.4)),
+    row("boot.ready_ms.tiny", "ms", Target::AtMost(4000.0)),
+    row("boot.ready_ms.debian", "ms", Target::AtMost(8000.0)),
+    row(
+        "boot.ready_ms.debian_systemd",
+        "ms",
+        Target::AtMost(20_000.0),
+    ),
+    row("soft.fork.first.stun_us", "us", Target::AtMost(1000.0)),
+    row("soft.clone.first_run_us.1", "us", Target::AtMost(3000.0)),
+    row("soft.clone.ready_ms", "ms", Target::None),
 ];
 
 const fn row(name: &'static str, unit: &'static str, target: Target) -> Expected {
@@ -149,6 +183,11 @@ const SECTIONS: &[(&str, Section, u64, &[&str])] = &[
     ("linux", linux::run, 200, &["clone.vs_boot"]),
 ];
 
+/// The section that needs no KVM.
+const SOFT_SECONDS: u64 = 150;
+const SOFT_ROWS: &[&str] = &["soft.", "tcg.", "boot."];
+const NOT_WANTED: &str = "not asked for";
+
 struct Options {
     quick: bool,
     build: bool,
@@ -168,11 +207,32 @@ fn main() -> anyhow::Result<()> {
         build_programs()?;
     }
     let mut report = Report::new(options.quick, EXPECTED);
-    if !harness::kvm_present() {
-        for row in EXPECTED {
-            report.skip(row.name, "this machine has no /dev/kvm that can be opened");
+    if harness::kvm_present() {
+        report = kvm_sections(report, &options)?;
+    } else {
+        let reason = "this machine has no /dev/kvm that can be opened";
+        let rows: Vec<&str> = SECTIONS
+            .iter()
+            .flat_map(|section| section.3)
+            .copied()
+            .collect();
+        report.skip_all(&rows, reason);
+    }
+    let reason = in_section(&options, "soft", SOFT_SECONDS, |limit| {
+        soft::run(&mut report, options.quick, limit)
+    });
+    if let Some(reason) = reason {
+        report.skip_all(SOFT_ROWS, &reason);
+    }
+    report.finish(&options.report)
+}
+
+fn kvm_sections(mut report: Report, options: &Options) -> anyhow::Result<Report> {
+    if options.only.as_deref() == Some("soft") {
+        for (_, _, _, rows) in SECTIONS {
+            report.skip_all(rows, NOT_WANTED);
         }
-        return report.finish(&options.report);
+        return Ok(report);
     }
     let mut bench = Bench {
         host: Host::start(POOL)?,
@@ -180,30 +240,33 @@ fn main() -> anyhow::Result<()> {
         quick: options.quick,
     };
     for (name, section, seconds, rows) in SECTIONS {
-        let wanted = options.only.as_deref().is_none_or(|only| only == *name);
-        let reason = if wanted {
-            eprintln!("==> {name}");
-            let limit = Limit(Instant::now() + Duration::from_secs(*seconds));
-            let result = section(&mut bench, limit);
-            result.err().map(|error| format!("{error:#}"))
-        } else {
-            Some("not asked for".to_owned())
-        };
+        let reason = in_section(options, name, *seconds, |limit| section(&mut bench, limit));
         if let Some(reason) = reason {
-            if wanted {
-                eprintln!("    ended early: {reason}");
-            }
-            for row in EXPECTED {
-                if rows.iter().any(|start| row.name.starts_with(start)) {
-                    bench.report.skip(row.name, &reason);
-                }
-            }
+            bench.report.skip_all(rows, &reason);
         }
     }
     for warning in bench.host.warnings() {
         eprintln!("daemon: {warning}");
     }
-    bench.report.finish(&options.report)
+    Ok(bench.report)
+}
+
+/// Runs a section where it is wanted; returns why it has not told all its rows.
+fn in_section(
+    options: &Options,
+    name: &str,
+    seconds: u64,
+    section: impl FnOnce(Limit) -> anyhow::Result<()>,
+) -> Option<String> {
+    if options.only.as_deref().is_some_and(|only| only != name) {
+        return Some(NOT_WANTED.to_owned());
+    }
+    eprintln!("==> {name}");
+    let limit = Limit(Instant::now() + Duration::from_secs(seconds));
+    let error = section(limit).err()?;
+    let reason = format!("{error:#}");
+    eprintln!("    ended early: {reason}");
+    Some(reason)
 }
 
 fn parse(args: &[String]) -> anyhow::Result<Options> {
@@ -220,7 +283,7 @@ fn parse(args: &[String]) -> anyhow::Result<Options> {
             "--no-build" => options.build = false,
             "--only" => {
                 let only = args.next().context(USAGE)?;
-                if SECTIONS.iter().all(|(name, ..)| *name != only) {
+                if only != "soft" && SECTIONS.iter().all(|(name, ..)| *name != only) {
                     bail!("there is no section {only}\n{USAGE}");
                 }
                 options.only = Some(only.to_owned());

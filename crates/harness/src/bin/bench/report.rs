@@ -88,6 +88,15 @@ impl Target {
     }
 }
 
+/// Returns what executed the guest of the row `name`.
+fn engine_of(name: &str) -> &'static str {
+    match name.split('.').next() {
+        Some("soft" | "boot") => "soft",
+        Some("tcg") => "tcg",
+        _ => "kvm",
+    }
+}
+
 /// Statistics of samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Stats {
@@ -157,7 +166,7 @@ impl Report {
             max: rounded(stats.max),
             p99: rounded(stats.p99),
             n: samples.len(),
-            engine: "kvm",
+            engine: engine_of(name),
             target: target.words(),
             met: target.met(&stats),
             conditions: Some(conditions.to_owned()).filter(|text| !text.is_empty()),
@@ -181,12 +190,21 @@ impl Report {
             max: None,
             p99: None,
             n: 0,
-            engine: "kvm",
+            engine: engine_of(name),
             target: expected.and_then(|row| row.target.words()),
             met: None,
             conditions: None,
             skipped: Some(reason.to_owned()),
         });
+    }
+
+    /// Says why no row whose name starts so has a figure, where it has none.
+    pub(crate) fn skip_all(&mut self, starts: &[&str], reason: &str) {
+        for row in self.expected.clone() {
+            if starts.iter().any(|start| row.name.starts_with(start)) {
+                self.skip(row.name, reason);
+            }
+        }
     }
 
     /// Puts the rows in order, adds those that are missing, writes the file and prints the table.
