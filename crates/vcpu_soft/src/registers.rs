@@ -15,9 +15,11 @@ const X2APIC: std::ops::RangeInclusive<u32> = 0x800..=0x8ff;
 /// Version of the processor's own program: there is none.
 const MICROCODE: u32 = 0x8b;
 
-/// Registers of AMD's family that kernels read or write without asking CPUID: performance counters,
-/// configuration of caches, bus and power. They read as zero and take nothing.
+/// Machine checks without a bank, and registers of AMD's family that kernels read or write without
+/// asking CPUID: performance counters, configuration of caches, bus and power. They read as zero and
+/// take nothing.
 const SILENT: &[std::ops::RangeInclusive<u32>] = &[
+    0x179..=0x17b,
     0x1d9..=0x1d9,
     0x1db..=0x1de,
     0xc001_0000..=0xc001_0007,
