@@ -19,7 +19,7 @@ use crate::soft_qemu::{Pace, Qemu};
 const LOOPS: [&str; 4] = ["int", "mem", "branch", "call"];
 /// Programs, whose instructions QEMU counts.
 const PROGRAMS: [&str; 3] = ["awk", "sh", "python"];
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 const MEMORY_BYTES: u64 = 512 << 20;
 /// Longest wait for the pool of shells.
 const POOL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -244,7 +244,7 @@ fn add_speeds(
     let times = runs.iter().map(boot).collect::<anyhow::Result<Vec<_>>>()?;
     let speeds: Vec<f64> = times.iter().map(|ns| millions(counts.boot, *ns)).collect();
     let words = format!(
-        "{:.0} M instructions without waiting loops, start of the VM to the first process, seen from outside; {place}",
+        "{:.0} M instructions with QEMU's firmware, without waiting loops; start of the VM to the first process, seen from outside; {place}",
         counts.boot / 1e6
     );
     report.add(

@@ -1,8 +1,9 @@
 //! The guest whose speed is told: one kernel, initrd and disk for the software engine and for QEMU,
 //! and what it prints.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -62,20 +63,28 @@ impl Guest {
 
     /// Rate of this machine's time-stamp counter, kHz; QEMU hands it to its guest.
     pub(crate) fn host_tsc_khz(&self) -> anyhow::Result<u64> {
-        let program = self.file("speed");
-        std::fs::write(&program, bare_guests::speed_elf())?;
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&program, mode)?;
-        let look = || -> anyhow::Result<Line> {
-            let output = Command::new(&program).args(["now", "now"]).output()?;
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            Line::parse(text.trim_end(), Duration::ZERO).context("the speed program said nothing")
-        };
+        let program = write_program(self.folder.path())?;
+        let look = || native(&program, &["now", "now"]);
         let first = look()?;
         std::thread::sleep(Duration::from_millis(300));
         let last = look()?;
         Ok((last.tsc - first.tsc) * 1_000_000 / (last.ns - first.ns).max(1))
     }
+}
+
+/// Writes the speed program where this machine can run it.
+fn write_program(folder: &Path) -> anyhow::Result<PathBuf> {
+    let program = folder.join("speed");
+    std::fs::write(&program, bare_guests::speed_elf())?;
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+    Ok(program)
+}
+
+/// Runs the speed program on this machine itself.
+fn native(program: &Path, words: &[&str]) -> anyhow::Result<Line> {
+    let output = Command::new(program).args(words).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Line::parse(text.trim_end(), Duration::ZERO).context("the speed program said nothing")
 }
 
 /// Adds a program to an archive in the "newc" form of the kernel's
@@ -202,6 +211,18 @@ mod tests {
         assert_eq!(Line::parse("int 5 6", seen), None);
         assert_eq!(Line::parse("[ 1.2] mce: 5 6 7", seen), None);
         assert_eq!(Line::parse("", seen), None);
+    }
+
+    #[test]
+    fn loops_tell_their_number_of_instructions() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = write_program(folder.path()).expect("the program");
+        for (name, each) in [("int", 12), ("mem", 10), ("branch", 12), ("call", 11)] {
+            let line = native(&program, &[name, "1000"]).expect("a line");
+            assert_eq!((line.name.as_str(), line.count), (name, 1000 * each));
+        }
+        let failed = native(&program, &["run", "x", "/bin/false"]).expect("a line");
+        assert_eq!(failed.ns, 0);
     }
 
     #[test]
