@@ -184,7 +184,7 @@ const SECTIONS: &[(&str, Section, u64, &[&str])] = &[
 ];
 
 /// The section that needs no KVM.
-const SOFT_SECONDS: u64 = 150;
+const SOFT_SECONDS: u64 = 130;
 const SOFT_ROWS: &[&str] = &["soft.", "tcg.", "boot."];
 const NOT_WANTED: &str = "not asked for";
 
