@@ -31,7 +31,7 @@ help:
 	@echo "make test       all tests, whole-system tests included (test-full: the long ones too)"
 	@echo "make test-kvm   the tests with Linux guests on real KVM in the lab (an emulated machine)"
 	@echo "make demo-kvm   the demo on real KVM in the lab"
-	@echo "make bench      measure forks on this machine's KVM"
+	@echo "make bench      measure forks on this machine's KVM, and the software engine beside QEMU"
 	@echo "make lint       formatting, clippy and house rules"
 	@echo "make setup      install the Debian packages that all of these need"
 	@echo "make clean      remove what was built"
