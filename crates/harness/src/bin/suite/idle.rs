@@ -166,7 +166,9 @@ impl Place {
         let process = std::path::PathBuf::from(format!("/proc/{pid}"));
         wait_for("the daemon's end", Duration::from_secs(20), || {
             let state = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
-            Ok(state.is_empty() || state.contains(") Z "))
+            // Its first thread can be gone before the others, which still hold the socket.
+            let threads = std::fs::read_dir(process.join("task")).map_or(0, Iterator::count);
+            Ok(state.is_empty() || (state.contains(") Z ") && threads <= 1))
         })
     }
 
