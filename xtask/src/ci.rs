@@ -23,7 +23,6 @@ const STEPS: &[(&str, &[&str])] = &[
         ],
     ),
     ("tests", &["make", "test"]),
-    ("tests on real KVM", &["make", "test-kvm"]),
 ];
 
 /// Runs all steps; the first one that fails ends it.

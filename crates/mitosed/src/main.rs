@@ -20,6 +20,7 @@ mod vmm;
 use std::fs::File;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -71,6 +72,10 @@ fn run(args: Args) -> anyhow::Result<()> {
     served
 }
 
+/// A daemon that was killed leaves its lock for a moment to a process that it was just starting.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
 /// One daemon per data directory.
 fn lock_home(config: &Config) -> anyhow::Result<File> {
     let path = config.home.root().join("mitosed.lock");
@@ -80,7 +85,15 @@ fn lock_home(config: &Config) -> anyhow::Result<File> {
         .write(true)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let mut tries = LOCK_TRIES;
+    let locked = loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if tries > 0 => tries -= 1,
+            other => break other,
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    };
+    match locked {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => bail!(
             "another mitosed runs for {}; stop it with 'mitose daemon stop', or set MITOSE_HOME",
