@@ -93,4 +93,5 @@ fn somebody_types_on_serial_ports() {
     for name in ["s", "log", "pty", "own"] {
         cli.run(&["rm", name, "--force"]).expect("rm");
     }
+    cli.clean_up();
 }
