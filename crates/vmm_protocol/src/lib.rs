@@ -19,6 +19,8 @@
 //!   │                │  └──Fork──▶ running (+ clones)
 //!   └──Restore──▶ running                    any ──PowerOff, guest power-off──▶ process ends
 //! newborn (born by fork()) ──Restore──▶ running
+//!   └──Dump──▶ newborn (its instant is in two files)
+//! shell ──Keep──▶ keeper (holds a fork point for a daemon that may restart) ──Recall──▶ keeper
 //! ```
 
 #![forbid(unsafe_code)]
@@ -61,7 +63,8 @@ pub struct LayerFd {
 /// Back end of one disk: the writable top first, then what lies below it, nearest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskBackend {
-    /// Layers, top first; the top is writable unless the disk is read-only.
+    /// Layers, top first; the top is writable unless the disk is read-only. None at all: an empty
+    /// slot, which the guest sees as a disk of 0 bytes.
     pub layers: Vec<LayerFd>,
 }
 
@@ -226,6 +229,56 @@ pub struct Fork {
     pub fail_at: Option<ForkStep>,
 }
 
+/// Hold a fork point for as long as this process lives: descriptors outlive the daemon that made
+/// them only in another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// Sealed memory layer.
+    pub ram: Fd,
+    /// Checkpoint file.
+    pub checkpoint: Fd,
+}
+
+/// Write the instant that this process was born with to two files: it stays a newborn, so that it
+/// can be asked for [`Command::PowerOff`] afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dump {
+    /// Takes the guest RAM: an empty file, which gets the guest's size and holes for pages of
+    /// zeros.
+    pub ram: Fd,
+    /// Takes the checkpoint: an empty file.
+    pub checkpoint: Fd,
+}
+
+/// Replace everything below the writable top of a disk by other layers with the same content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebase {
+    /// Index of the disk.
+    pub disk: usize,
+    /// The new layers below the top, nearest first.
+    pub below: Vec<LayerFd>,
+    /// Name of the nearest of them, written as the backing file into the top's header.
+    pub backing: String,
+}
+
+/// Put a medium into an empty slot, or replace the back end of a disk that was never used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InsertMedium {
+    /// Index of the disk.
+    pub disk: usize,
+    /// Its layers.
+    pub backend: DiskBackend,
+}
+
+/// Give a serial port another back end while the VM runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetSerial {
+    /// Index of the port, COM1 is 0.
+    pub port: usize,
+    /// Its back end.
+    pub backend: SerialBackend,
+}
+
 /// Steps of a fork inside the VM process, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -282,6 +335,21 @@ pub enum Command {
     },
     /// Replace the agent's identity message and send it now.
     SetIdentity(String),
+    /// Send the agent one message, JSON of its protocol.
+    TellAgent(String),
+    /// Become the keeper of a fork point; the process stays one until it is told
+    /// [`Command::PowerOff`], also without a daemon.
+    Keep(Keep),
+    /// Hand out the fork point that this keeper holds.
+    Recall,
+    /// Write the inherited instant to files.
+    Dump(Dump),
+    /// Shorten a disk's stack.
+    Rebase(Rebase),
+    /// Put a medium into an empty disk slot.
+    InsertMedium(InsertMedium),
+    /// Change a serial port's back end.
+    SetSerial(SetSerial),
 }
 
 /// A command with the number its reply carries.
@@ -307,6 +375,8 @@ pub enum VmState {
     Paused,
     /// vCPUs stand still because a guest write found no space on the host.
     PausedNoSpace,
+    /// No VM: holds a fork point.
+    Keeper,
 }
 
 /// Where the guest's RAM is.
@@ -366,6 +436,13 @@ pub enum Outcome {
     Status(Status),
     /// The fork's figures.
     Forked(Forked),
+    /// A kept fork point; both descriptors come with the frame.
+    Kept {
+        /// Sealed memory layer.
+        ram: Fd,
+        /// Checkpoint file.
+        checkpoint: Fd,
+    },
     /// Nothing was changed.
     Failed {
         /// What failed and why, for a person.

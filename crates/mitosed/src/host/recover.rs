@@ -98,7 +98,7 @@ impl Host {
             live.row.state = match status.state {
                 VmState::Paused => PowerState::Paused,
                 VmState::PausedNoSpace => PowerState::PausedNoSpace,
-                VmState::Running | VmState::Shell => PowerState::Running,
+                VmState::Running | VmState::Shell | VmState::Keeper => PowerState::Running,
             };
             live.starting = false;
             live.row.pid = link.peer_pid().or(live.row.pid);
