@@ -4,12 +4,15 @@
 //! | word | meaning |
 //! | --- | --- |
 //! | `agent` | an agent says hello and is ready at once |
-//! | `fail=boot`, `fail=restore` | that command fails |
+//! | `fail=boot`, `fail=restore`, `fail=dump`, `fail=rebase`, `fail=insert` | that command fails |
 //! | `die=restore` | the process ends instead of restoring |
-//! | `fork_ms=N` | a fork takes so long |
+//! | `fork_ms=N`, `dump_ms=N` | a fork or a dump takes so long |
 //! | `end=off`, `end=reset` | the guest powers off or resets itself at once |
 //! | `deaf` | the power button does nothing |
 //! | `nospace` | a write finds no space until the first resume |
+//!
+//! COM1's log tells what happened: `boot` or `restore`, then `told JSON` for each message to the
+//! agent. A dump is the text `ram` in a file of the guest's size, and a checkpoint as of a fork.
 
 use std::fs::File;
 use std::io::Write;
@@ -21,9 +24,13 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use vm_spec::VmSpec;
 use vmm_protocol::{
-    Backends, Boot, CloneRam, Command, EndReason, Event, Fd, Fork, ForkStep, Forked, FromVmm,
-    Outcome, RamView, Reply, Request, Restore, Status, VmState,
+    Backends, Boot, CloneRam, Command, DiskBackend, Dump, EndReason, Event, Fd, Fork, ForkStep,
+    Forked, FromVmm, InsertMedium, Keep, Outcome, RamView, Rebase, Reply, Request, Restore,
+    SetSerial, Status, VmState,
 };
+
+/// What stands in for a checkpoint.
+const CHECKPOINT: &[u8] = b"checkpoint";
 
 /// What a process has become.
 struct Machine {
@@ -32,39 +39,62 @@ struct Machine {
     view: RamView,
     paused: bool,
     no_space: bool,
-    serial: File,
-    first_run_at_ns: u64,
+    /// Logs of its ports, COM1 first.
+    serial: Vec<File>,
+    first_run_at_ns: Option<u64>,
     ready_at_ns: Option<u64>,
-    /// Held open as a real one would.
-    _disks: Vec<OwnedFd>,
+    /// Layers of each disk, held open as a real one would.
+    disks: Vec<Vec<OwnedFd>>,
+}
+
+/// What a process born of another has of it.
+struct Inherited {
+    memory_bytes: u64,
+    cmdline: String,
 }
 
 struct Server {
     socket: UnixStream,
+    inherited: Option<Inherited>,
     machine: Option<Machine>,
+    /// Layer and checkpoint of a keeper.
+    kept: Option<[OwnedFd; 2]>,
 }
 
 fn main() {
     let listener: UnixListener = jail::take_descriptor(vmm_protocol::CONTROL_FD)
         .expect("the control socket is descriptor 3")
         .into();
-    let newborn = std::env::args().nth(1).as_deref() == Some("newborn");
-    let mut machine = None;
+    let mut args = std::env::args().skip(1);
+    let newborn = args.next().as_deref() == Some("newborn");
+    let mut inherited = newborn.then(|| Inherited {
+        memory_bytes: args
+            .next()
+            .and_then(|bytes| bytes.parse().ok())
+            .expect("a newborn is told its memory"),
+        cmdline: args.next().expect("a newborn is told its command line"),
+    });
+    let (mut machine, mut kept) = (None, None);
     loop {
         let Ok((socket, _)) = listener.accept() else {
             return;
         };
-        let mut server = Server { socket, machine };
-        if newborn && server.machine.is_none() {
+        let mut server = Server {
+            socket,
+            inherited,
+            machine,
+            kept,
+        };
+        if server.inherited.is_some() {
             let pid = std::process::id() as i32;
             server.say(Event::Newborn { pid });
         }
         server.serve();
-        // The daemon went away: a VM waits for the next one, a shell ends.
-        if server.machine.is_none() {
+        // The daemon went away: a VM or a keeper waits for the next one, a shell ends.
+        if server.machine.is_none() && server.kept.is_none() {
             return;
         }
-        machine = server.machine;
+        (inherited, machine, kept) = (server.inherited, server.machine, server.kept);
     }
 }
 
@@ -73,14 +103,15 @@ impl Server {
         while let Ok(frame) = fd_channel::receive::<Request>(&self.socket) {
             let Request { id, command, .. } = frame.message;
             let mut fds: Vec<Option<OwnedFd>> = frame.fds.into_iter().map(Some).collect();
+            let ran = self.runs();
             let (outcome, answer_fds) = self.obey(command, &mut fds);
-            let done = matches!(outcome, Outcome::Running { .. });
+            let born = !ran && self.runs();
             let borrowed: Vec<_> = answer_fds.iter().map(AsFd::as_fd).collect();
             let reply = FromVmm::Reply(Reply { id, outcome });
             if fd_channel::send(&self.socket, &reply, &borrowed).is_err() {
                 return;
             }
-            if done {
+            if born {
                 self.live();
             }
         }
@@ -99,8 +130,8 @@ impl Server {
                 }),
             },
             Command::Status => plain(Outcome::Status(self.status())),
-            Command::Pause => plain(self.set_paused(true)),
-            Command::Resume => plain(self.set_paused(false)),
+            Command::Pause => plain(self.drive(|machine| machine.set_paused(true))),
+            Command::Resume => plain(self.drive(|machine| machine.set_paused(false))),
             Command::PowerButton => {
                 if !self.word("deaf") {
                     self.end(EndReason::GuestPowerOff);
@@ -108,15 +139,14 @@ impl Server {
                 plain(Outcome::Done)
             }
             Command::PowerOff => self.end(EndReason::Requested),
-            Command::SerialInput(bytes) => {
-                if let Some(machine) = &mut self.machine {
-                    machine
-                        .serial
-                        .write_all(&bytes)
-                        .expect("the serial log takes bytes");
-                }
-                plain(Outcome::Done)
-            }
+            Command::SerialInput(bytes) => plain(self.drive(|machine| machine.print(&bytes))),
+            Command::TellAgent(message) => plain(self.tell_agent(&message)),
+            Command::SetSerial(order) => plain(self.set_serial(order, fds)),
+            Command::Rebase(order) => plain(self.rebase(&order, fds)),
+            Command::InsertMedium(order) => plain(self.insert_medium(&order, fds)),
+            Command::Dump(order) => plain(self.dump(order, fds)),
+            Command::Keep(order) => plain(self.keep(order, fds)),
+            Command::Recall => self.recall(),
             Command::Prepare(_)
             | Command::SetLink { .. }
             | Command::SetIdentity(_)
@@ -145,6 +175,7 @@ impl Server {
             checkpoint,
             backends,
             generation_id,
+            paused,
             ..
         } = restore;
         assert_eq!(generation_id.len(), 32);
@@ -153,12 +184,23 @@ impl Server {
                 assert!(checkpoint.is_some(), "a layer comes with its checkpoint");
                 Some(take(fds, fd))
             }
-            CloneRam::Inherited => None,
+            CloneRam::Inherited => {
+                assert!(self.inherited.take().is_some(), "it was born by fork()");
+                None
+            }
         };
         if spec.cmdline.split(' ').any(|w| w == "die=restore") {
             std::process::exit(3);
         }
-        self.become_vm(spec, layer, RamView::Private, &backends, "restore", fds)
+        let outcome = self.become_vm(spec, layer, RamView::Private, &backends, "restore", fds);
+        match &mut self.machine {
+            Some(machine) if paused => {
+                machine.paused = true;
+                machine.first_run_at_ns = None;
+                Outcome::Done
+            }
+            _ => outcome,
+        }
     }
 
     fn become_vm(
@@ -171,10 +213,7 @@ impl Server {
         fds: &mut [Option<OwnedFd>],
     ) -> Outcome {
         if spec.cmdline.split(' ').any(|w| w == format!("fail={how}")) {
-            return Outcome::Failed {
-                message: "made to fail".into(),
-                step: None,
-            };
+            return refused("made to fail");
         }
         assert_eq!(
             backends.disks.len(),
@@ -188,24 +227,23 @@ impl Server {
         );
         assert!(backends.kvm.is_some());
         assert!(backends.agent_identity.contains(r#""type":"identity""#));
-        let mut serial = File::from(take(fds, backends.serial[0].log));
-        writeln!(serial, "{how}").expect("the serial log takes a line");
-        let layers = backends.disks.iter().flat_map(|disk| &disk.layers);
-        let disks = layers
-            .filter_map(|layer| fds[layer.fd.0 as usize].take())
-            .collect();
+        let logs = backends.serial.iter().map(|port| port.log);
+        let serial = logs.map(|log| File::from(take(fds, log))).collect();
+        let disks = backends.disks.iter();
+        let disks = disks.map(|disk| layers_of(disk, fds)).collect();
         let first_run_at_ns = now_ns();
-        self.machine = Some(Machine {
+        let machine = self.machine.insert(Machine {
             ram,
             view,
             paused: false,
             no_space: false,
             serial,
-            first_run_at_ns,
+            first_run_at_ns: Some(first_run_at_ns),
             ready_at_ns: None,
-            _disks: disks,
+            disks,
             spec,
         });
+        machine.print(format!("{how}\n").as_bytes());
         Outcome::Running { first_run_at_ns }
     }
 
@@ -252,7 +290,7 @@ impl Server {
         }
         let mut checkpoint = File::from(take(fds, fork.checkpoint));
         checkpoint
-            .write_all(b"checkpoint")
+            .write_all(CHECKPOINT)
             .expect("the checkpoint takes bytes");
         let layer = match machine.view {
             RamView::Shared => {
@@ -261,14 +299,14 @@ impl Server {
             }
             RamView::Private => {
                 for newborn in &fork.newborns {
-                    bear(&take(fds, newborn.listener));
+                    bear(&take(fds, newborn.listener), &machine.spec);
                 }
                 None
             }
         };
         machine.view = RamView::Private;
         let forked = Forked {
-            stun_us: 5,
+            stun_us: if machine.paused { 0 } else { 5 },
             io_held_us: 7,
             layer: layer.as_ref().map(|_| Fd(0)),
             steps_us: vec![(ForkStep::Stop, 5)],
@@ -276,18 +314,122 @@ impl Server {
         Ok((forked, layer))
     }
 
-    fn set_paused(&mut self, paused: bool) -> Outcome {
-        if let Some(machine) = &mut self.machine {
-            machine.paused = paused;
-            machine.no_space = false;
+    /// Does something to the VM, where there is one.
+    fn drive(&mut self, act: impl FnOnce(&mut Machine)) -> Outcome {
+        match &mut self.machine {
+            Some(machine) => {
+                act(machine);
+                Outcome::Done
+            }
+            None => refused("this process runs no VM yet"),
         }
+    }
+
+    fn tell_agent(&mut self, message: &str) -> Outcome {
+        if !self.word("agent") {
+            return refused("no agent is connected");
+        }
+        self.drive(|machine| machine.print(format!("told {message}\n").as_bytes()))
+    }
+
+    fn set_serial(&mut self, order: SetSerial, fds: &mut [Option<OwnedFd>]) -> Outcome {
+        let Some(machine) = &mut self.machine else {
+            return refused("this process runs no VM yet");
+        };
+        let Some(serial) = machine.serial.get_mut(order.port) else {
+            return refused("there is no such serial port");
+        };
+        *serial = File::from(take(fds, order.backend.log));
         Outcome::Done
+    }
+
+    fn rebase(&mut self, order: &Rebase, fds: &mut [Option<OwnedFd>]) -> Outcome {
+        if self.word("fail=rebase") {
+            return refused("made to fail");
+        }
+        assert!(!order.backing.is_empty(), "the nearest layer has a name");
+        let below: Vec<_> = order
+            .below
+            .iter()
+            .map(|layer| take(fds, layer.fd))
+            .collect();
+        let disk = self.disk(order.disk);
+        let Some(disk) = disk.filter(|layers| !layers.is_empty()) else {
+            return refused("there is no such disk");
+        };
+        disk.truncate(1);
+        disk.extend(below);
+        Outcome::Done
+    }
+
+    fn insert_medium(&mut self, order: &InsertMedium, fds: &mut [Option<OwnedFd>]) -> Outcome {
+        if self.word("fail=insert") {
+            return refused("made to fail");
+        }
+        let layers = layers_of(&order.backend, fds);
+        match self.disk(order.disk) {
+            Some(disk) => {
+                *disk = layers;
+                Outcome::Done
+            }
+            None => refused("there is no such disk"),
+        }
+    }
+
+    fn disk(&mut self, index: usize) -> Option<&mut Vec<OwnedFd>> {
+        self.machine.as_mut()?.disks.get_mut(index)
+    }
+
+    fn dump(&self, order: Dump, fds: &mut [Option<OwnedFd>]) -> Outcome {
+        let Some(inherited) = &self.inherited else {
+            return refused("this process was not born by fork()");
+        };
+        let words = || inherited.cmdline.split(' ');
+        if words().any(|word| word == "fail=dump") {
+            return refused("made to fail");
+        }
+        let delay = words().find_map(|word| word.strip_prefix("dump_ms="));
+        let delay = delay.map_or(0, |delay| delay.parse().expect("a number"));
+        std::thread::sleep(Duration::from_millis(delay));
+        let mut ram = File::from(take(fds, order.ram));
+        let mut checkpoint = File::from(take(fds, order.checkpoint));
+        let written = rustix::fs::ftruncate(&ram, inherited.memory_bytes)
+            .map_err(std::io::Error::from)
+            .and_then(|()| ram.write_all(b"ram"))
+            .and_then(|()| checkpoint.write_all(CHECKPOINT));
+        match written {
+            Ok(()) => Outcome::Done,
+            Err(error) => refused(&format!("cannot write guest RAM: {error}")),
+        }
+    }
+
+    fn keep(&mut self, order: Keep, fds: &mut [Option<OwnedFd>]) -> Outcome {
+        if self.machine.is_some() || self.inherited.is_some() || self.kept.is_some() {
+            return refused("this process is no shell");
+        }
+        self.kept = Some([order.ram, order.checkpoint].map(|fd| take(fds, fd)));
+        Outcome::Done
+    }
+
+    fn recall(&self) -> (Outcome, Vec<OwnedFd>) {
+        let Some(kept) = &self.kept else {
+            return (refused("this process keeps no fork point"), vec![]);
+        };
+        let fds = kept
+            .iter()
+            .map(|fd| fd.try_clone().expect("a descriptor can be copied"));
+        let outcome = Outcome::Kept {
+            ram: Fd(0),
+            checkpoint: Fd(1),
+        };
+        (outcome, fds.collect())
     }
 
     fn status(&self) -> Status {
         let machine = self.machine.as_ref();
         Status {
             state: match machine {
+                None if self.kept.is_some() => VmState::Keeper,
                 None => VmState::Shell,
                 Some(m) if m.no_space => VmState::PausedNoSpace,
                 Some(m) if m.paused => VmState::Paused,
@@ -296,10 +438,16 @@ impl Server {
             ram: machine.map(|m| m.view),
             ram_range: None,
             agent_ready: machine.is_some_and(|m| m.ready_at_ns.is_some()),
-            first_run_at_ns: machine.map(|m| m.first_run_at_ns),
+            first_run_at_ns: machine.and_then(|m| m.first_run_at_ns),
             ready_at_ns: machine.and_then(|m| m.ready_at_ns),
             engine: machine.map(|_| "kvm".into()),
         }
+    }
+
+    /// Whether the guest has been let run.
+    fn runs(&self) -> bool {
+        let machine = self.machine.as_ref();
+        machine.is_some_and(|machine| machine.first_run_at_ns.is_some())
     }
 
     fn word(&self, word: &str) -> bool {
@@ -326,15 +474,45 @@ impl Server {
     }
 }
 
+impl Machine {
+    fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+        self.no_space = false;
+        if !paused {
+            self.first_run_at_ns.get_or_insert_with(now_ns);
+        }
+    }
+
+    /// Appends to COM1's log.
+    fn print(&mut self, bytes: &[u8]) {
+        let com1 = self.serial.first_mut().expect("a VM has COM1");
+        com1.write_all(bytes).expect("the serial log takes bytes");
+    }
+}
+
+fn refused(why: &str) -> Outcome {
+    Outcome::Failed {
+        message: why.into(),
+        step: None,
+    }
+}
+
+fn layers_of(disk: &DiskBackend, fds: &mut [Option<OwnedFd>]) -> Vec<OwnedFd> {
+    let layers = disk.layers.iter();
+    layers.map(|layer| take(fds, layer.fd)).collect()
+}
+
 #[expect(
     clippy::zombie_processes,
     reason = "it outlives this process or ends with the test"
 )]
 /// Starts a process in the place of one that is born by `fork()`.
-fn bear(listener: &OwnedFd) {
+fn bear(listener: &OwnedFd, spec: &VmSpec) {
     let program = std::env::current_exe().expect("this program has a file");
     let mut command = Process::new(program);
-    command.arg("newborn").stdin(Stdio::null());
+    command
+        .args(["newborn", &spec.memory_bytes.to_string(), &spec.cmdline])
+        .stdin(Stdio::null());
     linux_sys::spawn_with_fd(&mut command, listener.as_fd(), vmm_protocol::CONTROL_FD)
         .expect("a newborn starts");
 }
