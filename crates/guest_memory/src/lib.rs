@@ -14,9 +14,11 @@
     reason = "maps, moves and unmaps guest RAM; vm-memory wraps raw mappings"
 )]
 
+mod dump;
 mod mapping;
 mod ram;
 
+pub use dump::DumpError;
 pub use mapping::MapError;
 pub use ram::{
     CreateRamError, GuestRam, RamRange, ReservedRam, SealError, SealedView, View, ram_ranges,

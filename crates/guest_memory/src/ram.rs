@@ -14,7 +14,7 @@ use crate::mapping::{MapError, Mapping, Sharing};
 const LOW_END: u64 = 3 << 30;
 /// Start of the upper range of guest RAM.
 const HIGH_START: u64 = 4 << 30;
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 /// What is unmapped at a time, bytes.
 const PIECE_BYTES: usize = 16 << 20;
 

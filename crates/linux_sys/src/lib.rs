@@ -1,15 +1,17 @@
-//! Linux calls that have no safe wrapper elsewhere: opening a TAP interface or a
-//! pseudo-terminal, and starting a process with one descriptor at a fixed number.
+//! Linux calls that have no safe wrapper elsewhere: opening a TAP interface, a pseudo-terminal or
+//! the page map of a VM process, and starting a process with one descriptor at a fixed number.
 
 #![expect(
     unsafe_code,
     reason = "ioctls on TAP and terminal devices and work between fork and exec have no safe wrapper"
 )]
 
+mod pagemap;
 mod pty;
 mod spawn;
 mod tap;
 
+pub use pagemap::open_pagemap;
 pub use pty::{Pty, open_pty};
 pub use spawn::spawn_with_fd;
 pub use tap::{TapError, open_tap};

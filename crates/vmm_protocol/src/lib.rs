@@ -248,6 +248,11 @@ pub struct Dump {
     pub ram: Fd,
     /// Takes the checkpoint: an empty file.
     pub checkpoint: Fd,
+    /// `/proc/PID/pagemap` of this process, which its jail cannot open: it tells the pages that the
+    /// guest wrote from those that only the layer has. Without it the whole RAM is mapped in, and
+    /// the holes of a layer in memory fill with zeros.
+    #[serde(default)]
+    pub pagemap: Option<Fd>,
 }
 
 /// Replace everything below the writable top of a disk by other layers with the same content.

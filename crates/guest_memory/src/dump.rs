@@ -1,0 +1,206 @@
+//! Writing the RAM of one instant to a file: a memory layer made of a private view.
+//!
+//! A page is either the guest's own or what the layer below shows. Which one it is tells the
+//! process's page map (proc(5)): own pages are copied out of the mapping, where they are present,
+//! and all others out of the layer's file. Nothing is mapped in for it, and no hole of a layer in
+//! memory is filled, so that the RAM is neither doubled nor made whole by being read.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{SeekFrom, ftruncate};
+use rustix::io::Errno;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::ram::{GuestRam, PAGE, ram_ranges};
+
+/// What is copied at a time, bytes.
+const CHUNK_BYTES: usize = 1 << 20;
+const PAGE_BYTES: usize = PAGE as usize;
+const ENTRY_BYTES: usize = 8;
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const OF_FILE: u64 = 1 << 61;
+
+/// Guest RAM could not be written to a file.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// The file has content: what is not written would show it.
+    #[error("the file for guest RAM is not empty: it has {0} bytes")]
+    NotEmpty(u64),
+    /// The page map is none, or that of another process.
+    #[error("the page map is not that of this process")]
+    ForeignPageMap,
+    /// A host call failed.
+    #[error("cannot {action}")]
+    Host {
+        /// What was tried.
+        action: &'static str,
+        /// The host's error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn failed<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> DumpError {
+    move |error| DumpError::Host {
+        action,
+        source: error.into(),
+    }
+}
+
+impl GuestRam {
+    /// Writes the RAM to `out`, an empty file that gets the size of the RAM, with holes where pages
+    /// are zero. Nothing writes to the RAM meanwhile. `pagemap` is `/proc/PID/pagemap` of this
+    /// process; without it all RAM is mapped in by being read.
+    pub fn dump(&self, out: &File, pagemap: Option<&File>) -> Result<(), DumpError> {
+        // fstat itself: the call behind `File::metadata` takes paths, which a jail denies.
+        let stat = rustix::fs::fstat(out).map_err(failed("read the size of the file"))?;
+        if stat.st_size != 0 {
+            return Err(DumpError::NotEmpty(stat.st_size.cast_unsigned()));
+        }
+        ftruncate(out, self.len()).map_err(failed("give the file the size of the RAM"))?;
+        let mut chunk = vec![0; CHUNK_BYTES];
+        chunk[0] = 1;
+        let page = std::hint::black_box(&chunk).as_ptr() as u64 / PAGE;
+        let map = pagemap.map(PageMap);
+        if let Some(map) = &map
+            && !map.own_pages(page..page + 1)?.contains(&true)
+        {
+            return Err(DumpError::ForeignPageMap);
+        }
+        let mut layer = Layer {
+            file: self.file(),
+            data: 0..0,
+        };
+        for range in ram_ranges(self.len()) {
+            for start in (0..range.len).step_by(CHUNK_BYTES) {
+                let len = (range.len - start).min(CHUNK_BYTES as u64);
+                let (offset, gpa) = (range.offset + start, range.gpa + start);
+                let chunk = &mut chunk[..len as usize];
+                self.copy_chunk(offset, gpa, map.as_ref(), &mut layer, chunk)?;
+                write_pages(out, offset, chunk).map_err(failed("write guest RAM"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the RAM from `offset` on into `chunk`.
+    fn copy_chunk(
+        &self,
+        offset: u64,
+        gpa: u64,
+        map: Option<&PageMap<'_>>,
+        layer: &mut Layer<'_>,
+        chunk: &mut [u8],
+    ) -> Result<(), DumpError> {
+        let page = (self.host_address() + offset) / PAGE;
+        let pages = chunk.len().div_ceil(PAGE_BYTES);
+        let own = match map {
+            Some(map) => map.own_pages(page..page + pages as u64)?,
+            None => vec![true; pages],
+        };
+        let mut at = 0;
+        for run in own.chunk_by(|one, next| one == next) {
+            let end = chunk.len().min(at + run.len() * PAGE_BYTES);
+            let part = &mut chunk[at..end];
+            if run[0] {
+                let read = self
+                    .memory()
+                    .read_slice(part, GuestAddress(gpa + at as u64));
+                read.map_err(io::Error::other)
+                    .map_err(failed("read guest RAM"))?;
+            } else {
+                let read = layer.read(part, offset + at as u64);
+                read.map_err(failed("read the memory layer"))?;
+            }
+            at = end;
+        }
+        Ok(())
+    }
+}
+
+/// Writes those pages of `chunk` that are not all zeros.
+fn write_pages(out: &File, offset: u64, chunk: &[u8]) -> io::Result<()> {
+    let pages: Vec<_> = chunk.chunks(PAGE_BYTES).collect();
+    // Without an early end, so that many bytes are looked at in one step.
+    let is_zero = |page: &[u8]| page.iter().fold(0, |found, byte| found | byte) == 0;
+    let zero: Vec<_> = pages.iter().map(|page| is_zero(page)).collect();
+    let mut at = 0;
+    for run in zero.chunk_by(|one, next| one == next) {
+        let end = chunk.len().min(at + run.len() * PAGE_BYTES);
+        if !run[0] {
+            out.write_all_at(&chunk[at..end], offset + at as u64)?;
+        }
+        at = end;
+    }
+    Ok(())
+}
+
+/// A process's own page map.
+struct PageMap<'a>(&'a File);
+
+impl PageMap<'_> {
+    /// Returns for each page, numbered by address, whether it is the process's own, which may lie
+    /// in swap, and not its file's.
+    fn own_pages(&self, pages: Range<u64>) -> Result<Vec<bool>, DumpError> {
+        let count = (pages.end - pages.start) as usize;
+        let mut bytes = vec![0; count * ENTRY_BYTES];
+        let at = pages.start * ENTRY_BYTES as u64;
+        match self.0.read_exact_at(&mut bytes, at) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(DumpError::ForeignPageMap);
+            }
+            read => read.map_err(failed("read the page map"))?,
+        }
+        let (entries, _) = bytes.as_chunks::<ENTRY_BYTES>();
+        let own = |entry: &[u8; ENTRY_BYTES]| {
+            let entry = u64::from_ne_bytes(*entry);
+            entry & SWAPPED != 0 || entry & (PRESENT | OF_FILE) == PRESENT
+        };
+        Ok(entries.iter().map(own).collect())
+    }
+}
+
+/// The layer's file and the place of its data that was found last.
+struct Layer<'a> {
+    file: &'a File,
+    data: Range<u64>,
+}
+
+impl Layer<'_> {
+    /// Reads `part` from `offset` on, holes as zeros.
+    fn read(&mut self, part: &mut [u8], offset: u64) -> io::Result<()> {
+        part.fill(0);
+        let end = offset + part.len() as u64;
+        let mut at = offset;
+        while at < end {
+            if at >= self.data.end {
+                self.data = self.data_after(at)?;
+            }
+            let from = at.max(self.data.start).min(end);
+            let to = end.min(self.data.end).max(from);
+            let inside = (from - offset) as usize..(to - offset) as usize;
+            self.file.read_exact_at(&mut part[inside], from)?;
+            at = to;
+        }
+        Ok(())
+    }
+
+    /// Returns where the first data at or after `at` lies; beyond all files, where there is none.
+    fn data_after(&self, at: u64) -> io::Result<Range<u64>> {
+        let seek = |position| rustix::fs::seek(self.file, position);
+        match seek(SeekFrom::Data(at)) {
+            Ok(start) => Ok(start..seek(SeekFrom::Hole(start))?),
+            Err(Errno::NXIO) => Ok(u64::MAX..u64::MAX),
+            // A file system that does not tell: all of it is data.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(0..u64::MAX),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
