@@ -10,10 +10,25 @@
 //!   Hello{reason: reconnect}   ──►
 //!                              ◄──  Identity{kind: clone}
 //!   (applies it)  Ready        ──►
+//!
+//!   Freeze{token}              ──►  stops the vCPUs: the guest stands still in its call
+//!   ··· the source is resumed ···
+//!                              ◄──  Thawed{token}     the call returns "source"
+//!   ··· or a clone is made: reset, Hello, Identity{kind: clone}, Ready ···
+//!                                                     the call returns "clone"
 //! ```
 //!
 //! An identity whose `instance_uuid` the agent has applied before is answered by a `Ready` without
 //! being applied again, so a host may send it on every connection.
+//!
+//! **Freezing.** A guest asks to be frozen with a token of its own making, and asks again with the
+//! same one, every few seconds and on every new connection, until it has an answer: words are lost
+//! while a daemon restarts. It never asks before it has answered an identity on that connection, so
+//! a clone does not freeze by its source's wish. A host stops the vCPUs for a token that it has not
+//! seen, answers [`ToGuest::Thawed`] for the one that it thawed last, or [`ToGuest::FreezeRefused`].
+//! The call in the guest returns in a clone when the `Ready` of its identity is sent, in the source
+//! when the host has said `Thawed`, and fails when the host refuses. While the VM stands still,
+//! nothing of this depends on a daemon: a restarted one knows the frozen VM by its record.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,15 +37,10 @@ use std::io::{Read, Write};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{self, FrameError};
+use crate::guestinfo;
 
-/// What every guestinfo key starts with.
-pub const GUESTINFO_PREFIX: &str = "guestinfo.";
-
-/// Longest guestinfo key in bytes.
-pub const GUESTINFO_KEY_MAX: usize = 256;
-
-/// Longest guestinfo value in bytes.
-pub const GUESTINFO_VALUE_MAX: usize = 64 << 10;
+/// Longest token of a [`ToHost::Freeze`] in bytes.
+pub const FREEZE_TOKEN_MAX: usize = 64;
 
 const NAME_MAX: usize = 253;
 const LIST_MAX: usize = 64;
@@ -46,10 +56,15 @@ pub enum ToHost {
     Ready(Ready),
     /// The guest sets one of its guestinfo values.
     GuestInfoSet {
-        /// Starts with [`GUESTINFO_PREFIX`].
+        /// Starts with [`guestinfo::PREFIX`].
         key: String,
-        /// At most [`GUESTINFO_VALUE_MAX`] bytes.
+        /// At most [`guestinfo::VALUE_MAX`] bytes; empty removes the key.
         value: String,
+    },
+    /// The guest wants to be frozen at this point.
+    Freeze {
+        /// Letters, digits and hyphens, another one for each call.
+        token: String,
     },
     /// Answer to a [`ToGuest::Ping`].
     Pong,
@@ -63,10 +78,24 @@ pub enum ToGuest {
     Identity(Box<Identity>),
     /// A guestinfo value was set from outside.
     GuestInfoSet {
-        /// Starts with [`GUESTINFO_PREFIX`].
+        /// Starts with [`guestinfo::PREFIX`].
         key: String,
-        /// At most [`GUESTINFO_VALUE_MAX`] bytes.
+        /// At most [`guestinfo::VALUE_MAX`] bytes; empty removes the key.
         value: String,
+    },
+    /// The source that asked to be frozen runs on.
+    Thawed {
+        /// That of the [`ToHost::Freeze`].
+        token: String,
+        /// Name in the host's inventory.
+        name: String,
+    },
+    /// The guest was not frozen.
+    FreezeRefused {
+        /// That of the [`ToHost::Freeze`].
+        token: String,
+        /// Why not, one line.
+        reason: String,
     },
     /// Asks for a [`ToHost::Pong`].
     Ping,
@@ -232,6 +261,8 @@ impl Identity {
 
     fn check(&self) -> Result<(), FrameError> {
         const WHAT: &str = "identity";
+        check_text(WHAT, "vm_name", &self.vm_name, NAME_MAX)?;
+        check_count(WHAT, "nics", self.nics.len(), LIST_MAX)?;
         if !self.hostname.is_empty() {
             check_hostname(WHAT, "hostname", &self.hostname)?;
         }
@@ -253,9 +284,7 @@ impl Identity {
         if self.entropy_bytes()?.len() < 64 {
             return Err(bad(WHAT, "entropy", "has fewer than 64 bytes"));
         }
-        self.guestinfo
-            .iter()
-            .try_for_each(|(key, value)| check_guestinfo(WHAT, key, value))
+        guestinfo::check_all(&self.guestinfo).map_err(|problem| bad_guestinfo(WHAT, &problem))
     }
 }
 
@@ -289,6 +318,7 @@ impl ToHost {
             Self::Hello(hello) => hello.check(),
             Self::Ready(ready) => ready.check(),
             Self::GuestInfoSet { key, value } => check_guestinfo("guest_info_set", key, value),
+            Self::Freeze { token } => check_token("freeze", token),
             Self::Pong => Ok(()),
         }
     }
@@ -306,6 +336,14 @@ impl ToGuest {
         match &message {
             Self::Identity(identity) => identity.check()?,
             Self::GuestInfoSet { key, value } => check_guestinfo("guest_info_set", key, value)?,
+            Self::Thawed { token, name } => {
+                check_token("thawed", token)?;
+                check_text("thawed", "name", name, NAME_MAX)?;
+            }
+            Self::FreezeRefused { token, reason } => {
+                check_token("freeze_refused", token)?;
+                check_text("freeze_refused", "reason", reason, TEXT_MAX)?;
+            }
             Self::Ping | Self::Shutdown { .. } => {}
         }
         Ok(message)
@@ -411,31 +449,21 @@ pub fn is_hostname(text: &str) -> bool {
         })
 }
 
-/// Returns true for a key that begins with [`GUESTINFO_PREFIX`] and has only letters, digits and
-/// `._-` behind it.
-pub fn is_guestinfo_key(key: &str) -> bool {
-    key.len() <= GUESTINFO_KEY_MAX
-        && key.strip_prefix(GUESTINFO_PREFIX).is_some_and(|rest| {
-            !rest.is_empty()
-                && rest
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-        })
+fn check_guestinfo(what: &'static str, key: &str, value: &str) -> Result<(), FrameError> {
+    guestinfo::check(key, value).map_err(|problem| bad_guestinfo(what, &problem))
 }
 
-fn check_guestinfo(what: &'static str, key: &str, value: &str) -> Result<(), FrameError> {
-    if !is_guestinfo_key(key) {
-        let shown = cut(key, 64);
-        return Err(bad(what, "key", format!("{shown:?} is not guestinfo.NAME")));
+fn bad_guestinfo(what: &'static str, problem: &guestinfo::GuestInfoError) -> FrameError {
+    bad(what, problem.field(), problem.to_string())
+}
+
+fn check_token(what: &'static str, token: &str) -> Result<(), FrameError> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    if !token.is_empty() && token.len() <= FREEZE_TOKEN_MAX && token.bytes().all(plain) {
+        return Ok(());
     }
-    if value.len() > GUESTINFO_VALUE_MAX {
-        let problem = format!(
-            "has {} bytes, at most {GUESTINFO_VALUE_MAX} fit",
-            value.len()
-        );
-        return Err(bad(what, "value", problem));
-    }
-    Ok(())
+    let shown = cut(token, 64);
+    Err(bad(what, "token", format!("{shown:?} is not a token")))
 }
 
 fn check_hostname(what: &'static str, field: &'static str, name: &str) -> Result<(), FrameError> {

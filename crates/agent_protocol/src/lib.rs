@@ -16,12 +16,12 @@
 pub mod control;
 pub mod frame;
 pub mod guest_paths;
+pub mod guestinfo;
 pub mod host;
 pub mod request;
 
 pub use control::{
-    GUESTINFO_PREFIX, Hello, HelloReason, Identity, IdentityKind, NicIdentity, Ready, SshHostKey,
-    ToGuest, ToHost,
+    Hello, HelloReason, Identity, IdentityKind, NicIdentity, Ready, SshHostKey, ToGuest, ToHost,
 };
 pub use frame::{FRAME_MAX, FrameError};
 pub use request::{Entry, EntryKind, Exit, Get, Put, Reply, Request, Signal, Start, WindowSize};

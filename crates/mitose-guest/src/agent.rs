@@ -7,6 +7,7 @@
 //! ```
 
 mod entropy;
+mod freeze;
 mod guestinfo;
 mod hooks;
 mod identity;
@@ -31,8 +32,10 @@ use anyhow::{Context, Result};
 
 use crate::requests::Server;
 use crate::{Root, linux, log};
+use freeze::Freezing;
 use guestinfo::GuestInfo;
 use links::HostLink;
+use local::Desk;
 
 /// First and longest pause between two attempts to connect. The first is short because a clone
 /// waits for it.
@@ -48,15 +51,23 @@ pub(crate) fn run() -> Result<()> {
     // Process 1 runs the agent as /proc/self/exe, which is no name to find it by.
     let _ = rustix::thread::set_name(c"mitose-guest");
     std::fs::create_dir_all(root.path("/run/mitose")).context("cannot make /run/mitose")?;
-    let link = Arc::new(HostLink::default());
-    let info = Arc::new(GuestInfo::open(root.path("/run/mitose/guestinfo.json")));
-    start_request_server(&root, &link);
-    local::start(&root, info.clone(), link.clone()).context("cannot serve the local socket")?;
+    let desk = Desk {
+        info: Arc::new(GuestInfo::open(root.path("/run/mitose/guestinfo.json"))),
+        ..Desk::default()
+    };
+    start_request_server(&root, &desk.link);
+    local::start(&root, desk.clone()).context("cannot serve the local socket")?;
     power::watch_button();
+    let Desk {
+        info,
+        link,
+        freezing,
+    } = desk;
     Agent {
         root,
         link,
         info,
+        freezing,
         applied: None,
     }
     .keep_connected()
@@ -85,6 +96,7 @@ struct Agent {
     root: Root,
     link: Arc<HostLink>,
     info: Arc<GuestInfo>,
+    freezing: Arc<Freezing>,
     /// `instance_uuid` of the identity in force.
     applied: Option<String>,
 }
@@ -102,6 +114,7 @@ impl Agent {
                     Err(error) => log(&format!("control connection: {error:#}")),
                 }
                 self.link.note_broken();
+                self.freezing.connection_broke();
                 if lived {
                     reason = HelloReason::Reconnect;
                     pause = PAUSE_MIN;
@@ -127,7 +140,13 @@ impl Agent {
             *lived = true;
             match message {
                 ToGuest::Identity(identity) => self.take_identity(&identity)?,
-                ToGuest::GuestInfoSet { key, value } => self.info.set(key, value),
+                ToGuest::GuestInfoSet { key, value } => {
+                    if let Err(error) = self.info.set(&key, &value) {
+                        log(&format!("guestinfo from the host: {error}"));
+                    }
+                }
+                ToGuest::Thawed { token, name } => self.freezing.thawed(&token, name),
+                ToGuest::FreezeRefused { token, reason } => self.freezing.refused(&token, reason),
                 ToGuest::Ping => self.link.send(&ToHost::Pong)?,
                 ToGuest::Shutdown { reboot } => {
                     if let Err(error) = power::shut_down(reboot) {
@@ -162,6 +181,8 @@ impl Agent {
             log(error);
         }
         self.link.send(&ToHost::Ready(ready))?;
+        self.freezing
+            .identified(identity.kind, !known, &identity.vm_name);
         Ok(())
     }
 }

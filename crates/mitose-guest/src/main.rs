@@ -1,11 +1,12 @@
 //! `mitose-guest`: the program inside a guest.
 //!
-//! One static binary, four roles, chosen by how it is started:
+//! One static binary, five roles, chosen by how it is started:
 //!
 //! * process 1: brings a system up (module loading and the way to the real root included), starts
 //!   the agent and the image's services, reaps orphans and powers off ([`pid1`]);
 //! * `mitose-guest agent`: talks to the host over vsock ([`agent`], [`requests`]);
-//! * `mitose-guest info …`: reads and sets guestinfo from inside the guest;
+//! * `mitose-guest guestinfo …`: reads and sets guestinfo from inside the guest;
+//! * `mitose-guest freeze`: asks the host to freeze the VM in this call, from which its clones go on;
 //! * `poweroff`, `reboot`, `halt` (by the name it is called with): asks process 1.
 //!
 //! Images need it static and small:
@@ -28,13 +29,19 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+use agent::local::Form;
+
 const USAGE: &str = "\
 usage: mitose-guest agent
-       mitose-guest info get guestinfo.NAME
-       mitose-guest info set guestinfo.NAME VALUE
-       mitose-guest info list
+       mitose-guest guestinfo get guestinfo.NAME
+       mitose-guest guestinfo set guestinfo.NAME VALUE    (an empty VALUE removes it)
+       mitose-guest guestinfo ls
+       mitose-guest freeze [--word]
        mitose-guest poweroff | reboot
-       mitose-guest version";
+       mitose-guest version
+
+freeze returns when the VM goes on, and prints where: {\"clone\":true,\"name\":\"web-1\"} in an instant
+clone of it, false in the source itself; with --word just `clone` or `source`.";
 
 fn main() -> ExitCode {
     if rustix::process::getpid().is_init() {
@@ -68,9 +75,11 @@ fn run(args: &[String]) -> Result<()> {
             pid1::services::run(&Root::system());
             Ok(())
         }
-        ["info", "get", key] => agent::local::print_value(&Root::system(), key),
-        ["info", "set", key, value] => agent::local::set_value(&Root::system(), key, value),
-        ["info", "list"] => agent::local::print_all(&Root::system()),
+        ["guestinfo", "get", key] => agent::local::print_value(&Root::system(), key),
+        ["guestinfo", "set", key, value] => agent::local::set_value(&Root::system(), key, value),
+        ["guestinfo", "ls"] => agent::local::print_all(&Root::system()),
+        ["freeze"] => agent::local::freeze(&Root::system(), Form::Json),
+        ["freeze", "--word"] => agent::local::freeze(&Root::system(), Form::Word),
         ["poweroff"] => agent::power::shut_down(false),
         ["reboot"] => agent::power::shut_down(true),
         ["version" | "--version"] => {

@@ -45,6 +45,14 @@ fn messages_round_trip() {
             key: "guestinfo.a".into(),
             value: "b".into(),
         },
+        ToGuest::Thawed {
+            token: "t-1".into(),
+            name: "web1".into(),
+        },
+        ToGuest::FreezeRefused {
+            token: "t-1".into(),
+            reason: "it is being removed".into(),
+        },
     ] {
         let bytes = message.encode().unwrap();
         assert_eq!(ToGuest::read(&mut bytes.as_slice()).unwrap(), Some(message));
@@ -53,7 +61,10 @@ fn messages_round_trip() {
         hostname: "web1".into(),
         ..Ready::default()
     };
-    for message in [ToHost::Pong, ToHost::Ready(ready)] {
+    let freeze = ToHost::Freeze {
+        token: "t-1".into(),
+    };
+    for message in [ToHost::Pong, ToHost::Ready(ready), freeze] {
         let bytes = message.encode().unwrap();
         assert_eq!(ToHost::read(&mut bytes.as_slice()).unwrap(), Some(message));
     }
@@ -73,6 +84,16 @@ fn wire_form_is_pinned() {
     assert_eq!(&hello.encode().unwrap()[4..], expect.as_bytes());
     let shutdown = ToGuest::Shutdown { reboot: false }.encode().unwrap();
     assert_eq!(&shutdown[4..], br#"{"type":"shutdown","reboot":false}"#);
+    let token = || "t-1".to_owned();
+    let freeze = ToHost::Freeze { token: token() }.encode().unwrap();
+    assert_eq!(&freeze[4..], br#"{"type":"freeze","token":"t-1"}"#);
+    let name = "web1".to_owned();
+    let thawed = ToGuest::Thawed {
+        token: token(),
+        name,
+    };
+    let expect = br#"{"type":"thawed","token":"t-1","name":"web1"}"#;
+    assert_eq!(&thawed.encode().unwrap()[4..], expect);
 }
 
 #[test]
@@ -110,9 +131,13 @@ fn guest_fields_out_of_bounds_are_named() {
     check_refused(set("other.a", String::new()), "key");
     check_refused(set("guestinfo.", String::new()), "key");
     check_refused(
-        set("guestinfo.a", "v".repeat(GUESTINFO_VALUE_MAX + 1)),
+        set("guestinfo.a", "v".repeat(guestinfo::VALUE_MAX + 1)),
         "value",
     );
+    for token in ["", "a b", "../x", &"t".repeat(FREEZE_TOKEN_MAX + 1)] {
+        let token = token.to_owned();
+        check_refused(ToHost::Freeze { token }, "token");
+    }
 }
 
 #[test]
@@ -131,6 +156,29 @@ fn identity_fields_are_checked() {
     refused(|i| i.nics[0].mac = "02:00:00:00:00".into());
     refused(|i| i.entropy = "00".repeat(63));
     refused(|i| i.entropy = "zz".repeat(64));
+    refused(|i| {
+        i.guestinfo = (0..=guestinfo::COUNT_MAX)
+            .map(|index| (format!("guestinfo.{index}"), "v".into()))
+            .collect();
+    });
+}
+
+#[test]
+fn an_identity_with_the_most_guestinfo_fits_a_frame_escaped_twice() {
+    let mut full = identity();
+    // Each byte of these is two in JSON, and four where the JSON is a string of another document.
+    full.guestinfo = ["guestinfo.a", "guestinfo.b"]
+        .map(|key| {
+            (
+                key.to_owned(),
+                "\"".repeat(guestinfo::VALUE_MAX - key.len()),
+            )
+        })
+        .into();
+    guestinfo::check_all(&full.guestinfo).unwrap();
+    let message = serde_json::to_string(&ToGuest::Identity(Box::new(full))).unwrap();
+    let outer = serde_json::to_string(&message).unwrap();
+    assert!(outer.len() < frame::FRAME_MAX * 3 / 4, "{}", outer.len());
 }
 
 #[test]

@@ -5,10 +5,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use agent_protocol::guestinfo::{self, GuestInfoError};
+
 use crate::log;
 
 /// Key-value pairs in memory and in one JSON file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct GuestInfo {
     file: PathBuf,
     values: Mutex<BTreeMap<String, String>>,
@@ -39,10 +41,18 @@ impl GuestInfo {
         self.lock().clone()
     }
 
-    pub(super) fn set(&self, key: String, value: String) {
+    /// Sets or, with an empty value, removes one.
+    pub(super) fn set(&self, key: &str, value: &str) -> Result<(), GuestInfoError> {
         let mut values = self.lock();
-        values.insert(key, value);
-        self.store(&values);
+        if guestinfo::set(&mut values, key, value)? {
+            self.store(&values);
+        }
+        Ok(())
+    }
+
+    /// Whether [`GuestInfo::set`] would take the value.
+    pub(super) fn check(&self, key: &str, value: &str) -> Result<(), GuestInfoError> {
+        guestinfo::set(&mut self.lock().clone(), key, value).map(drop)
     }
 
     pub(super) fn replace(&self, new: BTreeMap<String, String>) {

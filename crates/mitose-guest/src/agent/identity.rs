@@ -5,12 +5,13 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::control::is_machine_id;
-use agent_protocol::{Identity, IdentityKind, Ready};
+use agent_protocol::{Identity, IdentityKind, NicIdentity, Ready};
 use anyhow::{Context, Result};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
@@ -22,6 +23,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
 
 /// Applies everything, going on after a failure; the answer names what failed.
 pub(super) fn apply(root: &Root, identity: &Identity) -> Ready {
+    let nics = nics::with_guestinfo(identity);
     let mut errors = Vec::new();
     let mut step = |what: &str, result: Result<()>| {
         if let Err(error) = result {
@@ -32,7 +34,7 @@ pub(super) fn apply(root: &Root, identity: &Identity) -> Ready {
         let bytes = identity.entropy_bytes().unwrap_or_default();
         step("entropy", entropy::mix_in(&bytes));
         step("clock", set_clock(identity.wall_clock_unix_ns));
-        for nic in &identity.nics {
+        for nic in &nics {
             step(
                 &format!("network interface {}", nic.index),
                 nics::set_mac(nic),
@@ -47,9 +49,9 @@ pub(super) fn apply(root: &Root, identity: &Identity) -> Ready {
     }
     step("SSH host keys", install_ssh_keys(root, identity));
     if root.is_live() {
-        step("network addresses", nics::set_addresses(identity));
+        step("network addresses", nics::set_addresses(&nics));
     }
-    step("name servers", set_name_servers(root, identity));
+    step("name servers", set_name_servers(root, &nics));
     if identity.kind == IdentityKind::Clone {
         errors.extend(hooks::run_all(root, identity, hooks::LIMIT));
     }
@@ -179,13 +181,15 @@ fn set_clock(unix_ns: u64) -> Result<()> {
     clock_settime(ClockId::Realtime, time).context("cannot set it")
 }
 
-fn set_name_servers(root: &Root, identity: &Identity) -> Result<()> {
-    let servers: Vec<&str> = identity
-        .nics
+fn set_name_servers(root: &Root, nics: &[NicIdentity]) -> Result<()> {
+    let servers: Vec<IpAddr> = nics
         .iter()
         .flat_map(|nic| &nic.dns)
-        .map(String::as_str)
-        .collect();
+        .map(|server| {
+            let bad = || format!("{server:?} is not an address");
+            server.parse().with_context(bad)
+        })
+        .collect::<Result<_>>()?;
     if servers.is_empty() {
         return Ok(());
     }

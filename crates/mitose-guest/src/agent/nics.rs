@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use agent_protocol::control::parse_mac;
 use agent_protocol::guest_paths::DHCP;
+use agent_protocol::guestinfo::NET_PREFIX;
 use agent_protocol::{Identity, NicIdentity};
 use anyhow::{Context, Result, bail, ensure};
 
@@ -56,10 +57,37 @@ fn renew_ipv6(name: &str) {
     }
 }
 
+/// Returns the identity's interfaces with static addresses from guestinfo
+/// (`guestinfo.mitose.net.N.address`, `.gateway`, `.dns`) where it names none itself.
+pub(super) fn with_guestinfo(identity: &Identity) -> Vec<NicIdentity> {
+    let value = |nic: &NicIdentity, what: &str| {
+        let key = format!("{NET_PREFIX}{}.{what}", nic.index);
+        identity
+            .guestinfo
+            .get(&key)
+            .map(|text| text.trim().to_owned())
+    };
+    let complete = |nic: &NicIdentity| {
+        let mut nic = nic.clone();
+        if nic.address.is_none() {
+            nic.address = value(&nic, "address");
+            nic.gateway = value(&nic, "gateway").or(nic.gateway);
+        }
+        if nic.dns.is_empty() {
+            let list = value(&nic, "dns").unwrap_or_default();
+            let separators = |c: char| c == ',' || c.is_whitespace();
+            let servers = list.split(separators).filter(|word| !word.is_empty());
+            nic.dns = servers.map(str::to_owned).collect();
+        }
+        nic
+    };
+    identity.nics.iter().map(complete).collect()
+}
+
 /// Sets static addresses, or asks for one where DHCP is wanted.
-pub(super) fn set_addresses(identity: &Identity) -> Result<()> {
+pub(super) fn set_addresses(nics: &[NicIdentity]) -> Result<()> {
     let mut problems = Vec::new();
-    for nic in &identity.nics {
+    for nic in nics {
         let result = match &nic.address {
             Some(address) => set_static(nic, address),
             None if wants_dhcp() => ask_dhcp(nic),
@@ -200,6 +228,41 @@ mod tests {
         }
         fs::create_dir(dir.path().join("lo")).unwrap();
         assert_eq!(interfaces(dir.path()), ["eth1", "eth0", "ens1"]);
+    }
+
+    #[test]
+    fn guestinfo_gives_addresses_where_the_identity_names_none() {
+        let nic = |index, address: Option<&str>| NicIdentity {
+            index,
+            mac: "02:00:00:00:00:01".into(),
+            address: address.map(str::to_owned),
+            gateway: None,
+            dns: Vec::new(),
+        };
+        let pairs = [
+            ("guestinfo.mitose.net.0.address", "192.0.2.7/24"),
+            ("guestinfo.mitose.net.1.address", " 192.0.2.8/24\n"),
+            ("guestinfo.mitose.net.1.gateway", "192.0.2.1"),
+            ("guestinfo.mitose.net.1.dns", "192.0.2.2, 192.0.2.3"),
+        ];
+        let identity = Identity {
+            kind: agent_protocol::IdentityKind::Clone,
+            vm_name: "web".into(),
+            hostname: String::new(),
+            instance_uuid: "u".into(),
+            machine_id: String::new(),
+            nics: vec![nic(0, Some("198.51.100.1/24")), nic(1, None), nic(2, None)],
+            ssh_host_keys: Vec::new(),
+            entropy: String::new(),
+            wall_clock_unix_ns: 0,
+            guestinfo: pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        };
+        let nics = with_guestinfo(&identity);
+        assert_eq!(nics[0], nic(0, Some("198.51.100.1/24")));
+        assert_eq!(nics[1].address.as_deref(), Some("192.0.2.8/24"));
+        assert_eq!(nics[1].gateway.as_deref(), Some("192.0.2.1"));
+        assert_eq!(nics[1].dns, ["192.0.2.2", "192.0.2.3"]);
+        assert_eq!(nics[2], nic(2, None));
     }
 
     #[test]

@@ -152,6 +152,10 @@ fn name_servers_are_written_when_given() {
     });
     apply(&root, &identity);
     assert_eq!(read(&root, "/etc/resolv.conf"), "nameserver 192.0.2.1\n");
+    identity.nics[0].dns = vec!["192.0.2.9\noptions attempts:0".into()];
+    let ready = apply(&root, &identity);
+    assert!(ready.errors[0].starts_with("name servers: "));
+    assert_eq!(read(&root, "/etc/resolv.conf"), "nameserver 192.0.2.1\n");
 }
 
 #[test]
