@@ -5,11 +5,13 @@
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use agent_protocol::ToHost;
 use machine::monotonic_ns;
 use vmm_protocol::Event;
 
+use crate::allowance::Allowance;
 use crate::outbox::Outbox;
 
 /// Largest frame of the agent, bytes: what the daemon's own connection can carry, with room for the
@@ -52,9 +54,13 @@ impl AgentLink {
         self.outbox.write_to(&self.stream)
     }
 
-    /// Takes what came; answers a hello with `identity`. Returns what the daemon is to hear; an
-    /// error ends the connection.
-    pub(crate) fn on_readable(&mut self, identity: &str) -> io::Result<Vec<Event>> {
+    /// Takes what came and counts it on `allowance`; answers a hello with `identity`. Returns what
+    /// the daemon is to hear; an error ends the connection.
+    pub(crate) fn on_readable(
+        &mut self,
+        identity: &str,
+        allowance: &mut Allowance,
+    ) -> io::Result<Vec<Event>> {
         let mut chunk = [0; 4096];
         let mut taken = 0;
         while taken < TURN_BYTES {
@@ -72,6 +78,7 @@ impl AgentLink {
         }
         let mut events = vec![];
         while let Some(frame) = self.next_frame()? {
+            allowance.spend(frame.len(), Instant::now());
             events.extend(self.on_frame(&frame, identity)?);
         }
         Ok(events)
@@ -106,7 +113,7 @@ impl AgentLink {
                 message: text,
             },
             ToHost::Pong => return Ok(None),
-            ToHost::GuestInfoSet { .. } => Event::AgentMessage(text),
+            ToHost::GuestInfoSet { .. } | ToHost::Freeze { .. } => Event::AgentMessage(text),
         }))
     }
 }

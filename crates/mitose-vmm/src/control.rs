@@ -9,13 +9,15 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use machine::{Machine, MachineEvent, OnEvent};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use vmm_protocol::{Event, Request};
 
 use crate::agent::AgentLink;
+use crate::allowance::Allowance;
 use crate::serial::SerialPeer;
 
 /// Most connections of the daemon at a time; a new daemon needs one while an old one is closing.
@@ -48,6 +50,8 @@ pub(crate) struct Control {
     listener: UnixListener,
     connections: Vec<Arc<UnixStream>>,
     agents: Vec<AgentLink>,
+    /// What the guest's agents together may still say.
+    allowance: Allowance,
     serial: Vec<SerialPeer>,
     /// The message that answers an agent's hello, JSON.
     identity: String,
@@ -65,6 +69,7 @@ impl Control {
             listener,
             connections: vec![],
             agents: vec![],
+            allowance: Allowance::new(Instant::now()),
             serial: vec![],
             identity: String::new(),
             events,
@@ -158,7 +163,9 @@ impl Control {
     }
 
     /// Waits for anything; returns all flags: wake-up, listener, connections, agents, serial ports.
-    fn wait(&self) -> rustix::io::Result<Vec<PollFlags>> {
+    fn wait(&mut self) -> rustix::io::Result<Vec<PollFlags>> {
+        let pause = self.allowance.pause(Instant::now());
+        let pause = pause.filter(|_| !self.agents.is_empty());
         let lines: Vec<_> = self.serial.iter().map(SerialPeer::waits_for).collect();
         let mut fds = vec![
             PollFd::new(&self.wake, PollFlags::IN),
@@ -175,14 +182,22 @@ impl Control {
             } else {
                 PollFlags::empty()
             };
-            PollFd::new(&agent.stream, PollFlags::IN | write)
+            let read = match pause {
+                None => PollFlags::IN,
+                Some(_) => PollFlags::empty(),
+            };
+            PollFd::new(&agent.stream, read | write)
         }));
         fds.extend(lines.iter().map(|line| match line {
             Some(line) => PollFd::new(line.as_ref(), PollFlags::IN),
             // Nothing is asked of it, and its wake-up is seen as its own.
             None => PollFd::new(self.wake.as_ref(), PollFlags::empty()),
         }));
-        poll(&mut fds, None)?;
+        let timeout = pause.map(|pause| Timespec {
+            tv_sec: pause.as_secs().try_into().unwrap_or(1),
+            tv_nsec: pause.subsec_nanos().into(),
+        });
+        poll(&mut fds, timeout.as_ref())?;
         Ok(fds.iter().map(PollFd::revents).collect())
     }
 
@@ -215,7 +230,7 @@ impl Control {
         // From the end, so that one that is removed moves none that is still to come.
         for (index, flags) in agents.iter().enumerate().rev() {
             if !flags.is_empty() {
-                self.serve_agent(index);
+                self.serve_agent(index, *flags);
             }
         }
         for (index, flags) in connections.iter().enumerate().rev() {
@@ -228,11 +243,16 @@ impl Control {
         }
     }
 
-    fn serve_agent(&mut self, index: usize) {
+    fn serve_agent(&mut self, index: usize, flags: PollFlags) {
         let agent = &mut self.agents[index];
-        let said = agent
-            .on_writable()
-            .and_then(|()| agent.on_readable(&self.identity));
+        let read = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
+        let said = agent.on_writable().and_then(|()| {
+            if flags.intersects(read) {
+                agent.on_readable(&self.identity, &mut self.allowance)
+            } else {
+                Ok(vec![])
+            }
+        });
         match said {
             Ok(events) => self.news.extend(events.into_iter().map(Message::AgentSaid)),
             Err(error) => {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod allowance;
 mod become_vm;
 mod control;
 mod holder;
