@@ -73,34 +73,3 @@ pub enum ImageRequest {
         file: PathBuf,
     },
 }
-
-/// State of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TaskState {
-    /// In work.
-    Running,
-    /// Done.
-    Success,
-    /// Failed; see its error.
-    Failed,
-}
-
-/// A long operation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Task {
-    /// Rising number.
-    pub id: i64,
-    /// What it does, such as `image.build`.
-    pub kind: String,
-    /// What it works on.
-    pub subject: String,
-    /// Where it is.
-    pub state: TaskState,
-    /// 0 to 100, where known.
-    pub percent: Option<u8>,
-    /// What it does at the moment.
-    pub message: String,
-    /// Why it failed.
-    pub error: Option<String>,
-}

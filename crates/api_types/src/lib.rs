@@ -6,12 +6,14 @@
 
 mod home;
 mod image;
+mod task;
 mod vm;
 
 use serde::{Deserialize, Serialize};
 
 pub use home::{SOCKET_NAME, default_home, socket_of};
-pub use image::{BuildKind, Image, ImageRequest, InitKind, Task, TaskState};
+pub use image::{BuildKind, Image, ImageRequest, InitKind};
+pub use task::{Event, Task, TaskItem, TaskState};
 pub use vm::{
     CloneMode, Cloned, ClonedVm, DiskDetail, DiskRequest, DiskUse, ForkRequest, GuestReply,
     ImageFormat, MemoryUse, NetRequest, NicDetail, RunReply, RunRequest, SerialDetail,
@@ -37,6 +39,8 @@ pub enum ErrorKind {
     NotFound,
     /// The object exists or is in a state that does not allow it.
     Conflict,
+    /// The object was changed since the version that the request names.
+    Stale,
     /// The host lacks something: memory, space, a device.
     Unavailable,
     /// It did not happen in the given time.
@@ -71,21 +75,6 @@ pub struct DaemonStatus {
     pub vms: usize,
     /// Of these, VMs with a process.
     pub vms_running: usize,
-}
-
-/// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// Rising number.
-    pub id: i64,
-    /// Milliseconds since 1970.
-    pub at_ms: i64,
-    /// VM or image that it is about.
-    pub subject: String,
-    /// What happened, such as `vm.started`.
-    pub kind: String,
-    /// One line for a person.
-    pub message: String,
 }
 
 /// How one check of the host came out.

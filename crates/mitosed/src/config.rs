@@ -4,7 +4,7 @@
 //! $MITOSE_HOME/  mitosed.lock  inventory.db
 //!     images/    one directory per image
 //!     datastore1/layers/   delta disks, never moved      datastore1/vms/<id>/   home folders
-//!     run/       mitosed.sock, vm-<id>.sock, vm-<id>.vsock, sh-<n>.sock
+//!     run/       mitosed.sock, <id>.sock, <id>.vsock, sh-<n>.sock
 //!     logs/      mitosed.log, logs of shells
 //! ```
 
@@ -19,7 +19,7 @@ use crate::cgroup::Choice;
 /// Longest path of a Unix socket, bytes (unix(7): 108 with its NUL).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 /// Longest name of a socket below `run/`.
-const LONGEST_SOCKET_NAME: &str = "run/vm-0123456789ab.vsock";
+const LONGEST_SOCKET_NAME: &str = "run/vm-0123456789.vsock";
 /// User ids of one data directory.
 pub const UIDS_PER_HOME: u32 = 1 << 16;
 /// First of all user ids that are given to VMs by default.
@@ -218,12 +218,12 @@ impl Home {
 
     /// Control socket of a VM.
     pub fn vm_socket(&self, id: &str) -> PathBuf {
-        self.run().join(format!("vm-{id}.sock"))
+        self.run().join(format!("{id}.sock"))
     }
 
     /// Socket to the vsock ports of a VM.
     pub fn vm_vsock(&self, id: &str) -> PathBuf {
-        self.run().join(format!("vm-{id}.vsock"))
+        self.run().join(format!("{id}.vsock"))
     }
 
     /// Logs.

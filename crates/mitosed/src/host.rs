@@ -1,14 +1,18 @@
 //! The host: all VMs of one daemon, and what they share.
 //!
 //! Operations are plain blocking functions; the HTTP side runs them on threads of their own.
-//! Order of locks: a VM's `operation`, then `store`, then a VM's `live`, then `layers`.
+//! Order of locks: a VM's `operation`, then `object_turn`, then `store`, then `vms` and `objects`, then a
+//! VM's `live`, then `layers`.
 
 mod backends;
 mod events;
 mod fork;
 mod identity;
+mod image_store;
 mod limits;
+mod listing;
 mod memory;
+mod objects;
 mod power;
 mod probe;
 mod recover;
@@ -19,7 +23,7 @@ mod show;
 mod tasks;
 mod vm;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use api_types::{DaemonStatus, ErrorKind, Event};
@@ -28,14 +32,19 @@ use tokio::sync::broadcast;
 use crate::cgroup::Groups;
 use crate::config::Config;
 use crate::error::{OpError, OpResult};
-use crate::inventory::{Changes, Inventory, NewEvent, PowerState};
+use crate::inventory::{Changes, Inventory, NewEvent, PowerState, VM_FOLDER};
 use crate::keys::HostKeys;
 use crate::layers::Layers;
 use crate::vmm::{Pool, Reactor};
 
+use self::listing::Listing;
+use self::objects::Objects;
+
 pub use memory::host_memory;
+pub use objects::{check_version, row_of};
 pub use probe::KvmSpeed;
-pub use vm::Vm;
+pub use tasks::{TaskContext, TaskHandle, TaskSpec};
+pub use vm::{Place, Vm};
 
 /// Everything that the daemon runs.
 pub struct Host {
@@ -44,7 +53,10 @@ pub struct Host {
     inventory: Box<dyn Inventory>,
     /// Taken around "read rows, write them": the store never falls behind memory.
     store: Mutex<()>,
-    vms: RwLock<BTreeMap<String, Arc<Vm>>>,
+    vms: RwLock<Listing>,
+    objects: RwLock<Objects>,
+    /// Taken around "read an object, change it, write it".
+    object_turn: Mutex<()>,
     layers: Mutex<Layers>,
     pool: Arc<Pool>,
     /// Memory cgroups of VM processes, or why there are none.
@@ -76,6 +88,8 @@ impl Host {
             inventory,
             store: Mutex::new(()),
             vms: RwLock::default(),
+            objects: RwLock::default(),
+            object_turn: Mutex::new(()),
             layers: Mutex::default(),
             pool,
             groups,
@@ -119,47 +133,90 @@ impl Host {
         match vm.state() {
             PowerState::Paused | PowerState::PausedNoSpace => Err(OpError::conflict(format!(
                 "{0} is paused; 'mitose resume {0}' first",
-                vm.name
+                vm.name()
             ))),
-            state => needs_process(&vm.name, state),
+            state => needs_process(&vm.name(), state),
         }
     }
 
     /// All VMs by name.
     pub fn all(&self) -> Vec<Arc<Vm>> {
-        let vms = self.vms.read().unwrap_or_else(PoisonError::into_inner);
-        vms.values().cloned().collect()
+        self.listing().all().cloned().collect()
     }
 
-    /// The VM of that name.
-    pub fn find(&self, name: &str) -> OpResult<Arc<Vm>> {
-        let vms = self.vms.read().unwrap_or_else(PoisonError::into_inner);
-        vms.get(name).cloned().ok_or_else(|| {
-            OpError::new(
+    /// The VM of an id, or of a name: alone (`web`) where one VM has it, or behind its folders
+    /// (`lab/web`).
+    pub fn find(&self, reference: &str) -> OpResult<Arc<Vm>> {
+        if let Some(vm) = self.listing().get(reference) {
+            return Ok(Arc::clone(vm));
+        }
+        let (folders, name) = match reference.rsplit_once('/') {
+            Some((folders, name)) => (Some(folders), name),
+            None => (None, reference),
+        };
+        let mut found: Vec<_> = self.listing().named(name).cloned().collect();
+        if let Some(folders) = folders {
+            found.retain(|vm| self.folder_path(&vm.place().folder) == folders.trim_matches('/'));
+        }
+        match &found[..] {
+            [vm] => Ok(Arc::clone(vm)),
+            [] => Err(OpError::new(
                 ErrorKind::NotFound,
-                format!("there is no VM {name:?}; 'mitose ls' lists them"),
-            )
-        })
+                format!("there is no VM {reference:?}; 'mitose ls' lists them"),
+            )),
+            several => {
+                let paths: Vec<_> = several.iter().map(|vm| self.path_of(vm)).collect();
+                Err(OpError::conflict(format!(
+                    "name: {name:?} is the name of several VMs; give one of {}",
+                    paths.join(", ")
+                )))
+            }
+        }
     }
 
-    /// Puts new VMs under their names, all or none.
+    /// Names of the folders that lead to a folder of VMs, joined by `/`; empty for the first one.
+    pub fn folder_path(&self, folder: &str) -> String {
+        let objects = self.objects_read();
+        let mut names = Vec::new();
+        let mut next = Some(folder);
+        while let Some(row) = next
+            .filter(|id| *id != VM_FOLDER)
+            .and_then(|id| objects.get(id))
+        {
+            names.push(row.name.as_str());
+            next = row.parent.as_deref();
+        }
+        names.reverse();
+        names.join("/")
+    }
+
+    /// A VM's name behind those of its folders.
+    pub fn path_of(&self, vm: &Vm) -> String {
+        let place = vm.place();
+        match self.folder_path(&place.folder) {
+            folders if folders.is_empty() => place.name.to_string(),
+            folders => format!("{folders}/{}", place.name),
+        }
+    }
+
+    /// Lists new VMs, all or none.
     fn reserve(&self, new: &[Arc<Vm>]) -> OpResult<()> {
         let mut vms = self.vms.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = new.iter().find(|vm| vms.contains_key(&vm.name)) {
-            return Err(OpError::conflict(format!(
-                "name: there is a VM {:?} already; choose another name or remove it with 'mitose rm {}'",
-                taken.name, taken.name
-            )));
-        }
-        vms.extend(new.iter().map(|vm| (vm.name.clone(), Arc::clone(vm))));
-        Ok(())
+        vms.insert(new).map_err(|taken| {
+            let name = taken.name();
+            OpError::conflict(format!(
+                "name: there is a VM {name:?} already; choose another name or remove it with 'mitose rm {name}'"
+            ))
+        })
     }
 
     fn unlist(&self, vm: &Vm) {
         let mut vms = self.vms.write().unwrap_or_else(PoisonError::into_inner);
-        if vms.get(&vm.name).is_some_and(|listed| listed.id == vm.id) {
-            vms.remove(&vm.name);
-        }
+        vms.remove(vm);
+    }
+
+    fn listing(&self) -> std::sync::RwLockReadGuard<'_, Listing> {
+        self.vms.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn layers(&self) -> MutexGuard<'_, Layers> {
@@ -177,6 +234,7 @@ impl Host {
             .inventory
             .apply(&changes)
             .map_err(|error| OpError::caused(ErrorKind::Failed, error))?;
+        self.apply_objects(&changes);
         for event in events {
             tracing::info!(
                 subject = event.subject,
@@ -240,7 +298,15 @@ fn event(subject: &str, kind: &'static str, message: impl Into<String>) -> NewEv
         subject: subject.to_owned(),
         kind,
         message: message.into(),
+        object: None,
+        task: None,
+        data: None,
     }
+}
+
+/// An event about a VM.
+fn vm_event(vm: &Vm, kind: &'static str, message: impl Into<String>) -> NewEvent {
+    event(&vm.name(), kind, message).about(&vm.id)
 }
 
 /// Whether a VM in `state` takes commands for running VMs, or why not.

@@ -1,13 +1,19 @@
-//! What the daemon remembers: VMs, disk layers, events, tasks.
+//! What the daemon remembers: a tree of objects, disk layers, events, tasks.
 //!
 //! The daemon keeps all of it in memory too and reads it there; the store behind [`Inventory`]
 //! takes batches that are applied whole or not at all.
 
+mod migrations;
+mod objects;
 mod rows;
 mod sqlite;
 
 use api_types::{Event, Task};
 
+pub use objects::{
+    Datacenter, Datastore, Folder, HostSystem, Kind, Labels, Network, Object, ObjectId, ObjectRow,
+    ResourcePool,
+};
 pub use rows::{
     BootSource, DiskRow, LayerId, LayerRow, MAX_STUN_RECORDS, NicRow, PowerState, VmRow,
 };
@@ -60,15 +66,40 @@ pub enum InventoryError {
     },
 }
 
+/// Folder of VMs that every inventory has.
+pub const VM_FOLDER: &str = "folder-1";
+/// Datastore that every inventory has.
+pub const FIRST_DATASTORE: &str = "datastore-1";
+
 /// An event that has no number yet.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// VM or image that it is about.
+    /// Name of what it is about.
     pub subject: String,
     /// What happened, such as `vm.started`.
     pub kind: &'static str,
     /// One line for a person.
     pub message: String,
+    /// Id of what it is about.
+    pub object: Option<ObjectId>,
+    /// Task that it belongs to.
+    pub task: Option<i64>,
+    /// What a program wants to know, by the kind of event.
+    pub data: Option<serde_json::Value>,
+}
+
+impl NewEvent {
+    /// The same, about the object `id`.
+    pub fn about(mut self, id: &str) -> Self {
+        self.object = Some(id.to_owned());
+        self
+    }
+
+    /// The same, with figures for programs.
+    pub fn with(mut self, data: serde_json::Value) -> Self {
+        self.data = Some(data);
+        self
+    }
 }
 
 /// Changes that are applied together.
@@ -78,6 +109,10 @@ pub struct Changes {
     pub vms: Vec<VmRow>,
     /// Ids of VMs to remove.
     pub removed_vms: Vec<String>,
+    /// Other objects to add or replace.
+    pub objects: Vec<ObjectRow>,
+    /// Ids of other objects to remove.
+    pub removed_objects: Vec<ObjectId>,
     /// Layers to add or replace.
     pub layers: Vec<LayerRow>,
     /// Layers to remove.
@@ -91,6 +126,8 @@ pub struct Changes {
 pub struct Contents {
     /// VMs.
     pub vms: Vec<VmRow>,
+    /// Objects that are no VMs.
+    pub objects: Vec<ObjectRow>,
     /// Disk layers.
     pub layers: Vec<LayerRow>,
 }
@@ -102,6 +139,8 @@ pub trait Inventory: Send + Sync {
     fn load(&self) -> Result<Contents, InventoryError>;
     /// Applies changes whole; returns the events with their numbers.
     fn apply(&self, changes: &Changes) -> Result<Vec<Event>, InventoryError>;
+    /// Takes `count` numbers for ids with `prefix`, never given before; returns the first.
+    fn take_numbers(&self, prefix: &str, count: u64) -> Result<u64, InventoryError>;
     /// Makes everything applied so far durable.
     fn sync(&self) -> Result<(), InventoryError>;
     /// Returns at most `limit` events with a number above `after`, oldest first.
@@ -112,6 +151,10 @@ pub trait Inventory: Send + Sync {
     fn put_task(&self, task: &Task) -> Result<i64, InventoryError>;
     /// Returns a task.
     fn task(&self, id: i64) -> Result<Option<Task>, InventoryError>;
+    /// Returns the number of the task that was asked for with an idempotency key.
+    fn task_of_key(&self, key: &str) -> Result<Option<i64>, InventoryError>;
+    /// Returns at most `limit` tasks with a number below `before`, latest first.
+    fn tasks(&self, before: i64, limit: usize) -> Result<Vec<Task>, InventoryError>;
     /// Returns the tasks that were in work.
     fn running_tasks(&self) -> Result<Vec<Task>, InventoryError>;
 }

@@ -13,7 +13,7 @@ use vmm_protocol::{Command, EndReason, Event};
 
 use super::identity::identity_message;
 use super::vm::Live;
-use super::{Host, Vm, event};
+use super::{Host, Vm, vm_event};
 use crate::clock::random_uuid;
 use crate::inventory::{Changes, NewEvent, PowerState};
 use crate::vmm::{Link, Notice, wait_gone};
@@ -72,11 +72,11 @@ impl Host {
         for (nic, _) in row.nics.iter().enumerate().filter(|(_, n)| n.tap.is_some()) {
             let up = Command::SetLink { nic, up: true };
             if let Err(error) = link.call(up, &[], Duration::from_secs(5)) {
-                tracing::warn!(vm = vm.name, nic, "cannot raise the link: {error:#}");
+                tracing::warn!(vm = &*vm.name(), nic, "cannot raise the link: {error:#}");
             }
         }
         self.give_host_keys(vm, link);
-        let told = event(&vm.name, "vm.ready", "the guest agent is ready");
+        let told = vm_event(&vm, "vm.ready", "the guest agent is ready");
         self.commit_logged(&[vm], with_event(told));
     }
 
@@ -99,7 +99,7 @@ impl Host {
         let identity = identity_message(&row, IdentityKind::Boot, keys);
         match link.call(Command::SetIdentity(identity), &[], Duration::from_secs(5)) {
             Ok(_) => vm.update(|live| live.row.has_host_keys = true),
-            Err(error) => tracing::warn!(vm = vm.name, "cannot give SSH host keys: {error:#}"),
+            Err(error) => tracing::warn!(vm = &*vm.name(), "cannot give SSH host keys: {error:#}"),
         }
     }
 
@@ -107,9 +107,9 @@ impl Host {
         let message = format!(
             "paused: no space for a write to disk {disk}; make space in the datastore, then \
              'mitose resume {}'",
-            vm.name
+            vm.name()
         );
-        self.commit_logged(&[vm], with_event(event(&vm.name, "vm.no_space", message)));
+        self.commit_logged(&[vm], with_event(vm_event(&vm, "vm.no_space", message)));
     }
 
     /// The process behind `link` has ended: the VM is powered off, or boots again after a reset.
@@ -147,7 +147,7 @@ impl Host {
         if let Some(uid) = uid {
             self.pool.free_uid(uid);
         }
-        self.commit_logged(&[vm], with_event(event(&vm.name, told.0, told.1)));
+        self.commit_logged(&[vm], with_event(vm_event(&vm, told.0, told.1)));
         // Whoever waits for the end goes on when it is on record.
         vm.update(|_| ());
         if reset {
@@ -162,7 +162,7 @@ impl Host {
         if let Err(error) = self.power_on(vm) {
             let message = format!("cannot start after a reset: {}", error.message());
             vm.update(|live| live.row.reason = Some(message.clone()));
-            self.commit_logged(&[vm], with_event(event(&vm.name, "vm.failed", message)));
+            self.commit_logged(&[vm], with_event(vm_event(&vm, "vm.failed", message)));
         }
     }
 }

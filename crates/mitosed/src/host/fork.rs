@@ -117,9 +117,9 @@ impl Host {
         fail_at: FailAt,
         phases: &mut Phases,
     ) -> OpResult<(Cloned, Vec<Seat>)> {
-        needs_process(&source.name, source.state())?;
+        needs_process(&source.name(), source.state())?;
         let Some(link) = source.link() else {
-            return Err(OpError::conflict(format!("{} is ending", source.name)));
+            return Err(OpError::conflict(format!("{} is ending", source.name())));
         };
         let kvm = self.open_engine(&source.row().engine)?;
         let mut seats = self.plan_clones(source, request)?;
@@ -151,7 +151,7 @@ impl Host {
             .wait_durable()
             .and_then(|()| fail_at.check(HostStep::Sync));
         match durable {
-            Ok(()) => tell_durable(&source.name, &link, &seats),
+            Ok(()) => tell_durable(&source.name(), &link, &seats),
             Err(error) => {
                 let message = OpError::from(error).message();
                 seats.iter_mut().for_each(|seat| seat.fail(message.clone()));
@@ -285,7 +285,7 @@ impl Host {
             Err(LinkError::Refused { message, step }) => {
                 // Up to the swaps the source takes everything back.
                 let swapped = step == Some(ForkStep::Publish);
-                let message = format!("cannot fork {}: {message}", source.name);
+                let message = format!("cannot fork {}: {message}", source.name());
                 Err((OpError::failed(message), swapped))
             }
             // Nobody knows how far it came; an empty overlay as the top is right in either case.
@@ -383,10 +383,10 @@ fn prepared_ahead_max() -> usize {
 /// for long.
 fn tell_durable(source: &str, link: &Arc<Link>, seats: &[Seat]) {
     let clones = seats.iter().filter(|seat| seat.error.is_none());
-    let clones = clones.filter_map(|seat| Some((seat.vm.name.as_str(), seat.link.as_ref()?)));
-    for (vm, link) in [(source, link)].into_iter().chain(clones) {
+    let clones = clones.filter_map(|seat| Some((seat.vm.name(), seat.link.as_ref()?)));
+    for (vm, link) in [(source.into(), link)].into_iter().chain(clones) {
         if let Err(error) = link.request(Command::ForkDurable, &[]) {
-            tracing::warn!(vm, %error, "a VM did not hear that it may flush");
+            tracing::warn!(vm = &*vm, %error, "a VM did not hear that it may flush");
         }
     }
 }

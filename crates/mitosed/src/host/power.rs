@@ -7,7 +7,7 @@ use api_types::{ErrorKind, StopRequest};
 use vmm_protocol::Command;
 
 use super::events::with_event;
-use super::{Host, Vm, event, needs_process};
+use super::{Host, Vm, needs_process, vm_event};
 use crate::error::{OpError, OpResult};
 use crate::inventory::PowerState;
 use crate::vmm::LinkError;
@@ -24,11 +24,11 @@ impl Host {
         let _turn = self.turn(vm)?;
         match vm.state() {
             state if state.is_off() => {}
-            PowerState::Creating => needs_process(&vm.name, PowerState::Creating)?,
+            PowerState::Creating => needs_process(&vm.name(), PowerState::Creating)?,
             state => {
                 return Err(OpError::conflict(format!(
                     "{} is {} already",
-                    vm.name,
+                    vm.name(),
                     state.word()
                 )));
             }
@@ -44,7 +44,7 @@ impl Host {
         if vm.state().is_off() {
             return Ok(());
         }
-        needs_process(&vm.name, vm.state())?;
+        needs_process(&vm.name(), vm.state())?;
         if request.force {
             self.end_process(vm);
         } else {
@@ -54,7 +54,7 @@ impl Host {
             state if state.is_off() => Ok(()),
             state => Err(OpError::failed(format!(
                 "{} is still {}; its process does not end",
-                vm.name,
+                vm.name(),
                 state.word()
             ))),
         }
@@ -64,7 +64,7 @@ impl Host {
         if vm.state() != PowerState::Running {
             return Err(OpError::conflict(format!(
                 "{0} is paused, so its guest cannot shut down; 'mitose resume {0}' first, or use --force",
-                vm.name
+                vm.name()
             )));
         }
         let deadline = Instant::now() + Duration::from_secs(timeout_s.min(86_400));
@@ -80,7 +80,7 @@ impl Host {
                 ErrorKind::Timeout,
                 format!(
                     "{0} did not power off within {timeout_s} s; use 'mitose stop {0} --force'",
-                    vm.name
+                    vm.name()
                 ),
             )
         })
@@ -91,7 +91,7 @@ impl Host {
         let _turn = self.turn(vm)?;
         match vm.state() {
             PowerState::Paused => return Ok(()),
-            state => needs_process(&vm.name, state)?,
+            state => needs_process(&vm.name(), state)?,
         }
         self.order(vm, Command::Pause)?;
         self.set_state(vm, PowerState::Paused, "vm.paused", "paused")
@@ -101,7 +101,7 @@ impl Host {
     pub fn resume(&self, vm: &Arc<Vm>) -> OpResult<()> {
         let _turn = self.turn(vm)?;
         let state = vm.state();
-        needs_process(&vm.name, state)?;
+        needs_process(&vm.name(), state)?;
         if state == PowerState::Running {
             return Ok(());
         }
@@ -115,19 +115,19 @@ impl Host {
             });
             return Err(error);
         }
-        self.commit(&[vm], with_event(event(&vm.name, "vm.resumed", "running")))
+        self.commit(&[vm], with_event(vm_event(&vm, "vm.resumed", "running")))
     }
 
     /// Resets a VM: it boots again from its disks.
     pub fn reset(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<()> {
         let _busy = self.pool.busy();
         let _turn = self.turn(vm)?;
-        needs_process(&vm.name, vm.state())?;
+        needs_process(&vm.name(), vm.state())?;
         self.end_process(vm);
         if !vm.state().is_off() {
             return Err(OpError::failed(format!(
                 "{}: its process does not end",
-                vm.name
+                vm.name()
             )));
         }
         self.power_on(vm)?;
@@ -145,7 +145,7 @@ impl Host {
         if vm.live().removed {
             return Err(OpError::new(
                 ErrorKind::NotFound,
-                format!("{} was removed", vm.name),
+                format!("{} was removed", vm.name()),
             ));
         }
         Ok(turn)
@@ -153,12 +153,12 @@ impl Host {
 
     fn order(&self, vm: &Vm, command: Command) -> OpResult<()> {
         let Some(link) = vm.link() else {
-            return needs_process(&vm.name, PowerState::PoweredOff);
+            return needs_process(&vm.name(), PowerState::PoweredOff);
         };
         match link.call(command, &[], COMMAND_TIMEOUT) {
             Ok(_) => Ok(()),
             Err(error @ LinkError::Refused { .. }) => {
-                Err(OpError::conflict(format!("{}: {error}", vm.name)))
+                Err(OpError::conflict(format!("{}: {error}", vm.name())))
             }
             Err(error) => Err(self.explain(vm, "no answer from", error).into()),
         }
@@ -176,6 +176,6 @@ impl Host {
                 live.row.state = state;
             }
         });
-        self.commit(&[vm], with_event(event(&vm.name, kind, message)))
+        self.commit(&[vm], with_event(vm_event(&vm, kind, message)))
     }
 }

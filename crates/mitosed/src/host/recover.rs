@@ -15,7 +15,7 @@ use anyhow::Context;
 use disk_layers::inspect_as;
 use vmm_protocol::{Command, Outcome, Status, VmState};
 
-use super::{Host, Vm, event};
+use super::{Host, Vm, vm_event};
 use crate::config::Config;
 use crate::inventory::{Changes, Contents, Inventory, LayerRow, PowerState};
 use crate::layers::{disk_format, remove_files};
@@ -53,6 +53,10 @@ impl Host {
             vms.push(Vm::new(row));
         }
         drop(layers);
+        self.apply_objects(&Changes {
+            objects: contents.objects,
+            ..Changes::default()
+        });
         if let Err(error) = self.reserve(&vms) {
             // Names are unique in the store.
             tracing::error!("{}", error.message());
@@ -68,7 +72,7 @@ impl Host {
                 Ok((Outcome::Status(status), _)) => Some((link, status)),
                 Ok(_) => None,
                 Err(error) => {
-                    tracing::warn!(vm = vm.name, %error, "no state from a VM process");
+                    tracing::warn!(vm = &*vm.name(), %error, "no state from a VM process");
                     None
                 }
             });
@@ -112,7 +116,7 @@ impl Host {
         });
         let changes = if was_creating {
             let message = "was being made when the daemon ended; it runs";
-            super::events::with_event(event(&vm.name, "vm.recovered", message))
+            super::events::with_event(vm_event(&vm, "vm.recovered", message))
         } else {
             Changes::default()
         };
@@ -133,7 +137,7 @@ impl Host {
             state if state.is_off() => {}
             PowerState::Creating => {
                 let message = "was being made when the daemon ended; removed";
-                self.erase(vm, Some(event(&vm.name, "vm.removed", message)));
+                self.erase(vm, Some(vm_event(&vm, "vm.removed", message)));
             }
             _ => {
                 let (off, kind) = match verdict {
@@ -150,7 +154,7 @@ impl Host {
                     live.row.state = off;
                     live.row.reason = Some(message.clone());
                 });
-                let told = super::events::with_event(event(&vm.name, kind, message));
+                let told = super::events::with_event(vm_event(&vm, kind, message));
                 self.commit_logged(&[vm], told);
             }
         }
@@ -245,8 +249,8 @@ impl Host {
             .map(|vm| vm.id.clone())
             .collect();
         let of_vm = |name: &str| {
-            let id = name.strip_prefix("vm-").and_then(|n| n.split_once('.'));
-            id.is_some_and(|(id, _)| live.contains(id))
+            name.split_once('.')
+                .is_some_and(|(id, _)| live.contains(id))
         };
         sweep(&self.config.home.run(), |name| {
             of_vm(name) || name == api_types::SOCKET_NAME

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Host, Vm, event};
+use super::{Host, Vm, vm_event};
 use crate::error::{OpError, OpResult};
 
 impl Host {
@@ -13,7 +13,7 @@ impl Host {
             if !force {
                 return Err(OpError::conflict(format!(
                     "{0} is {1}; stop it with 'mitose stop {0}', or remove it with --force",
-                    vm.name,
+                    vm.name(),
                     vm.state().word()
                 )));
             }
@@ -22,10 +22,10 @@ impl Host {
         if !vm.state().is_off() {
             return Err(OpError::failed(format!(
                 "{} cannot be removed: its process does not end",
-                vm.name
+                vm.name()
             )));
         }
-        self.erase(vm, Some(event(&vm.name, "vm.removed", "removed")));
+        self.erase(vm, Some(vm_event(&vm, "vm.removed", "removed")));
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ use self::plan::{Base, Plan};
 use super::backends::{FdList, make_ram, open_given};
 use super::events::with_event;
 use super::identity::identity_message;
-use super::{Host, Vm, event};
+use super::{Host, Vm, vm_event};
 use crate::clock::us_between;
 use crate::error::{OpError, OpResult};
 use crate::inventory::{Changes, DiskRow, LayerRow, NewEvent, VmRow};
@@ -76,7 +76,7 @@ impl Host {
                 ErrorKind::Timeout,
                 format!(
                     "{0} runs, but its agent was not ready within {wait_s} s; see 'mitose logs {0}'",
-                    vm.name
+                    vm.name()
                 ),
             )),
             None => {
@@ -86,7 +86,7 @@ impl Host {
                     .unwrap_or_else(|| "it powered off".to_owned());
                 Err(OpError::failed(format!(
                     "{0} ended before its agent was ready: {reason}; see 'mitose logs {0}'",
-                    vm.name
+                    vm.name()
                 )))
             }
         }
@@ -132,7 +132,7 @@ impl Host {
             Ok(first_run_at_ns) => {
                 let (no_space, alive) =
                     vm.update(|live| (live.came_to_life(RamView::Shared), !link.is_closed()));
-                self.commit(&[vm], with_event(event(&vm.name, "vm.started", "running")))?;
+                self.commit(&[vm], with_event(vm_event(&vm, "vm.started", "running")))?;
                 if let Some(disk) = no_space {
                     self.no_space(vm, disk);
                 }

@@ -75,7 +75,10 @@ impl Host {
         let Some(link) = link else { return };
         let asked = link.call(Command::PowerOff, &[], OBEY);
         if !matches!(asked, Ok(_) | Err(LinkError::Closed)) {
-            tracing::warn!(vm = vm.name, "the VM process does not obey; it is killed");
+            tracing::warn!(
+                vm = &*vm.name(),
+                "the VM process does not obey; it is killed"
+            );
         }
         let gone = || {
             let deadline = Instant::now() + OBEY;
@@ -119,7 +122,7 @@ impl Host {
 
     /// An error of a VM's process, with what it last wrote where it just ended.
     pub(super) fn explain(&self, vm: &Vm, what: &str, error: LinkError) -> anyhow::Error {
-        let mut message = format!("{what} {}", vm.name);
+        let mut message = format!("{what} {}", vm.name());
         if matches!(error, LinkError::Closed)
             && let Some(words) = self
                 .memory_verdict(&vm.row())

@@ -1,26 +1,74 @@
-//! Long operations: image builds. Each is a row that tells its progress; one that was in work when
-//! the daemon ended is `failed: interrupted`.
+//! Operations as tasks: each is a row that tells who asked, how far it is, and what it gave. One that
+//! was in work when the daemon ended is `failed: interrupted`, after its effects were settled.
+//!
+//! ```text
+//! start_task ─▶ running ──▶ success | failed | cancelled
+//!                  └ progress, items (in memory; in the store with the end)
+//! ```
+//!
+//! A client may give an idempotency key: the first call with it is carried out, later ones get the
+//! same task.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api_types::{
-    BuildKind, ErrorKind, Image as ImageAnswer, ImageRequest, InitKind, Task, TaskState,
-};
-use images::{
-    Builder, BuilderConfig, CancelToken, DebianRecipe, ImportRequest, InitSystem, Suite,
-    TinyRecipe, Watch,
-};
+use api_types::{ErrorKind, Task, TaskItem, TaskState};
+use images::CancelToken;
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::Host;
+use crate::clock::now_ms;
 use crate::error::{OpError, OpResult};
-use crate::image;
+
+/// Longest idempotency key, bytes.
+pub const MAX_KEY_BYTES: usize = 128;
 
 /// Live tasks by number.
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
     live: Mutex<HashMap<i64, TaskHandle>>,
+    /// Taken from the look for an idempotency key to the task's record.
+    keys: Mutex<()>,
+}
+
+/// What is known of a task before it begins.
+#[derive(Clone, Debug)]
+pub struct TaskSpec {
+    task: Task,
+}
+
+impl TaskSpec {
+    /// A task of `kind` that works on what is called `subject`.
+    pub fn new(kind: &str, subject: &str) -> Self {
+        Self {
+            task: Task::new(kind, subject),
+        }
+    }
+
+    /// The same, on the object `id`.
+    pub fn about(mut self, id: &str) -> Self {
+        self.task.object = Some(id.to_owned());
+        self
+    }
+
+    /// The same, asked for by `user`.
+    pub fn user(mut self, user: &str) -> Self {
+        user.clone_into(&mut self.task.user);
+        self
+    }
+
+    /// The same, that somebody may cancel.
+    pub fn cancellable(mut self) -> Self {
+        self.task.cancellable = true;
+        self
+    }
+
+    /// The same, to be carried out once for this key.
+    pub fn key(mut self, key: Option<String>) -> Self {
+        self.task.idempotency_key = key;
+        self
+    }
 }
 
 /// A task in work.
@@ -31,78 +79,163 @@ pub struct TaskHandle {
     cancel: CancelToken,
 }
 
-impl Host {
-    /// Images of the datastore.
-    pub fn images(&self) -> OpResult<Vec<ImageAnswer>> {
-        let store = image::store(&self.config.home)?;
-        let images = store.list().map_err(image::refuse)?;
-        Ok(images.iter().map(image::show).collect())
+impl TaskHandle {
+    /// Its present state.
+    pub fn task(&self) -> Task {
+        self.progress.borrow().clone()
+    }
+}
+
+/// What the work of a task reports to; copies are the same.
+#[derive(Clone, Debug)]
+pub struct TaskContext {
+    progress: Arc<watch::Sender<Task>>,
+    cancel: CancelToken,
+}
+
+impl TaskContext {
+    /// The task's number.
+    pub fn id(&self) -> i64 {
+        self.progress.borrow().id
     }
 
-    /// Removes an image that no disk stands on.
-    pub fn remove_image(&self, name: &str) -> OpResult<()> {
-        let store = image::store(&self.config.home)?;
-        let found = store.get(name).map_err(image::refuse)?;
-        let booted = self.all().iter().find_map(|vm| {
-            let live = vm.live();
-            (live.row.boot.image.as_deref() == Some(name)).then(|| vm.name.clone())
+    /// How much is done, 0 to 1, and what is done at the moment.
+    pub fn progress(&self, fraction: f32, message: &str) {
+        let percent = (fraction.clamp(0.0, 1.0) * 100.0) as u8;
+        self.progress.send_modify(|task| {
+            task.percent = Some(percent);
+            message.clone_into(&mut task.message);
         });
-        if let Some(user) = booted {
-            return Err(OpError::conflict(format!(
-                "image {name} is used by the VM {user}; remove that first"
-            )));
+    }
+
+    /// Names what the task makes, all in work.
+    pub fn items(&self, names: impl IntoIterator<Item = String>) {
+        let items = names.into_iter().map(|name| TaskItem {
+            name,
+            state: TaskState::Running,
+            error: None,
+        });
+        self.progress
+            .send_modify(|task| task.items = items.collect());
+    }
+
+    /// An item has ended.
+    pub fn item_done(&self, index: usize, result: Result<(), String>) {
+        self.progress.send_modify(|task| {
+            let Some(item) = task.items.get_mut(index) else {
+                return;
+            };
+            item.state = match &result {
+                Ok(()) => TaskState::Success,
+                Err(_) => TaskState::Failed,
+            };
+            item.error = result.err();
+        });
+    }
+
+    /// Token that is set when somebody cancels the task.
+    pub fn cancel_token(&self) -> CancelToken {
+        self.cancel.clone()
+    }
+
+    /// Fails when somebody cancelled the task; called where nothing is half-made.
+    pub fn check(&self) -> OpResult<()> {
+        if self.cancel.is_cancelled() {
+            return Err(OpError::failed("cancelled"));
         }
-        if self.layers().any_below(&found.dir) {
-            return Err(OpError::conflict(format!(
-                "image {name} is the base of a VM's disk; remove the VMs made from it first"
-            )));
-        }
-        store.remove(name).map_err(image::refuse)?;
-        self.tell(name, "image.removed", "removed".to_owned());
         Ok(())
     }
+}
 
-    /// Starts making an image.
-    pub fn make_image(self: &Arc<Self>, request: ImageRequest) -> OpResult<Task> {
-        let (kind, subject) = match &request {
-            ImageRequest::Build { name, .. } => ("image.build", name),
-            ImageRequest::Import { name, .. } => ("image.import", name),
-        };
-        if let Some(problem) = api_types::name_problem(subject) {
-            return Err(OpError::invalid(problem));
-        }
-        let store = image::store(&self.config.home)?;
-        if store.get(subject).is_ok() {
-            return Err(OpError::conflict(format!(
-                "name: there is an image {subject:?} already; remove it with 'mitose image rm {subject}'"
-            )));
-        }
-        let mut task = Task {
-            id: 0,
-            kind: kind.to_owned(),
-            subject: subject.clone(),
-            state: TaskState::Running,
-            percent: Some(0),
-            message: "starting".to_owned(),
-            error: None,
-        };
-        task.id = self.put_task(&task)?;
-        let (sender, progress) = watch::channel(task.clone());
+impl Host {
+    /// Starts `work` as a task on a thread of its own. Where its idempotency key was used before,
+    /// that task is returned.
+    pub fn start_task<T: Serialize>(
+        self: &Arc<Self>,
+        spec: TaskSpec,
+        work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
+    ) -> OpResult<TaskHandle> {
+        let mut task = spec.task;
+        check_key(task.idempotency_key.as_deref())?;
+        task.started_at_ms = now_ms();
         let cancel = CancelToken::default();
+        let keys = task.idempotency_key.is_some().then(|| {
+            let keys = &self.tasks.keys;
+            keys.lock().unwrap_or_else(PoisonError::into_inner)
+        });
+        if let Some(earlier) = self.earlier_task(&task)? {
+            return Ok(earlier);
+        }
+        task.id = self.put_task(&task)?;
+        drop(keys);
+        let id = task.id;
+        let (sender, progress) = watch::channel(task);
         let handle = TaskHandle {
             progress,
             cancel: cancel.clone(),
         };
-        self.live_tasks().insert(task.id, handle);
+        self.live_tasks().insert(id, handle.clone());
+        let context = TaskContext {
+            progress: Arc::new(sender),
+            cancel,
+        };
         let host = Arc::clone(self);
         let spawned = std::thread::Builder::new()
-            .name("image-task".into())
-            .spawn(move || host.work(request, &sender, cancel));
+            .name(format!("task-{id}"))
+            .spawn(move || {
+                let result = work(&context).and_then(|result| {
+                    serde_json::to_value(result)
+                        .map_err(|error| OpError::caused(ErrorKind::Failed, error))
+                });
+                host.task_ended(&context, result);
+            });
         if let Err(error) = spawned {
-            self.live_tasks().remove(&task.id);
-            return Err(OpError::failed(format!("cannot start a thread: {error}")));
+            let error = OpError::failed(format!("cannot start a thread: {error}"));
+            let mut task = handle.task();
+            conclude(&mut task, Err(&error), false);
+            self.put_task(&task)?;
+            self.live_tasks().remove(&id);
+            return Err(error);
         }
-        Ok(task)
+        Ok(handle)
+    }
+
+    /// The task that was asked for with the same key; one of another kind is an error.
+    fn earlier_task(&self, task: &Task) -> OpResult<Option<TaskHandle>> {
+        let Some(key) = task.idempotency_key.as_deref() else {
+            return Ok(None);
+        };
+        let id = self.inventory.task_of_key(key);
+        let Some(id) = id.map_err(|error| OpError::caused(ErrorKind::Failed, error))? else {
+            return Ok(None);
+        };
+        let earlier = self.task(id)?;
+        if (&earlier.kind, &earlier.subject) != (&task.kind, &task.subject) {
+            return Err(OpError::conflict(format!(
+                "idempotency key: {key:?} was used for {} of {}; take another key",
+                earlier.kind, earlier.subject
+            )));
+        }
+        let ended = || TaskHandle {
+            progress: watch::channel(earlier).1,
+            cancel: CancelToken::default(),
+        };
+        Ok(Some(self.live_task(id).unwrap_or_else(ended)))
+    }
+
+    fn task_ended(&self, context: &TaskContext, result: OpResult<serde_json::Value>) {
+        let mut task = context.progress.borrow().clone();
+        conclude(
+            &mut task,
+            result.as_ref().map(Clone::clone),
+            context.cancel.is_cancelled(),
+        );
+        if let Err(error) = self.put_task(&task) {
+            tracing::error!("{}", error.message());
+        }
+        let id = task.id;
+        context.progress.send_replace(task);
+        self.live_tasks().remove(&id);
     }
 
     /// A task in work, to be followed.
@@ -113,115 +246,47 @@ impl Host {
     /// A task's present state.
     pub fn task(&self, id: i64) -> OpResult<Task> {
         if let Some(handle) = self.live_task(id) {
-            return Ok(handle.progress.borrow().clone());
+            return Ok(handle.task());
         }
         let found = self.inventory.task(id);
         let found = found.map_err(|error| OpError::caused(ErrorKind::Failed, error))?;
         found.ok_or_else(|| OpError::new(ErrorKind::NotFound, format!("there is no task {id}")))
     }
 
-    /// Stops a task; it fails as cancelled.
+    /// At most `limit` tasks with a number below `before`, latest first.
+    pub fn list_tasks(&self, before: i64, limit: usize) -> OpResult<Vec<Task>> {
+        let mut tasks = self
+            .inventory
+            .tasks(before, limit)
+            .map_err(|error| OpError::caused(ErrorKind::Failed, error))?;
+        for task in &mut tasks {
+            if let Some(handle) = self.live_task(task.id) {
+                *task = handle.task();
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// Asks a task to end; it ends as cancelled where it has not done its work before.
     pub fn cancel_task(&self, id: i64) -> OpResult<()> {
-        match self.live_task(id) {
-            Some(handle) => handle.cancel.cancel(),
-            None => drop(self.task(id)?),
-        }
-        Ok(())
-    }
-
-    fn work(&self, request: ImageRequest, sender: &watch::Sender<Task>, cancel: CancelToken) {
-        let reported = sender.clone();
-        let progress = move |text: &str, fraction: f32| {
-            let percent = (fraction.clamp(0.0, 1.0) * 100.0) as u8;
-            reported.send_modify(|task| {
-                task.percent = Some(percent);
-                task.message = text.to_owned();
-            });
+        let Some(handle) = self.live_task(id) else {
+            return self.task(id).map(drop);
         };
-        let made = self.build(request, Watch::new(progress, cancel));
-        let mut task = sender.borrow().clone();
-        match made {
-            Ok(()) => {
-                task.state = TaskState::Success;
-                task.percent = Some(100);
-                task.message = "done".to_owned();
-                self.tell(&task.subject, "image.made", format!("{} done", task.kind));
-            }
-            Err(error) => {
-                task.state = TaskState::Failed;
-                task.error = Some(error.message());
-                self.tell(&task.subject, "image.failed", error.message());
-            }
+        let task = handle.task();
+        if !task.cancellable {
+            return Err(OpError::conflict(format!(
+                "task {id} ({}) cannot be cancelled; wait for its end",
+                task.kind
+            )));
         }
-        if let Err(error) = self.put_task(&task) {
-            tracing::error!("{}", error.message());
-        }
-        let id = task.id;
-        sender.send_replace(task);
-        self.live_tasks().remove(&id);
-    }
-
-    fn build(&self, request: ImageRequest, watch: Watch) -> OpResult<()> {
-        let agent = std::env::current_exe()
-            .map(|path| {
-                // What a build for this host leaves under the plain name may not be static.
-                let installed = path.with_file_name("mitose-guest.static");
-                if installed.exists() {
-                    installed
-                } else {
-                    path.with_file_name("mitose-guest")
-                }
-            })
-            .map_err(|error| OpError::failed(format!("cannot find the guest agent: {error}")))?;
-        let config = BuilderConfig {
-            images: self.config.home.images(),
-            cache: self.config.home.root().join("cache"),
-            agent: std::env::var_os("MITOSE_GUEST").map_or(agent, Into::into),
-            mirror: std::env::var("MITOSE_MIRROR").ok(),
-        };
-        let builder = Builder::new(config, watch).map_err(image::refuse)?;
-        let made = match request {
-            ImageRequest::Build {
-                name,
-                kind: BuildKind::Tiny,
-                suite,
-                ..
-            } => builder.tiny(&TinyRecipe {
-                name,
-                suite: suite_of(suite)?,
-            }),
-            ImageRequest::Build {
-                name,
-                kind: BuildKind::Debian,
-                suite,
-                include,
-                init,
-                disk_bytes,
-            } => builder.debian(&DebianRecipe {
-                name,
-                suite: suite_of(suite)?,
-                include,
-                init: match init {
-                    InitKind::Agent => InitSystem::Agent,
-                    InitKind::Systemd => InitSystem::Systemd,
-                },
-                disk_bytes,
-            }),
-            ImageRequest::Import { name, file } => builder.import(&ImportRequest {
-                file,
-                name,
-                suite: Suite::default(),
-                disk_bytes: None,
-            }),
-        };
-        made.map_err(image::refuse)?;
+        handle.cancel.cancel();
         Ok(())
     }
 
     pub(super) fn fail_interrupted_tasks(&self) {
         for mut task in self.inventory.running_tasks().unwrap_or_default() {
-            task.state = TaskState::Failed;
-            task.error = Some("interrupted: the daemon ended".to_owned());
+            let error = OpError::failed("interrupted: the daemon ended");
+            conclude(&mut task, Err(&error), false);
             if let Err(error) = self.put_task(&task) {
                 tracing::error!("{}", error.message());
             }
@@ -242,9 +307,39 @@ impl Host {
     }
 }
 
-fn suite_of(name: Option<String>) -> OpResult<Suite> {
-    match name {
-        Some(name) => name.parse().map_err(image::refuse),
-        None => Ok(Suite::default()),
+fn check_key(key: Option<&str>) -> OpResult<()> {
+    match key {
+        Some(key) if key.is_empty() || key.len() > MAX_KEY_BYTES => Err(OpError::invalid(format!(
+            "idempotency key: {} bytes are not between 1 and {MAX_KEY_BYTES}",
+            key.len()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Sets a task's end. Work that was done in spite of being cancelled is a success.
+fn conclude(task: &mut Task, result: Result<serde_json::Value, &OpError>, cancelled: bool) {
+    task.ended_at_ms = Some(now_ms());
+    match result {
+        Ok(result) => {
+            task.state = TaskState::Success;
+            task.percent = Some(100);
+            task.message = "done".to_owned();
+            task.result = Some(result).filter(|result| !result.is_null());
+        }
+        Err(error) => {
+            task.state = if cancelled {
+                TaskState::Cancelled
+            } else {
+                TaskState::Failed
+            };
+            task.error = Some(error.message());
+            task.error_kind = Some(error.kind);
+        }
+    }
+    for item in &mut task.items {
+        if item.state == TaskState::Running {
+            item.state = task.state;
+        }
     }
 }

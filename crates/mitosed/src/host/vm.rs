@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use vmm_protocol::{EndReason, RamView};
 
-use crate::inventory::{PowerState, VmRow};
+use crate::inventory::{PowerState, VM_FOLDER, VmRow};
 use crate::vmm::Link;
 
 /// What changes in the life of a VM.
@@ -37,13 +37,31 @@ pub struct Live {
     pub removed: bool,
 }
 
+/// Where a VM is listed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Id of its folder.
+    pub folder: Arc<str>,
+}
+
+impl Place {
+    /// The place that a row names.
+    pub fn of(row: &VmRow) -> Self {
+        Self {
+            name: row.name.as_str().into(),
+            folder: row.folder.as_deref().unwrap_or(VM_FOLDER).into(),
+        }
+    }
+}
+
 /// One VM.
 #[derive(Debug)]
 pub struct Vm {
     /// Its id.
     pub id: String,
-    /// Its name.
-    pub name: String,
+    place: Mutex<Place>,
     operation: Mutex<()>,
     live: Mutex<Live>,
     changed: Condvar,
@@ -79,7 +97,7 @@ impl Vm {
     pub fn new(row: VmRow) -> Arc<Self> {
         Arc::new(Self {
             id: row.id.clone(),
-            name: row.name.clone(),
+            place: Mutex::new(Place::of(&row)),
             operation: Mutex::new(()),
             live: Mutex::new(Live {
                 row,
@@ -97,6 +115,27 @@ impl Vm {
             }),
             changed: Condvar::new(),
         })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> Arc<str> {
+        self.place().name
+    }
+
+    /// Where it is listed.
+    pub fn place(&self) -> Place {
+        self.place
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Gives it another place, also in its row; the caller has its turn and lists it there.
+    pub(super) fn set_place(&self, place: Place) {
+        let mut live = self.live();
+        live.row.name = place.name.to_string();
+        live.row.folder = Some(place.folder.to_string());
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
     }
 
     /// Waits for the VM's turn: one operation that changes its power state, disks or existence at

@@ -303,7 +303,7 @@ impl Host {
         self.serial_path(&vm.row(), 0).ok_or_else(|| {
             OpError::conflict(format!(
                 "{} was made with --serial none: it has no log",
-                vm.name
+                vm.name()
             ))
         })
     }

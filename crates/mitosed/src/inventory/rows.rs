@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use vm_spec::VmSpec;
 use vmm_protocol::LayerFormat;
 
+use super::objects::{Labels, ObjectId};
+use crate::clock::{now_ms, random_hex, random_uuid};
+
 /// Latest forks that a VM remembers.
 pub const MAX_STUN_RECORDS: usize = 32;
 
@@ -90,8 +93,17 @@ pub struct NicRow {
 pub struct VmRow {
     /// Its id, never used again.
     pub id: String,
-    /// Its name, unique.
+    /// Its name, unique in its folder.
     pub name: String,
+    /// Folder that it lies in; the first one where none is named.
+    #[serde(default)]
+    pub folder: Option<ObjectId>,
+    /// Rises with each change that a user makes to its configuration.
+    #[serde(default = "first_version")]
+    pub version: u64,
+    /// Words of a user.
+    #[serde(default)]
+    pub labels: Labels,
     /// Power state.
     pub state: PowerState,
     /// Why it is in that state, where a fault or the guest led there.
@@ -117,6 +129,9 @@ pub struct VmRow {
     pub machine_id: String,
     /// Name of the VM that it was cloned from, as it was then.
     pub source: Option<String>,
+    /// Id of the VM that it was cloned from.
+    #[serde(default)]
+    pub source_id: Option<ObjectId>,
     /// Forks between it and a VM that booted.
     pub generation: u32,
     /// User id of its process.
@@ -148,6 +163,47 @@ pub struct VmRow {
     /// Number of the next delta of this VM.
     #[serde(default)]
     pub next_layer: u32,
+}
+
+fn first_version() -> u64 {
+    1
+}
+
+impl VmRow {
+    /// A VM that is being made, without disks and NICs.
+    pub fn new(id: ObjectId, name: String, engine: String, boot: BootSource, spec: VmSpec) -> Self {
+        Self {
+            id,
+            name,
+            folder: None,
+            version: first_version(),
+            labels: Labels::default(),
+            state: PowerState::Creating,
+            reason: None,
+            created_at_ms: now_ms(),
+            engine,
+            boot,
+            spec,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            serial: vec![SerialRequest::Log],
+            uuid: random_uuid(),
+            machine_id: random_hex::<16>(),
+            source: None,
+            source_id: None,
+            generation: 0,
+            uid: None,
+            pid: None,
+            group: None,
+            memory_limit_bytes: None,
+            has_agent: false,
+            ssh_host_key_kinds: Vec::new(),
+            has_host_keys: false,
+            guest: None,
+            stuns: Vec::new(),
+            next_layer: 0,
+        }
+    }
 }
 
 /// One disk layer.

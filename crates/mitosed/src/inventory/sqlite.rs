@@ -10,22 +10,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use api_types::{Event, Task, TaskState};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Changes, Contents, Inventory, InventoryError, LayerRow, VmRow};
+use super::migrations::{FORM, migrate};
+use super::{
+    Changes, Contents, Inventory, InventoryError, LayerRow, NewEvent, ObjectRow, VM_FOLDER, VmRow,
+};
 use crate::clock::now_ms;
 
-/// Form of the tables.
-const FORM: i64 = 1;
 /// Events kept; older ones are forgotten.
 const MAX_EVENTS: i64 = 100_000;
 
-const TABLES: &str = "
-CREATE TABLE vms (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, doc TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE layers (id TEXT PRIMARY KEY, doc TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL,
-    subject TEXT NOT NULL, kind TEXT NOT NULL, message TEXT NOT NULL);
-CREATE TABLE tasks (id INTEGER PRIMARY KEY AUTOINCREMENT, running INTEGER NOT NULL,
-    doc TEXT NOT NULL);
-";
+/// Tasks kept; older ones that have ended are forgotten.
+const MAX_TASKS: i64 = 20_000;
 
 /// Inventory in a SQLite file.
 #[derive(Debug)]
@@ -41,10 +36,11 @@ impl Sqlite {
             path: path.display().to_string(),
             source,
         };
-        let connection = Connection::open(path).map_err(failed)?;
+        let mut connection = Connection::open(path).map_err(failed)?;
         // The daemon alone uses the file, by the lock of its directory.
         let pragmas = "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; \
-                       PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=5000;";
+                       PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=5000; \
+                       PRAGMA foreign_keys=ON;";
         connection.execute_batch(pragmas).map_err(failed)?;
         let found: i64 = connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -56,10 +52,7 @@ impl Sqlite {
                 known: FORM,
             });
         }
-        if found == 0 {
-            let batch = format!("BEGIN; {TABLES} PRAGMA user_version={FORM}; COMMIT;");
-            connection.execute_batch(&batch).map_err(failed)?;
-        }
+        migrate(&mut connection, found).map_err(failed)?;
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
         let log = PathBuf::from(log);
@@ -94,12 +87,45 @@ impl Sqlite {
         }
         Ok(all)
     }
+
+    fn objects(&self) -> Result<Vec<ObjectRow>, InventoryError> {
+        let connection = self.lock();
+        let mut statement = connection
+            .prepare("SELECT id, kind, parent, name, version, doc FROM objects WHERE kind <> 'vm'")
+            .map_err(access("read"))?;
+        let rows = statement
+            .query_map([], |row| {
+                let doc: String = row.get(5)?;
+                Ok((object_of(row)?, doc))
+            })
+            .map_err(access("read"))?;
+        let mut all = Vec::new();
+        for row in rows {
+            let (mut object, doc) = row.map_err(access("read"))?;
+            object.doc = parse(&object.id, &doc)?;
+            all.push(object);
+        }
+        Ok(all)
+    }
+}
+
+/// An object but for its document.
+fn object_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<ObjectRow> {
+    Ok(ObjectRow {
+        id: row.get(0)?,
+        kind: row.get(1)?,
+        parent: row.get(2)?,
+        name: row.get(3)?,
+        version: row.get::<_, i64>(4)?.cast_unsigned(),
+        doc: serde_json::Value::Null,
+    })
 }
 
 impl Inventory for Sqlite {
     fn load(&self) -> Result<Contents, InventoryError> {
         Ok(Contents {
-            vms: self.documents::<VmRow>("SELECT id, doc FROM vms")?,
+            vms: self.documents::<VmRow>("SELECT id, doc FROM objects WHERE kind = 'vm'")?,
+            objects: self.objects()?,
             layers: self.documents::<LayerRow>("SELECT id, doc FROM layers")?,
         })
     }
@@ -107,6 +133,19 @@ impl Inventory for Sqlite {
     fn apply(&self, changes: &Changes) -> Result<Vec<Event>, InventoryError> {
         let mut connection = self.lock();
         write_all(&mut connection, changes).map_err(access("change"))
+    }
+
+    fn take_numbers(&self, prefix: &str, count: u64) -> Result<u64, InventoryError> {
+        let count = count.cast_signed();
+        let last: i64 = self
+            .lock()
+            .prepare_cached(
+                "INSERT INTO counters (prefix, last) VALUES (?1, ?2)
+                 ON CONFLICT (prefix) DO UPDATE SET last = last + ?2 RETURNING last",
+            )
+            .and_then(|mut take| take.query_row(params![prefix, count], |row| row.get(0)))
+            .map_err(access("change"))?;
+        Ok((last - count + 1).cast_unsigned())
     }
 
     fn sync(&self) -> Result<(), InventoryError> {
@@ -122,8 +161,8 @@ impl Inventory for Sqlite {
         let connection = self.lock();
         let mut statement = connection
             .prepare_cached(
-                "SELECT id, at_ms, subject, kind, message FROM events WHERE id > ?1
-                 ORDER BY id LIMIT ?2",
+                "SELECT id, at_ms, subject, kind, message, object, task, data FROM events
+                 WHERE id > ?1 ORDER BY id LIMIT ?2",
             )
             .map_err(access("read"))?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -135,6 +174,9 @@ impl Inventory for Sqlite {
                     subject: row.get(2)?,
                     kind: row.get(3)?,
                     message: row.get(4)?,
+                    object: row.get(5)?,
+                    task: row.get(6)?,
+                    data: data_of(row.get(7)?),
                 })
             })
             .map_err(access("read"))?;
@@ -164,10 +206,49 @@ impl Inventory for Sqlite {
             return Ok(task.id);
         }
         connection
-            .prepare_cached("INSERT INTO tasks (running, doc) VALUES (?1, ?2)")
-            .and_then(|mut insert| insert.execute(params![running, doc]))
+            .prepare_cached("INSERT INTO tasks (running, doc, key) VALUES (?1, ?2, ?3)")
+            .and_then(|mut insert| insert.execute(params![running, doc, task.idempotency_key]))
             .map_err(access("change"))?;
-        Ok(connection.last_insert_rowid())
+        let id = connection.last_insert_rowid();
+        if id % 1000 == 0 {
+            connection
+                .execute(
+                    "DELETE FROM tasks WHERE id <= ?1 AND NOT running",
+                    [id - MAX_TASKS],
+                )
+                .map_err(access("change"))?;
+        }
+        Ok(id)
+    }
+
+    fn task_of_key(&self, key: &str) -> Result<Option<i64>, InventoryError> {
+        self.lock()
+            .query_row("SELECT id FROM tasks WHERE key = ?1", [key], |row| {
+                row.get(0)
+            })
+            .optional()
+            .map_err(access("read"))
+    }
+
+    fn tasks(&self, before: i64, limit: usize) -> Result<Vec<Task>, InventoryError> {
+        let connection = self.lock();
+        let mut statement = connection
+            .prepare_cached("SELECT id, doc FROM tasks WHERE id < ?1 ORDER BY id DESC LIMIT ?2")
+            .map_err(access("read"))?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = statement
+            .query_map(params![before, limit], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+            })
+            .map_err(access("read"))?;
+        let mut tasks = Vec::new();
+        for row in rows {
+            let (id, doc) = row.map_err(access("read"))?;
+            let mut task: Task = parse(&id.to_string(), &doc)?;
+            task.id = id;
+            tasks.push(task);
+        }
+        Ok(tasks)
     }
 
     fn task(&self, id: i64) -> Result<Option<Task>, InventoryError> {
@@ -208,9 +289,9 @@ fn write_all(connection: &mut Connection, changes: &Changes) -> rusqlite::Result
     let transaction = connection.transaction()?;
     let mut events = Vec::with_capacity(changes.events.len());
     {
-        let mut remove_vm = transaction.prepare_cached("DELETE FROM vms WHERE id = ?1")?;
-        for id in &changes.removed_vms {
-            remove_vm.execute([id])?;
+        let mut remove_object = transaction.prepare_cached("DELETE FROM objects WHERE id = ?1")?;
+        for id in changes.removed_vms.iter().chain(&changes.removed_objects) {
+            remove_object.execute([id])?;
         }
         let mut remove_layer = transaction.prepare_cached("DELETE FROM layers WHERE id = ?1")?;
         for id in &changes.removed_layers {
@@ -224,28 +305,25 @@ fn write_all(connection: &mut Connection, changes: &Changes) -> rusqlite::Result
             let doc = serde_json::to_string(layer).map_err(encode)?;
             put_layer.execute(params![layer.id, doc])?;
         }
-        let mut put_vm = transaction.prepare_cached(
-            "INSERT INTO vms (id, name, doc) VALUES (?1, ?2, ?3)
-             ON CONFLICT (id) DO UPDATE SET name = excluded.name, doc = excluded.doc",
+        let mut put_object = transaction.prepare_cached(
+            "INSERT INTO objects (id, kind, parent, name, version, doc)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (id) DO UPDATE SET parent = excluded.parent, name = excluded.name,
+                 version = excluded.version, doc = excluded.doc",
         )?;
+        for object in &changes.objects {
+            let doc = serde_json::to_string(&object.doc).map_err(encode)?;
+            let (id, kind) = (&object.id, &object.kind);
+            let version = object.version.cast_signed();
+            put_object.execute(params![id, kind, object.parent, object.name, version, doc])?;
+        }
         for vm in &changes.vms {
             let doc = serde_json::to_string(vm).map_err(encode)?;
-            put_vm.execute(params![vm.id, vm.name, doc])?;
+            let folder = vm.folder.as_deref().unwrap_or(VM_FOLDER);
+            let version = vm.version.cast_signed();
+            put_object.execute(params![vm.id, "vm", folder, vm.name, version, doc])?;
         }
-        let mut put_event = transaction.prepare_cached(
-            "INSERT INTO events (at_ms, subject, kind, message) VALUES (?1, ?2, ?3, ?4)",
-        )?;
-        for event in &changes.events {
-            let at_ms = now_ms();
-            put_event.execute(params![at_ms, event.subject, event.kind, event.message])?;
-            events.push(Event {
-                id: transaction.last_insert_rowid(),
-                at_ms,
-                subject: event.subject.clone(),
-                kind: event.kind.to_owned(),
-                message: event.message.clone(),
-            });
-        }
+        add_events(&transaction, &changes.events, &mut events)?;
         let crossed = |last: &&Event| last.id / 1000 != (events[0].id - 1) / 1000;
         if let Some(last) = events.last().filter(crossed) {
             transaction.execute("DELETE FROM events WHERE id <= ?1", [last.id - MAX_EVENTS])?;
@@ -255,9 +333,48 @@ fn write_all(connection: &mut Connection, changes: &Changes) -> rusqlite::Result
     Ok(events)
 }
 
+fn add_events(
+    transaction: &rusqlite::Transaction<'_>,
+    new: &[NewEvent],
+    events: &mut Vec<Event>,
+) -> rusqlite::Result<()> {
+    let mut put_event = transaction.prepare_cached(
+        "INSERT INTO events (at_ms, subject, kind, message, object, task, data)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    for event in new {
+        let at_ms = now_ms();
+        let data = event.data.as_ref().map(ToString::to_string);
+        put_event.execute(params![
+            at_ms,
+            event.subject,
+            event.kind,
+            event.message,
+            event.object,
+            event.task,
+            data
+        ])?;
+        events.push(Event {
+            id: transaction.last_insert_rowid(),
+            at_ms,
+            subject: event.subject.clone(),
+            kind: event.kind.to_owned(),
+            message: event.message.clone(),
+            object: event.object.clone(),
+            task: event.task,
+            data: event.data.clone(),
+        });
+    }
+    Ok(())
+}
+
 /// Makes the entries of a directory durable.
 pub fn sync_directory(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+fn data_of(text: Option<String>) -> Option<serde_json::Value> {
+    text.and_then(|text| serde_json::from_str(&text).ok())
 }
 
 fn access(action: &'static str) -> impl Fn(rusqlite::Error) -> InventoryError {

@@ -6,45 +6,21 @@ use vm_spec::VmSpec;
 use super::*;
 
 fn vm(id: &str, name: &str) -> VmRow {
-    VmRow {
-        id: id.into(),
-        name: name.into(),
-        state: PowerState::Creating,
-        reason: None,
-        created_at_ms: 1,
-        engine: "kvm".into(),
-        boot: BootSource {
-            image: None,
-            kernel: "/k".into(),
-            initrd: None,
-        },
-        spec: VmSpec {
-            cpus: 1,
-            memory_bytes: 64 << 20,
-            cmdline: String::new(),
-            entry: None,
-            disks: vec![],
-            nics: vec![],
-            serial_ports: 1,
-        },
+    let boot = BootSource {
+        image: None,
+        kernel: "/k".into(),
+        initrd: None,
+    };
+    let spec = VmSpec {
+        cpus: 1,
+        memory_bytes: 64 << 20,
+        cmdline: String::new(),
+        entry: None,
         disks: vec![],
         nics: vec![],
-        serial: vec![api_types::SerialRequest::Log],
-        uuid: "u".into(),
-        machine_id: "m".into(),
-        source: None,
-        generation: 0,
-        uid: None,
-        pid: None,
-        group: None,
-        memory_limit_bytes: None,
-        has_agent: false,
-        ssh_host_key_kinds: vec![],
-        has_host_keys: false,
-        guest: None,
-        stuns: vec![],
-        next_layer: 0,
-    }
+        serial_ports: 1,
+    };
+    VmRow::new(id.into(), name.into(), "kvm".into(), boot, spec)
 }
 
 fn event(subject: &str) -> NewEvent {
@@ -52,6 +28,9 @@ fn event(subject: &str) -> NewEvent {
         subject: subject.into(),
         kind: "vm.test",
         message: "happened".into(),
+        object: Some("vm-1".into()),
+        task: None,
+        data: Some(serde_json::json!({ "stun_us": 7 })),
     }
 }
 
@@ -77,7 +56,7 @@ fn what_was_applied_is_there_after_reopening() {
         ..Changes::default()
     };
     store.apply(&removal).unwrap();
-    assert_eq!(store.load().unwrap().vms, [vm("2", "b")]);
+    assert_eq!(store.load().unwrap().vms, changes.vms[1..]);
 }
 
 #[test]
@@ -98,19 +77,86 @@ fn a_batch_with_a_duplicate_name_changes_nothing() {
 fn tasks_keep_their_number_and_running_ones_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let store = Sqlite::open(&dir.path().join("i.db")).unwrap();
-    let mut task = Task {
-        id: 0,
-        kind: "image.build".into(),
-        subject: "tiny".into(),
-        state: TaskState::Running,
-        percent: None,
-        message: String::new(),
-        error: None,
-    };
+    let mut task = Task::new("image.build", "tiny");
+    task.idempotency_key = Some("k".into());
     task.id = store.put_task(&task).unwrap();
     assert_eq!(store.running_tasks().unwrap(), [task.clone()]);
     task.state = TaskState::Success;
     store.put_task(&task).unwrap();
-    assert_eq!(store.task(task.id).unwrap(), Some(task));
+    assert_eq!(store.task(task.id).unwrap(), Some(task.clone()));
+    assert_eq!(store.task_of_key("k").unwrap(), Some(task.id));
+    assert_eq!(store.task_of_key("l").unwrap(), None);
+    assert_eq!(store.tasks(i64::MAX, 10).unwrap(), [task]);
     assert!(store.running_tasks().unwrap().is_empty());
+}
+
+#[test]
+fn numbers_are_given_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("i.db");
+    let store = Sqlite::open(&path).unwrap();
+    assert_eq!(store.take_numbers("vm", 1).unwrap(), 1);
+    assert_eq!(store.take_numbers("vm", 10).unwrap(), 2);
+    drop(store);
+    let store = Sqlite::open(&path).unwrap();
+    assert_eq!(store.take_numbers("vm", 1).unwrap(), 12);
+    assert_eq!(store.take_numbers("datastore", 1).unwrap(), 2);
+}
+
+#[test]
+fn a_new_inventory_has_one_of_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Sqlite::open(&dir.path().join("i.db")).unwrap();
+    let objects = store.load().unwrap().objects;
+    for (kind, name) in [
+        (Datacenter::KIND, "dc1"),
+        (Folder::KIND, "vm"),
+        (HostSystem::KIND, "localhost"),
+        (ResourcePool::KIND, "Resources"),
+        (Datastore::KIND, "datastore1"),
+        (Network::KIND, "VM Network"),
+    ] {
+        let found = objects.iter().find(|o| o.kind == kind && o.name == name);
+        assert!(found.is_some(), "{kind} {name}");
+    }
+    let folder = objects.iter().find(|o| o.id == VM_FOLDER).unwrap();
+    assert_eq!(Object::<Folder>::from_row(folder).unwrap().doc.holds, "vm");
+}
+
+#[test]
+fn objects_need_a_place_and_cannot_leave_others_without_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Sqlite::open(&dir.path().join("i.db")).unwrap();
+    let folder = Object {
+        id: "folder-9".into(),
+        parent: Some("nowhere".into()),
+        name: "a".into(),
+        version: 1,
+        doc: Folder::default(),
+    };
+    let put = |folder: &Object<Folder>| {
+        store.apply(&Changes {
+            objects: vec![folder.to_row().unwrap()],
+            ..Changes::default()
+        })
+    };
+    assert!(put(&folder).is_err());
+    let placed = Object {
+        parent: Some(VM_FOLDER.into()),
+        ..folder
+    };
+    put(&placed).unwrap();
+    let removal = Changes {
+        removed_objects: vec![VM_FOLDER.into()],
+        ..Changes::default()
+    };
+    assert!(store.apply(&removal).is_err());
+    assert!(
+        store
+            .load()
+            .unwrap()
+            .objects
+            .iter()
+            .any(|o| o.id == VM_FOLDER)
+    );
 }

@@ -10,7 +10,7 @@ use disk_layers::{LayerFile, flatten};
 
 use super::seats::Seat;
 use crate::error::{OpError, OpResult};
-use crate::host::{Host, Vm, event};
+use crate::host::{Host, Vm, vm_event};
 use crate::inventory::{Changes, DiskRow, LayerRow, PowerState, sync_directory};
 use crate::layers::{disk_format, make_delta};
 
@@ -27,7 +27,7 @@ impl Host {
             return Err(OpError::conflict(format!(
                 "{0} is {1}: linked and full clones are made of powered-off VMs; \
                  stop it with 'mitose stop {0}', or use --mode instant",
-                source.name,
+                source.name(),
                 source.state().word()
             )));
         }
@@ -55,17 +55,17 @@ impl Host {
                 CloneMode::Full => "full",
                 _ => "linked",
             };
-            let message = format!("{how} clone of {}", source.name);
+            let message = format!("{how} clone of {}", source.name());
             changes
                 .events
-                .push(event(&seat.vm.name, "vm.cloned", message));
+                .push(vm_event(&seat.vm, "vm.cloned", message));
             changed.push(&seat.vm);
         }
         self.commit(&changed, changes)?;
         self.inventory.sync().context("cannot sync the inventory")?;
         changed.iter().for_each(|vm| self.link_tops(&vm.row()));
         Ok(Cloned {
-            source: source.name.clone(),
+            source: source.name().to_string(),
             stun_us: 0,
             io_held_us: 0,
             memory: "none".to_owned(),
@@ -74,7 +74,7 @@ impl Host {
             clones: seats
                 .iter()
                 .map(|seat| ClonedVm {
-                    name: seat.vm.name.clone(),
+                    name: seat.vm.name().to_string(),
                     first_run_us: None,
                     ready_us: None,
                     error: None,

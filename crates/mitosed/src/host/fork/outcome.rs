@@ -8,7 +8,7 @@ use vmm_protocol::{ForkStep, Forked, RamView};
 use super::Phases;
 use super::seats::Seat;
 use crate::clock::{now_ms, us_between};
-use crate::host::{Host, Vm, event};
+use crate::host::{Host, Vm, vm_event};
 use crate::inventory::{Changes, LayerRow, MAX_STUN_RECORDS};
 use crate::layers::remove_files;
 
@@ -26,20 +26,20 @@ impl Host {
         let mut clones = Vec::new();
         for seat in seats.iter_mut() {
             if let Some(error) = &seat.error {
-                let message = format!("cloning {} failed: {error}", source.name);
+                let message = format!("cloning {} failed: {error}", source.name());
                 self.abandon_process(&seat.vm);
                 self.erase(
                     &seat.vm,
-                    Some(event(&seat.vm.name, "vm.clone_failed", message)),
+                    Some(vm_event(&seat.vm, "vm.clone_failed", message)),
                 );
             } else {
                 seat.early_no_space = seat.vm.update(|live| live.came_to_life(RamView::Private));
-                let message = format!("cloned from {}", source.name);
-                events.push(event(&seat.vm.name, "vm.cloned", message));
+                let message = format!("cloned from {}", source.name());
+                events.push(vm_event(&seat.vm, "vm.cloned", message));
                 changed.push(&seat.vm);
             }
             clones.push(ClonedVm {
-                name: seat.vm.name.clone(),
+                name: seat.vm.name().to_string(),
                 first_run_us: seat
                     .first_run_at_ns
                     .map(|at| us_between(phases.arrived_ns, at)),
@@ -52,7 +52,7 @@ impl Host {
             changed.len() - 1,
             forked.stun_us
         );
-        events.push(event(&source.name, "vm.forked", message));
+        events.push(vm_event(&source, "vm.forked", message));
         let changes = Changes {
             events,
             ..Changes::default()
@@ -69,7 +69,7 @@ impl Host {
         }
         phases.mark("concluded");
         Cloned {
-            source: source.name.clone(),
+            source: source.name().to_string(),
             stun_us: forked.stun_us,
             io_held_us: forked.io_held_us,
             memory: if forked.layer.is_some() {

@@ -54,17 +54,19 @@ impl Host {
         if request.nets.len() > row.spec.nics.len() {
             return Err(OpError::invalid(format!(
                 "net: {} has {} NICs, {} were given for its clone",
-                source.name,
+                source.name(),
                 row.spec.nics.len(),
                 request.nets.len()
             )));
         }
         let mut used = self.macs_in_use();
+        let ids = self.new_ids("vm", count)?;
         request
             .names
             .iter()
-            .map(|name| {
-                let clone = clone_row(&row, name, request, &mut used)?;
+            .zip(ids)
+            .map(|(name, id)| {
+                let clone = clone_row(&row, id, name, request, &mut used)?;
                 let taps = self.open_taps(&clone)?;
                 Ok(Seat::new(Vm::new(clone), taps))
             })
@@ -141,19 +143,22 @@ impl Host {
 /// The row of one clone, without disks.
 pub(super) fn clone_row(
     source: &VmRow,
+    id: String,
     name: &str,
     request: &ForkRequest,
     used: &mut HashSet<vm_spec::MacAddr>,
 ) -> OpResult<VmRow> {
     let mut row = VmRow {
-        id: random_hex::<6>(),
+        id,
         name: name.to_owned(),
+        version: 1,
         state: PowerState::Creating,
         reason: None,
         created_at_ms: now_ms(),
         uuid: random_uuid(),
         machine_id: random_hex::<16>(),
         source: Some(source.name.clone()),
+        source_id: Some(source.id.clone()),
         generation: source.generation + 1,
         serial: clone_serial(&source.serial, &request.serial)?,
         uid: None,

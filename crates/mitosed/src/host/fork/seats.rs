@@ -263,7 +263,7 @@ impl Host {
             (live.newborn || link.is_closed()).then_some(live.newborn)
         });
         if born != Some(true) {
-            anyhow::bail!("the process of {} was not born", seat.vm.name);
+            anyhow::bail!("the process of {} was not born", seat.vm.name());
         }
         let pid = link.peer_pid();
         seat.vm.update(|live| live.row.pid = pid);

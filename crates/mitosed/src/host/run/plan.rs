@@ -9,12 +9,11 @@ use disk_layers::DiskFormat;
 use vm_spec::{DiskSpec, EngineChoice, MacAddr, NicSpec, SpecError, VmSpec, format_size};
 use vmm_protocol::LayerFormat;
 
-use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
 use crate::host::Host;
 use crate::host::backends::{ENGINE_KVM, ENGINE_SOFT, open_given};
 use crate::host::identity::new_mac;
-use crate::inventory::{BootSource, LayerRow, NicRow, PowerState, VmRow};
+use crate::inventory::{BootSource, LayerRow, NicRow, VmRow};
 
 /// A disk of a new VM: the layers that exist, nearest first, and how the guest sees it.
 #[derive(Debug)]
@@ -82,7 +81,13 @@ impl Host {
         for disk in &request.disks {
             bases.push(self.inspect("disk", &disk.path, disk.format, disk.read_only)?);
         }
-        let mut row = new_row(request.name, engine.to_owned(), boot, spec);
+        let mut row = VmRow::new(
+            self.new_id("vm")?,
+            request.name,
+            engine.to_owned(),
+            boot,
+            spec,
+        );
         row.has_agent = has_agent;
         row.serial = vec![request.serial];
         row.serial.extend(request.more_serial);
@@ -253,37 +258,6 @@ impl Host {
         tops.iter()
             .filter_map(|top| layers.get(top))
             .any(|row| row.path == path)
-    }
-}
-
-/// The row of a VM that is to be made.
-fn new_row(name: String, engine: String, boot: BootSource, spec: VmSpec) -> VmRow {
-    VmRow {
-        id: random_hex::<6>(),
-        name,
-        state: PowerState::Creating,
-        reason: None,
-        created_at_ms: now_ms(),
-        engine,
-        boot,
-        spec,
-        disks: Vec::new(),
-        nics: Vec::new(),
-        serial: vec![SerialRequest::Log],
-        uuid: random_uuid(),
-        machine_id: random_hex::<16>(),
-        source: None,
-        generation: 0,
-        uid: None,
-        pid: None,
-        group: None,
-        memory_limit_bytes: None,
-        has_agent: false,
-        ssh_host_key_kinds: Vec::new(),
-        has_host_keys: false,
-        guest: None,
-        stuns: Vec::new(),
-        next_layer: 0,
     }
 }
 

@@ -1,0 +1,139 @@
+//! Images: listing, making and removing them.
+
+use std::sync::Arc;
+
+use api_types::{BuildKind, Image as ImageAnswer, ImageRequest, InitKind, Task};
+use images::{
+    Builder, BuilderConfig, DebianRecipe, ImportRequest, InitSystem, Suite, TinyRecipe, Watch,
+};
+
+use super::Host;
+use super::tasks::TaskSpec;
+use crate::error::{OpError, OpResult};
+use crate::image;
+
+impl Host {
+    /// Images of the datastore.
+    pub fn images(&self) -> OpResult<Vec<ImageAnswer>> {
+        let store = image::store(&self.config.home)?;
+        let images = store.list().map_err(image::refuse)?;
+        Ok(images.iter().map(image::show).collect())
+    }
+
+    /// Removes an image that no disk stands on.
+    pub fn remove_image(&self, name: &str) -> OpResult<()> {
+        let store = image::store(&self.config.home)?;
+        let found = store.get(name).map_err(image::refuse)?;
+        let booted = self.all().iter().find_map(|vm| {
+            let live = vm.live();
+            (live.row.boot.image.as_deref() == Some(name)).then(|| vm.name().clone())
+        });
+        if let Some(user) = booted {
+            return Err(OpError::conflict(format!(
+                "image {name} is used by the VM {user}; remove that first"
+            )));
+        }
+        if self.layers().any_below(&found.dir) {
+            return Err(OpError::conflict(format!(
+                "image {name} is the base of a VM's disk; remove the VMs made from it first"
+            )));
+        }
+        store.remove(name).map_err(image::refuse)?;
+        self.tell(name, "image.removed", "removed".to_owned());
+        Ok(())
+    }
+
+    /// Starts making an image.
+    pub fn make_image(self: &Arc<Self>, request: ImageRequest) -> OpResult<Task> {
+        let (kind, subject) = match &request {
+            ImageRequest::Build { name, .. } => ("image.build", name.clone()),
+            ImageRequest::Import { name, .. } => ("image.import", name.clone()),
+        };
+        if let Some(problem) = api_types::name_problem(&subject) {
+            return Err(OpError::invalid(problem));
+        }
+        let store = image::store(&self.config.home)?;
+        if store.get(&subject).is_ok() {
+            return Err(OpError::conflict(format!(
+                "name: there is an image {subject:?} already; remove it with 'mitose image rm {subject}'"
+            )));
+        }
+        let spec = TaskSpec::new(kind, &subject).cancellable();
+        let host = Arc::clone(self);
+        let started = self.start_task(spec, move |context| {
+            let reporter = context.clone();
+            let progress = move |text: &str, fraction: f32| reporter.progress(fraction, text);
+            let made = host.build(request, Watch::new(progress, context.cancel_token()));
+            match &made {
+                Ok(()) => host.tell(&subject, "image.made", format!("{kind} done")),
+                Err(error) => host.tell(&subject, "image.failed", error.message()),
+            }
+            made
+        })?;
+        Ok(started.task())
+    }
+
+    fn build(&self, request: ImageRequest, watch: Watch) -> OpResult<()> {
+        let agent = std::env::current_exe()
+            .map(|path| {
+                // What a build for this host leaves under the plain name may not be static.
+                let installed = path.with_file_name("mitose-guest.static");
+                if installed.exists() {
+                    installed
+                } else {
+                    path.with_file_name("mitose-guest")
+                }
+            })
+            .map_err(|error| OpError::failed(format!("cannot find the guest agent: {error}")))?;
+        let config = BuilderConfig {
+            images: self.config.home.images(),
+            cache: self.config.home.root().join("cache"),
+            agent: std::env::var_os("MITOSE_GUEST").map_or(agent, Into::into),
+            mirror: std::env::var("MITOSE_MIRROR").ok(),
+        };
+        let builder = Builder::new(config, watch).map_err(image::refuse)?;
+        let made = match request {
+            ImageRequest::Build {
+                name,
+                kind: BuildKind::Tiny,
+                suite,
+                ..
+            } => builder.tiny(&TinyRecipe {
+                name,
+                suite: suite_of(suite)?,
+            }),
+            ImageRequest::Build {
+                name,
+                kind: BuildKind::Debian,
+                suite,
+                include,
+                init,
+                disk_bytes,
+            } => builder.debian(&DebianRecipe {
+                name,
+                suite: suite_of(suite)?,
+                include,
+                init: match init {
+                    InitKind::Agent => InitSystem::Agent,
+                    InitKind::Systemd => InitSystem::Systemd,
+                },
+                disk_bytes,
+            }),
+            ImageRequest::Import { name, file } => builder.import(&ImportRequest {
+                file,
+                name,
+                suite: Suite::default(),
+                disk_bytes: None,
+            }),
+        };
+        made.map_err(image::refuse)?;
+        Ok(())
+    }
+}
+
+fn suite_of(name: Option<String>) -> OpResult<Suite> {
+    match name {
+        Some(name) => name.parse().map_err(image::refuse),
+        None => Ok(Suite::default()),
+    }
+}
