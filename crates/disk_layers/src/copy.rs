@@ -1,5 +1,7 @@
 //! Copies of whole disks: import of an image, and a chain made into one standalone image.
 
+pub(crate) mod full;
+
 use std::fs::File;
 use std::ops::ControlFlow;
 
@@ -7,21 +9,13 @@ use thiserror::Error;
 
 use crate::error::{DiskError, OpenDiskError};
 use crate::layer::{DiskFormat, LayerFile};
+use crate::pace::{Cancelled, Pace, Progress};
 use crate::qcow2::create::{CLUSTER_BITS, CreateDiskError, create_full};
 use crate::stack::{DiskStack, StackOptions};
 
 /// Bytes copied between two progress reports.
-const CHUNK: u64 = 1 << 20;
+pub(crate) const CHUNK: u64 = 1 << 20;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
-
-/// How far a copy is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes of the disk dealt with, holes included.
-    pub done_bytes: u64,
-    /// Size of the disk.
-    pub total_bytes: u64,
-}
 
 /// Why a copy stopped.
 #[derive(Debug, Error)]
@@ -47,6 +41,18 @@ pub enum CopyDiskError {
     /// The target cannot be written.
     #[error("cannot write the target image")]
     Write(#[source] DiskError),
+    /// Layers to be merged differ in size.
+    #[error(
+        "disk layer {layer} has {bytes} bytes, the one above it {wanted}: they cannot be merged"
+    )]
+    Sizes {
+        /// Position, counted from the nearest to the top.
+        layer: usize,
+        /// Its size.
+        bytes: u64,
+        /// Size of the first.
+        wanted: u64,
+    },
     /// The progress callback said stop.
     #[error("copy was cancelled")]
     Cancelled,
@@ -70,6 +76,15 @@ pub fn flatten(
     target: File,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(), CopyDiskError> {
+    flatten_at(chain, target, &mut Pace::free(progress)).map(|_| ())
+}
+
+/// As [`flatten`]; returns the bytes copied.
+fn flatten_at(
+    chain: Vec<LayerFile>,
+    target: File,
+    pace: &mut Pace<'_>,
+) -> Result<u64, CopyDiskError> {
     let mut chain = chain.into_iter();
     let Some(top) = chain.next() else {
         return Err(CopyDiskError::Source(OpenDiskError::Empty));
@@ -87,16 +102,18 @@ pub fn flatten(
     };
     let mut target = DiskStack::open(target, Vec::new(), StackOptions::default())
         .map_err(CopyDiskError::Target)?;
-    copy(&mut source, &mut target, progress)?;
-    target.sync().map_err(CopyDiskError::Write)
+    let copied = copy(&mut source, &mut target, pace)?;
+    target.sync().map_err(CopyDiskError::Write)?;
+    Ok(copied)
 }
 
 fn copy(
     source: &mut DiskStack,
     target: &mut DiskStack,
-    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-) -> Result<(), CopyDiskError> {
+    pace: &mut Pace<'_>,
+) -> Result<u64, CopyDiskError> {
     let total_bytes = source.size_bytes();
+    let mut copied_bytes = 0;
     let mut buf = vec![0u8; CHUNK as usize];
     // Always at a cluster of the target.
     let mut offset = 0;
@@ -109,23 +126,25 @@ fn copy(
             end if end == total_bytes => run,
             end => (end / CLUSTER * CLUSTER).saturating_sub(offset),
         };
+        let mut copied = 0;
         if !is_data && holes > 0 {
             offset += holes;
         } else {
             let buf = &mut buf[..CHUNK.min(total_bytes - offset) as usize];
             source.read_at(offset, buf).map_err(read)?;
             write_data(target, offset, buf).map_err(CopyDiskError::Write)?;
-            offset += buf.len() as u64;
+            copied = buf.len() as u64;
+            offset += copied;
         }
+        copied_bytes += copied;
         let report = Progress {
             done_bytes: offset,
             total_bytes,
         };
-        if progress(report).is_break() {
-            return Err(CopyDiskError::Cancelled);
-        }
+        pace.step(report, copied)
+            .map_err(|Cancelled| CopyDiskError::Cancelled)?;
     }
-    Ok(())
+    Ok(copied_bytes)
 }
 
 /// Writes the clusters of `buf` that hold anything but zeroes, neighbours together.
@@ -144,7 +163,7 @@ fn write_data(target: &mut DiskStack, offset: u64, buf: &[u8]) -> Result<(), Dis
     Ok(())
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<16>();
     words.iter().all(|word| *word == [0; 16]) && rest.iter().all(|byte| *byte == 0)
 }

@@ -4,6 +4,8 @@ use std::io;
 
 use thiserror::Error;
 
+use crate::qcow2::backing::SetBackingError;
+
 /// Why a chain of layers could not be opened.
 #[derive(Debug, Error)]
 pub enum OpenDiskError {
@@ -146,6 +148,28 @@ pub enum SwapTopError {
     /// There is only one layer.
     #[error("disk has a single layer: there is nothing to go back to")]
     NoLayerBelow,
+}
+
+/// Why the layers below a top could not be replaced; nothing has changed.
+#[derive(Debug, Error)]
+pub enum ReplaceBelowError {
+    /// The stack is read-only, so that it has no writable top.
+    #[error("disk is read-only: it has no top that could stay")]
+    ReadOnly,
+    /// There is only one layer.
+    #[error("disk has a single layer: there is nothing below it to replace")]
+    NoLayerBelow,
+    /// The new layers make a disk of another size.
+    #[error("new layers have {new_bytes} bytes, those below the top have {old_bytes}")]
+    SizeMismatch {
+        /// Virtual size of the nearest new layer.
+        new_bytes: u64,
+        /// Virtual size of the nearest old layer.
+        old_bytes: u64,
+    },
+    /// The top's header cannot name them.
+    #[error("cannot name the new layers in the top")]
+    Header(#[source] SetBackingError),
 }
 
 /// What is wrong with one layer's file.

@@ -8,6 +8,10 @@
 //! names, so that it can run inside the jailed VM process. [`chain`] is the exception, for the
 //! daemon: it walks backing names below a given directory.
 //!
+//! A stack that grew long is made short again beside its use: [`merge`] writes neighbouring sealed
+//! layers into one, [`DiskStack::replace_below`] puts it under the top of a disk in use, and
+//! [`set_backing`] under one that nobody uses.
+//!
 //! What reaches the disk when:
 //!
 //! - [`DiskStack::flush`] writes tables to the file, so that other processes see a valid image;
@@ -23,6 +27,8 @@ mod copy;
 mod error;
 mod inspect;
 mod layer;
+mod merge;
+mod pace;
 mod qcow2;
 mod repair;
 mod stack;
@@ -30,14 +36,18 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
-pub use copy::{CopyDiskError, Progress, flatten, import_disk};
-pub use error::{DiskError, LayerError, OpenDiskError, SwapTopError};
+pub use copy::full::{CopyMethod, copy_full};
+pub use copy::{CopyDiskError, flatten, import_disk};
+pub use error::{DiskError, LayerError, OpenDiskError, ReplaceBelowError, SwapTopError};
 pub use inspect::{DiskHeader, inspect, inspect_as};
 pub use layer::{DiskFormat, LayerFile};
+pub use merge::merge;
+pub use pace::{CopyReport, Pace, Progress};
+pub use qcow2::backing::{SetBackingError, set_backing};
 pub use qcow2::create::{CreateDiskError, create_full, create_overlay};
 pub use qcow2::header::{BackingRef, MAX_DISK_BYTES};
 pub use repair::{RefcountReport, RepairError, check_refcounts, check_whole, repair_refcounts};
-pub use stack::{DiskStack, PreparedTop, StackOptions};
+pub use stack::{DiskStack, PreparedBelow, PreparedTop, Replaced, StackOptions};
 
 /// Most layers that a stack can have.
 pub const MAX_LAYERS: usize = 64;

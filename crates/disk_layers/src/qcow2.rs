@@ -4,6 +4,7 @@
 //! [`commit`].
 
 pub(crate) mod alloc;
+pub(crate) mod backing;
 pub(crate) mod cache;
 pub(crate) mod commit;
 pub(crate) mod compressed;

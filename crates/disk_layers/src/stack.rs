@@ -6,7 +6,11 @@
 //!                                 └───────pop_top────────┘
 //! ```
 
+mod below;
 mod io;
+
+pub use below::{PreparedBelow, Replaced};
+pub(crate) use io::Visible;
 
 use crate::error::{DiskError, LayerError, OpenDiskError, SwapTopError};
 use crate::layer::{DiskFormat, Kind, Layer, LayerFile};
@@ -134,22 +138,7 @@ impl DiskStack {
                 max: MAX_LAYERS,
             });
         }
-        let mut layers = Vec::with_capacity(count + 1);
-        for (at, (storage, format)) in files.into_iter().enumerate() {
-            let writable = at == 0 && !options.read_only;
-            let below = count - 1 - at;
-            let layer = Layer::open(below as u32, storage, format, writable)
-                .map_err(|source| OpenDiskError::Layer { layer: at, source })?;
-            if matches!(layer.kind, Kind::Raw) && below > 0 {
-                return Err(OpenDiskError::RawOverlay { layer: at, below });
-            }
-            let named = layer.names_backing();
-            if named != (below > 0) {
-                return Err(OpenDiskError::BackingMismatch { layer: at, named });
-            }
-            layers.push(layer);
-        }
-        layers.reverse();
+        let layers = below::open_layers(files, 0, !options.read_only)?;
         Ok(DiskStack {
             layers,
             cache: SliceCache::new(options.cache_bytes / SLICE_BYTES),

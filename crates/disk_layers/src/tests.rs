@@ -1,11 +1,13 @@
 //! Tests of whole stacks. `qemu-img` judges every file made here; a missing `qemu-img` fails.
 
+mod backing;
 mod chain;
 mod copy;
 mod crash;
 mod foreign;
 mod hostile;
 mod mem;
+mod merge;
 mod model;
 mod qemu;
 mod stack;

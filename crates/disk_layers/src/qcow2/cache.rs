@@ -124,7 +124,16 @@ impl SliceCache {
 
     /// Drops what is held of a layer.
     pub fn forget(&mut self, layer: u32) {
-        self.slots.retain(|slot| slot.key.layer != layer);
+        self.retain(|other| other != layer);
+    }
+
+    /// Drops what is held of all layers but one.
+    pub fn keep_only(&mut self, layer: u32) {
+        self.retain(|other| other == layer);
+    }
+
+    fn retain(&mut self, keep: impl Fn(u32) -> bool) {
+        self.slots.retain(|slot| keep(slot.key.layer));
         self.dirty = self.slots.iter().filter(|slot| slot.dirty).count();
         self.index = self
             .slots

@@ -18,7 +18,7 @@ const MAX_L1_BYTES: u64 = 32 << 20;
 /// Largest refcount table read (QEMU's limit too).
 const MAX_REFTABLE_BYTES: u64 = 8 << 20;
 /// Longest backing file name of the format.
-const MAX_BACKING_NAME: usize = 1023;
+pub(crate) const MAX_BACKING_NAME: usize = 1023;
 /// How much of the first cluster is looked at for extensions and the backing name.
 const MAX_HEADER_AREA: usize = 64 * 1024;
 /// Read first; header extensions are a few hundred bytes.
@@ -28,8 +28,8 @@ pub(crate) const V3_LENGTH: usize = 104;
 /// Length of the header that we write: with the compression type field and its padding.
 pub(crate) const OWN_LENGTH: usize = 112;
 
-const EXT_END: u32 = 0;
-const EXT_BACKING_FORMAT: u32 = 0xe279_2aca;
+pub(crate) const EXT_END: u32 = 0;
+pub(crate) const EXT_BACKING_FORMAT: u32 = 0xe279_2aca;
 
 const INCOMPAT_DIRTY: u64 = 1 << 0;
 const INCOMPAT_CORRUPT: u64 = 1 << 1;
@@ -406,11 +406,7 @@ pub(crate) fn encode(new: &NewHeader<'_>) -> Result<Vec<u8>, LayerError> {
                 reason: "a backing file name has 1 to 1023 bytes, none of them zero",
             });
         }
-        let format = format.name().as_bytes();
-        bytes.extend_from_slice(&EXT_BACKING_FORMAT.to_be_bytes());
-        bytes.extend_from_slice(&(format.len() as u32).to_be_bytes());
-        bytes.extend_from_slice(format);
-        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        put_backing_format(&mut bytes, format);
         bytes.extend_from_slice(&[0u8; 8]);
         let at = bytes.len();
         bytes.extend_from_slice(name.as_bytes());
@@ -426,6 +422,15 @@ pub(crate) fn encode(new: &NewHeader<'_>) -> Result<Vec<u8>, LayerError> {
         });
     }
     Ok(bytes)
+}
+
+/// Appends the header extension that tells the backing file's format.
+pub(crate) fn put_backing_format(bytes: &mut Vec<u8>, format: DiskFormat) {
+    let format = format.name().as_bytes();
+    bytes.extend_from_slice(&EXT_BACKING_FORMAT.to_be_bytes());
+    bytes.extend_from_slice(&(format.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(format);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
 }
 
 pub(crate) fn field(field: &'static str, value: u64, reason: &'static str) -> LayerError {

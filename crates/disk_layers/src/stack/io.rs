@@ -34,6 +34,17 @@ enum Source {
     },
 }
 
+/// What a range shows, seen from the lowest layer of a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Visible {
+    /// What the lowest layer has there.
+    Base,
+    /// Zeroes, which a layer above the lowest put there.
+    Zero,
+    /// Content of a layer above the lowest.
+    Content,
+}
+
 impl DiskStack {
     /// Fills `buf` from `offset`. Both can have any alignment.
     pub fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
@@ -145,6 +156,17 @@ impl DiskStack {
             Some((start, _)) if start > at => (false, (start - at).min(length)),
             Some((_, end)) => (true, end.saturating_sub(at).clamp(1, length)),
         })
+    }
+
+    /// What is seen at `offset`, and how far (at most `max` bytes) that goes.
+    pub(crate) fn visible(&mut self, offset: u64, max: u64) -> Result<(Visible, u64), DiskError> {
+        let (source, length) = locate(&mut self.layers, &mut self.cache, offset, max)?;
+        let what = match source {
+            Source::Zero => Visible::Zero,
+            Source::Data { layer: 0, .. } | Source::Compressed { layer: 0, .. } => Visible::Base,
+            Source::Data { .. } | Source::Compressed { .. } => Visible::Content,
+        };
+        Ok((what, length))
     }
 
     fn check_write(&self, offset: u64, length: u64) -> Result<(), DiskError> {

@@ -1,6 +1,7 @@
 //! Random histories of a tree of disks against plain byte vectors.
 
 use std::fs::OpenOptions;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use proptest::prelude::*;
@@ -10,8 +11,10 @@ use super::cases;
 use super::mem::MemFile;
 use super::qemu::{assert_clean, guest_bytes};
 use crate::layer::DiskFormat;
+use crate::merge::merge_storages;
+use crate::pace::Pace;
 use crate::qcow2::create::create;
-use crate::stack::{DiskStack, PreparedTop, StackOptions};
+use crate::stack::{DiskStack, PreparedBelow, PreparedTop, StackOptions};
 use crate::storage::Storage;
 
 /// Disk size of the histories: not a multiple of any cluster.
@@ -43,6 +46,10 @@ enum Step {
     Fork,
     /// A fork that fails after the swap.
     ForkUndone,
+    /// Some layers right below the top become one.
+    Merge {
+        count: usize,
+    },
     /// Closed and opened again after a flush.
     Reopen,
     Drop,
@@ -66,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => range().prop_map(|(at, length)| Step::Read { at, length }),
         3 => Just(Step::Fork),
         1 => Just(Step::ForkUndone),
+        3 => (1..8usize).prop_map(|count| Step::Merge { count }),
         1 => Just(Step::Reopen),
         1 => Just(Step::Drop),
     ]
@@ -181,6 +189,35 @@ impl<'a> World<'a> {
         });
     }
 
+    /// Merges up to `count` layers below the top; the lowest of the chain stays.
+    fn merge(&mut self, at: usize, count: usize) {
+        let chain = self.disks[at].chain.clone();
+        let Some(most) = chain.len().checked_sub(2).filter(|most| *most > 0) else {
+            return;
+        };
+        let (run, rest) = chain[1..].split_at(count.min(most));
+        let name = format!("layer{}.qcow2", self.made);
+        self.made += 1;
+        let files = |names: &[String]| {
+            let open = |name: &String| (self.files.open(name), DiskFormat::Qcow2);
+            names.iter().map(open).collect::<Vec<_>>()
+        };
+        let mut go_on = |_| ControlFlow::Continue(());
+        merge_storages(
+            files(run),
+            self.files.create(&name),
+            (&rest[0], DiskFormat::Qcow2),
+            &mut Pace::free(&mut go_on),
+        )
+        .expect("merge");
+        let below = [std::slice::from_ref(&name), rest].concat();
+        let prepared = PreparedBelow::open_storages(files(&below)).expect("prepare");
+        let disk = &mut self.disks[at];
+        disk.stack.replace_below(prepared, &name).expect("replace");
+        disk.chain.splice(1.., below);
+        assert_eq!(disk.stack.depth(), disk.chain.len());
+    }
+
     fn run(&mut self, which: usize, step: &Step) {
         let at = which % self.disks.len();
         let may_fork = self.disks.len() < 6 && self.disks[at].chain.len() < 10;
@@ -222,6 +259,7 @@ impl<'a> World<'a> {
             Step::Fork if may_fork => self.fork(at, false),
             Step::ForkUndone => self.fork(at, true),
             Step::Fork => {}
+            Step::Merge { count } => self.merge(at, count),
             Step::Reopen => {
                 disk.stack.flush().expect("flush");
                 let chain = disk.chain.clone();
