@@ -1,11 +1,14 @@
-//! Requests and answers about images and tasks.
+//! Images.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::schema;
 
 /// An image in the datastore.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Image {
     /// Its name.
     pub name: String,
@@ -22,7 +25,7 @@ pub struct Image {
 }
 
 /// Kind of image to build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BuildKind {
     /// Kernel, busybox and agent in memory.
@@ -32,7 +35,7 @@ pub enum BuildKind {
 }
 
 /// First process of a built image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum InitKind {
     /// The guest agent.
@@ -43,33 +46,39 @@ pub enum InitKind {
 }
 
 /// Make an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ImageRequest {
     /// From Debian's packages.
     Build {
         /// Its name.
+        #[schema(schema_with = schema::name)]
         name: String,
         /// Which.
         kind: BuildKind,
         /// Debian release; the default one where not given.
         #[serde(default)]
+        #[schema(min_length = 1, max_length = 32, pattern = "^[a-z][a-z0-9-]*$")]
         suite: Option<String>,
         /// Packages beside the base.
         #[serde(default)]
+        #[schema(schema_with = schema::packages)]
         include: Vec<String>,
         /// First process.
         #[serde(default)]
         init: InitKind,
         /// Virtual size of the disk, bytes.
         #[serde(default)]
+        #[schema(schema_with = schema::optional_bytes)]
         disk_bytes: Option<u64>,
     },
     /// From a raw or qcow2 disk or an OCI/Docker archive.
     Import {
         /// Its name.
+        #[schema(schema_with = schema::name)]
         name: String,
         /// Absolute path.
+        #[schema(schema_with = schema::path)]
         file: PathBuf,
     },
 }

@@ -1,11 +1,12 @@
-//! Tasks and events.
+//! Tasks.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ErrorKind;
 
 /// State of a task or of one of its items.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskState {
     /// In work.
@@ -19,7 +20,7 @@ pub enum TaskState {
 }
 
 /// One of several things that a task makes, such as one clone of a batch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TaskItem {
     /// Its name.
     pub name: String,
@@ -31,7 +32,7 @@ pub struct TaskItem {
 }
 
 /// An operation that changes something.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Task {
     /// Rising number.
     pub id: i64,
@@ -98,28 +99,4 @@ impl Task {
             ended_at_ms: None,
         }
     }
-}
-
-/// Something that happened.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Event {
-    /// Rising number.
-    pub id: i64,
-    /// Milliseconds since 1970.
-    pub at_ms: i64,
-    /// Name of what it is about.
-    pub subject: String,
-    /// What happened, such as `vm.started`.
-    pub kind: String,
-    /// One line for a person.
-    pub message: String,
-    /// Id of what it is about.
-    #[serde(default)]
-    pub object: Option<String>,
-    /// Task that it belongs to.
-    #[serde(default)]
-    pub task: Option<i64>,
-    /// What a program wants to know, by the kind of event.
-    #[serde(default)]
-    pub data: Option<serde_json::Value>,
 }

@@ -1,152 +1,13 @@
-//! Requests and answers about VMs.
-
-use std::path::PathBuf;
+//! VMs as they are shown.
 
 use serde::{Deserialize, Serialize};
-use vm_spec::{EngineChoice, MacAddr};
+use utoipa::ToSchema;
+use vm_spec::MacAddr;
 
-/// Format of a disk file that a user gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ImageFormat {
-    /// Plain bytes.
-    Raw,
-    /// qcow2.
-    Qcow2,
-}
-
-/// One disk of a new VM: the file stays as it is, writes go to a delta of the VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DiskRequest {
-    /// Absolute path.
-    pub path: PathBuf,
-    /// Its format; told by the file's first bytes where not given.
-    #[serde(default)]
-    pub format: Option<ImageFormat>,
-    /// The guest cannot write.
-    #[serde(default)]
-    pub read_only: bool,
-}
-
-/// One NIC of a new VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NetRequest {
-    /// Name of an existing TAP interface; none for a NIC without a link.
-    #[serde(default)]
-    pub tap: Option<String>,
-    /// Hardware address; a random one where not given.
-    #[serde(default)]
-    pub mac: Option<MacAddr>,
-}
-
-/// Back end of a serial port.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SerialRequest {
-    /// A log in the VM's home folder.
-    #[default]
-    Log,
-    /// Nothing.
-    None,
-    /// Output is appended to this file.
-    File(PathBuf),
-    /// A pseudo-terminal of the host, beside the log.
-    Pty,
-    /// A Unix socket at this path that takes one connection at a time, beside the log.
-    Unix(PathBuf),
-}
-
-/// One serial port of a VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SerialDetail {
-    /// Its name: COM1 to COM4.
-    pub port: String,
-    /// Its back end.
-    pub backend: SerialRequest,
-    /// File that its output is appended to.
-    pub log: Option<String>,
-    /// Where to type and read: the pseudo-terminal of a running VM, or the socket.
-    pub path: Option<String>,
-}
-
-fn default_cpus() -> u32 {
-    1
-}
-
-fn default_memory_bytes() -> u64 {
-    512 << 20
-}
-
-/// Make a VM and start it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunRequest {
-    /// Its name, unique on the host.
-    pub name: String,
-    /// Image to boot.
-    #[serde(default)]
-    pub image: Option<String>,
-    /// Kernel file to boot; also replaces an image's own.
-    #[serde(default)]
-    pub kernel: Option<PathBuf>,
-    /// Initial RAM disk; also replaces an image's own.
-    #[serde(default)]
-    pub initrd: Option<PathBuf>,
-    /// Kernel command line; also replaces an image's own.
-    #[serde(default)]
-    pub cmdline: Option<String>,
-    /// Disks behind those of the image.
-    #[serde(default)]
-    pub disks: Vec<DiskRequest>,
-    /// Number of vCPUs.
-    #[serde(default = "default_cpus")]
-    pub cpus: u32,
-    /// Guest RAM, bytes.
-    #[serde(default = "default_memory_bytes")]
-    pub memory_bytes: u64,
-    /// Most host memory that the VM takes, bytes; guest RAM and what its process needs beside where
-    /// not given.
-    #[serde(default)]
-    pub memory_limit_bytes: Option<u64>,
-    /// NICs.
-    #[serde(default)]
-    pub nets: Vec<NetRequest>,
-    /// Back end of COM1.
-    #[serde(default)]
-    pub serial: SerialRequest,
-    /// Back ends of COM2, COM3 and COM4, as many as are given.
-    #[serde(default)]
-    pub more_serial: Vec<SerialRequest>,
-    /// Engine.
-    #[serde(default)]
-    pub engine: EngineChoice,
-    /// Entry address that overrides the kernel file's own.
-    #[serde(default)]
-    pub entry: Option<u64>,
-    /// Longest wait for the agent of an image that has one, seconds; 0 does not wait.
-    #[serde(default)]
-    pub wait_ready_s: Option<u64>,
-}
-
-/// Answer to [`RunRequest`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RunReply {
-    /// The VM.
-    #[serde(flatten)]
-    pub vm: Vm,
-    /// Arrival of the request to the first entry of the guest, microseconds.
-    pub first_run_us: u64,
-    /// Arrival of the request to the agent's word, microseconds; none without an agent or waiting.
-    pub ready_us: Option<u64>,
-    /// What the user should know, one line each.
-    #[serde(default)]
-    pub notes: Vec<String>,
-}
+use crate::{SerialDetail, schema};
 
 /// A VM as `ls` shows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Vm {
     /// Its name.
     pub name: String,
@@ -167,7 +28,7 @@ pub struct Vm {
 }
 
 /// Host memory of a VM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MemoryUse {
     /// Guest RAM, bytes.
     pub configured_bytes: u64,
@@ -183,14 +44,14 @@ pub struct MemoryUse {
 }
 
 /// Host disk space of a VM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskUse {
     /// Allocated bytes of its own tops.
     pub delta_bytes: u64,
 }
 
 /// One disk of a VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskDetail {
     /// Serial number that the guest reads.
     pub serial: String,
@@ -201,16 +62,17 @@ pub struct DiskDetail {
 }
 
 /// One NIC of a VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NicDetail {
     /// Hardware address.
+    #[schema(schema_with = schema::mac)]
     pub mac: MacAddr,
     /// TAP interface.
     pub tap: Option<String>,
 }
 
 /// One fork of a VM, as its source saw it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StunRecord {
     /// Milliseconds since 1970.
     pub at_ms: i64,
@@ -222,11 +84,12 @@ pub struct StunRecord {
     pub clones: u32,
     /// Parts of the stun, microseconds, by step.
     #[serde(default)]
+    #[schema(schema_with = schema::figures)]
     pub steps_us: Vec<(String, u64)>,
 }
 
 /// What a guest's agent said about itself; not to be trusted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GuestReply {
     /// Host name in force.
     pub hostname: String,
@@ -239,7 +102,7 @@ pub struct GuestReply {
 }
 
 /// A VM as `info` shows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmDetail {
     /// What `ls` shows.
     #[serde(flatten)]
@@ -283,98 +146,4 @@ pub struct VmDetail {
     /// Serial ports.
     #[serde(default)]
     pub serial_ports: Vec<SerialDetail>,
-}
-
-/// How a clone is made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CloneMode {
-    /// From the running state: a live fork.
-    #[default]
-    Instant,
-    /// Powered off, on the source's disks.
-    Linked,
-    /// Powered off, with disks of its own.
-    Full,
-}
-
-/// Clone a VM.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ForkRequest {
-    /// Names of the clones.
-    pub names: Vec<String>,
-    /// How.
-    #[serde(default)]
-    pub mode: CloneMode,
-    /// NICs of the clone, in the source's order, where only one is made.
-    #[serde(default)]
-    pub nets: Vec<NetRequest>,
-    /// Back ends of the clone's serial ports, COM1 first, where only one is made. Those not given
-    /// are logs, or pseudo-terminals where the source has such.
-    #[serde(default)]
-    pub serial: Vec<SerialRequest>,
-    /// The clones keep the source's hardware addresses and links.
-    #[serde(default)]
-    pub keep_mac: bool,
-    /// Most host memory that each clone takes beside the layers that it shares, bytes; the source's
-    /// where not given.
-    #[serde(default)]
-    pub memory_limit_bytes: Option<u64>,
-    /// Longest wait for the agents of the clones, seconds; 0 does not wait.
-    #[serde(default)]
-    pub wait_ready_s: Option<u64>,
-    /// Longest time that disk requests in flight may take, milliseconds.
-    #[serde(default)]
-    pub drain_ms_max: Option<u32>,
-    /// Step of the fork at which to fail, for tests of the failure paths.
-    #[serde(default)]
-    pub fail_at: Option<String>,
-}
-
-/// One clone of a call.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClonedVm {
-    /// Its name.
-    pub name: String,
-    /// Arrival of the request to the first entry of the clone, microseconds.
-    pub first_run_us: Option<u64>,
-    /// Arrival of the request to the agent's word, microseconds.
-    pub ready_us: Option<u64>,
-    /// Why it does not exist, or is not ready.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-/// Answer to [`ForkRequest`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cloned {
-    /// Name of the source.
-    pub source: String,
-    /// First vCPU stopped to last vCPU running again, microseconds.
-    pub stun_us: u64,
-    /// Disk queues held, microseconds.
-    pub io_held_us: u64,
-    /// `layer` or `fork`.
-    pub memory: String,
-    /// Parts of the stun, microseconds, by step.
-    #[serde(default)]
-    pub steps_us: Vec<(String, u64)>,
-    /// Arrival of the request to the end of each phase of the daemon's own work, microseconds.
-    #[serde(default)]
-    pub phases_us: Vec<(String, u64)>,
-    /// The clones in the order of the request.
-    pub clones: Vec<ClonedVm>,
-}
-
-/// Power a VM off.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StopRequest {
-    /// At once, without asking the guest.
-    #[serde(default)]
-    pub force: bool,
-    /// Longest wait for the guest, seconds.
-    #[serde(default)]
-    pub timeout_s: Option<u64>,
 }

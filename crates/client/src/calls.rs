@@ -51,7 +51,7 @@ impl Client {
 
     /// Ends the daemon; VMs run on.
     pub fn stop_daemon(&self) -> Result<(), ClientError> {
-        self.post("/daemon/stop", &())
+        self.done("POST", "/daemon/stop")
     }
 
     /// Checks of the host.
@@ -77,7 +77,7 @@ impl Client {
     /// Removes a VM.
     pub fn remove(&self, name: &str, force: bool) -> Result<(), ClientError> {
         let path = format!("/vms/{}?force={force}", encode(name));
-        self.json("DELETE", &path, None)
+        self.done("DELETE", &path)
     }
 
     /// Clones a VM.
@@ -117,16 +117,21 @@ impl Client {
         options: LogOptions,
         output: &mut impl Write,
     ) -> Result<(), ClientError> {
+        let follow = if options.follow { "/follow" } else { "" };
         let mut path = format!(
-            "/vms/{}/log?follow={}&process={}",
+            "/vms/{}/log{follow}?process={}",
             encode(name),
-            options.follow,
             options.process
         );
         if let Some(bytes) = options.tail_bytes {
             path.push_str(&format!("&tail_bytes={bytes}"));
         }
-        let mut body = self.ask("GET", &path, None, "*/*")?;
+        let mut body: Box<dyn Read> = if options.follow {
+            let path = format!("{API_PREFIX}{path}");
+            Box::new(ask_stream(&self.socket, &path)?)
+        } else {
+            Box::new(self.ask("GET", &path, None, "*/*")?)
+        };
         let mut buffer = vec![0; 64 << 10];
         loop {
             let count = body.read(&mut buffer).map_err(broken("read a log"))?;
@@ -184,7 +189,7 @@ impl Client {
 
     /// Removes an image.
     pub fn remove_image(&self, name: &str) -> Result<(), ClientError> {
-        self.json("DELETE", &format!("/images/{}", encode(name)), None)
+        self.done("DELETE", &format!("/images/{}", encode(name)))
     }
 
     /// State of a task.
@@ -194,7 +199,7 @@ impl Client {
 
     /// Stops a task.
     pub fn cancel_task(&self, id: i64) -> Result<(), ClientError> {
-        self.json("DELETE", &format!("/tasks/{id}"), None)
+        self.done("DELETE", &format!("/tasks/{id}"))
     }
 
     /// Hands a task's states to `seen` until it has ended; returns the last one.
@@ -238,7 +243,7 @@ impl Client {
     }
 
     fn act(&self, name: &str, verb: &str) -> Result<Vm, ClientError> {
-        self.post(&format!("/vms/{}/{verb}", encode(name)), &())
+        self.json("POST", &format!("/vms/{}/{verb}", encode(name)), None)
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -252,6 +257,11 @@ impl Client {
     ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|e| ClientError::Answer(e.to_string()))?;
         self.json("POST", path, Some(body))
+    }
+
+    /// A call whose answer has no body.
+    fn done(&self, method: &'static str, path: &str) -> Result<(), ClientError> {
+        read_all(self.ask(method, path, None, "application/json")?).map(drop)
     }
 
     fn json<T: DeserializeOwned>(

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use api_types::{ApiError, ErrorKind, STREAM_PROTOCOL};
+use api_types::{ErrorKind, Problem, STREAM_PROTOCOL};
 
 use crate::ClientError;
 
@@ -40,7 +40,9 @@ pub(crate) fn ask(socket: &Path, ask: &Ask<'_>) -> Result<Body, ClientError> {
         let mut bytes = reader.by_ref().take(MAX_LINE_BYTES);
         bytes.read_line(line)
     })?;
-    let body = if let Some(length) = head.length {
+    let body = if head.status == 204 {
+        Body::Length(reader.take(0))
+    } else if let Some(length) = head.length {
         Body::Length(reader.take(length))
     } else if head.chunked {
         Body::Chunked(Chunked::new(reader))
@@ -111,13 +113,11 @@ fn send(socket: &Path, ask: &Ask<'_>, headers: &str) -> Result<UnixStream, Clien
 
 fn refusal(status: u16, body: Body) -> ClientError {
     let text = read_all(body).unwrap_or_default();
-    match serde_json::from_slice::<ApiError>(&text) {
-        Ok(error) => ClientError::Refused(error),
-        Err(_) => ClientError::Refused(ApiError {
-            kind: ErrorKind::Failed,
-            error: format!("the daemon answered with HTTP status {status}"),
-        }),
-    }
+    let problem = serde_json::from_slice(&text).unwrap_or_else(|_| {
+        let told = format!("the daemon answered with HTTP status {status}");
+        Problem::new(ErrorKind::Failed, told)
+    });
+    ClientError::Refused(Box::new(problem))
 }
 
 /// Reads a whole body.

@@ -9,7 +9,7 @@ mod http;
 
 use std::path::PathBuf;
 
-use api_types::{ApiError, ErrorKind};
+use api_types::{ErrorKind, Problem};
 
 pub use calls::{Client, LogOptions};
 
@@ -26,8 +26,8 @@ pub enum ClientError {
         source: std::io::Error,
     },
     /// The daemon refused, or tried and failed.
-    #[error("{}", .0.error)]
-    Refused(ApiError),
+    #[error("{}", .0.detail)]
+    Refused(Box<Problem>),
     /// The connection broke off.
     #[error("the connection to the daemon broke off while it was to {doing}")]
     Broken {

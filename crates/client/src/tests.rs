@@ -41,7 +41,7 @@ fn bodies_with_a_length_and_in_chunks_are_read() {
             server
                 .join()
                 .unwrap()
-                .starts_with("GET /v1/vms HTTP/1.1\r\n")
+                .starts_with("GET /api/v1/vms HTTP/1.1\r\n")
         );
     }
 }
@@ -49,7 +49,7 @@ fn bodies_with_a_length_and_in_chunks_are_read() {
 #[test]
 fn a_refusal_has_its_kind_and_message() {
     let dir = tempfile::tempdir().unwrap();
-    let answer = "HTTP/1.1 409 Conflict\r\ncontent-length: 33\r\n\r\n{\"kind\":\"conflict\",\"error\":\"no!\"}";
+    let answer = "HTTP/1.1 409 Conflict\r\ncontent-length: 34\r\n\r\n{\"kind\":\"conflict\",\"detail\":\"no!\"}";
     let server = serve(dir.path(), answer);
     let error = Client::new(dir.path()).remove("a/b", false).unwrap_err();
     assert_eq!(error.kind(), Some(ErrorKind::Conflict));
@@ -58,7 +58,7 @@ fn a_refusal_has_its_kind_and_message() {
         server
             .join()
             .unwrap()
-            .starts_with("DELETE /v1/vms/a%2Fb?force=false ")
+            .starts_with("DELETE /api/v1/vms/a%2Fb?force=false ")
     );
 }
 

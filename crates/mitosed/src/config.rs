@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::cgroup::Choice;
 
@@ -29,6 +29,9 @@ const FIRST_UID: u32 = 0x6d00_0000;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "mitosed", version)]
 pub struct Args {
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Data directory [default: /var/lib/mitose for root, ~/.local/share/mitose otherwise]
     #[arg(long, env = "MITOSE_HOME")]
     pub home: Option<PathBuf>,
@@ -57,6 +60,13 @@ pub struct Args {
         hide_default_value = true
     )]
     pub cgroup: Choice,
+}
+
+/// What the program does beside serving.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum Command {
+    /// Print the OpenAPI document of the HTTP interface
+    Openapi,
 }
 
 /// Checked configuration.

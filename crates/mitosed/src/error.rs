@@ -11,6 +11,8 @@ pub struct OpError {
     /// What kind of failure.
     pub kind: ErrorKind,
     cause: anyhow::Error,
+    field: Option<String>,
+    remedy: Option<String>,
 }
 
 /// Result of an operation.
@@ -19,10 +21,40 @@ pub type OpResult<T> = Result<T, OpError>;
 impl OpError {
     /// Makes an error of `kind` with a message.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        let message = message.into();
+        let (field, remedy) = parts(kind, &message);
         Self {
             kind,
-            cause: anyhow::Error::msg(message.into()),
+            field,
+            remedy,
+            cause: anyhow::Error::msg(message),
         }
+    }
+
+    /// Makes an error of `kind` about a field: what is wrong with it and what to do.
+    pub fn told(kind: ErrorKind, field: &str, what: &str, remedy: &str) -> Self {
+        Self {
+            kind,
+            cause: anyhow::Error::msg(format!("{field}: {what}; {remedy}")),
+            field: Some(field.to_owned()),
+            remedy: Some(remedy.to_owned()),
+        }
+    }
+
+    /// Names the field of the request that is wrong.
+    pub fn about(mut self, field: &str) -> Self {
+        self.field = Some(field.to_owned());
+        self
+    }
+
+    /// Field of the request that is wrong, where one is.
+    pub fn field(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
+    /// What to do about it, where that is known.
+    pub fn remedy(&self) -> Option<&str> {
+        self.remedy.as_deref()
     }
 
     /// A field of the request is wrong.
@@ -47,9 +79,13 @@ impl OpError {
 
     /// An error of a library as the cause of an error of `kind`.
     pub fn caused(kind: ErrorKind, cause: impl Into<anyhow::Error>) -> Self {
+        let cause = cause.into();
+        let (field, remedy) = parts(kind, &chain_line(&cause));
         Self {
             kind,
-            cause: cause.into(),
+            cause,
+            field,
+            remedy,
         }
     }
 
@@ -61,11 +97,24 @@ impl OpError {
 
 impl From<anyhow::Error> for OpError {
     fn from(cause: anyhow::Error) -> Self {
-        Self {
-            kind: ErrorKind::Failed,
-            cause,
-        }
+        Self::caused(ErrorKind::Failed, cause)
     }
+}
+
+/// Field and remedy of a message of the form `field: what is wrong; what to do`, which every
+/// message about a request has. A field is a word of a request, so other kinds of errors, whose
+/// messages begin with names of objects, have none unless [`OpError::about`] tells it.
+fn parts(kind: ErrorKind, message: &str) -> (Option<String>, Option<String>) {
+    let word = |text: &&str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_[].".contains(c);
+        text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(inner)
+    };
+    let field = message
+        .split_once(": ")
+        .map(|(field, _)| field)
+        .filter(|field| kind == ErrorKind::Invalid && word(field));
+    let remedy = message.rsplit_once("; ").map(|(_, remedy)| remedy);
+    (field.map(str::to_owned), remedy.map(str::to_owned))
 }
 
 /// Joins an error and its causes in one line, without what a cause repeats.
@@ -87,6 +136,18 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+
+    #[test]
+    fn field_and_remedy_are_read_from_the_message() {
+        let error = OpError::invalid("disks[0].path: cannot open /x; give a file that exists");
+        assert_eq!(error.field(), Some("disks[0].path"));
+        assert_eq!(error.remedy(), Some("give a file that exists"));
+        let error = OpError::conflict("web1: it is paused");
+        assert_eq!((error.field(), error.remedy()), (None, None));
+        let error = OpError::told(ErrorKind::Conflict, "name", "is taken", "choose another");
+        assert_eq!(error.message(), "name: is taken; choose another");
+        assert_eq!(error.field(), Some("name"));
+    }
 
     #[test]
     fn causes_are_joined_in_one_line_without_repeats() {

@@ -207,6 +207,7 @@ impl Host {
             OpError::conflict(format!(
                 "name: there is a VM {name:?} already; choose another name or remove it with 'mitose rm {name}'"
             ))
+            .about("name")
         })
     }
 

@@ -3,8 +3,14 @@
 //! The socket belongs to the daemon's user alone, who may do everything.
 
 mod answer;
+mod check;
+mod conform;
+mod daemon;
+mod document;
+mod events;
 mod images;
 mod streams;
+mod tasks;
 mod vms;
 
 use std::fs;
@@ -12,17 +18,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api_types::{Check, DaemonStatus};
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
+use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use utoipa_axum::router::OpenApiRouter;
 
-use self::answer::{Answer, HttpError};
+use self::answer::HttpError;
 use crate::clock::monotonic_ns;
 use crate::host::Host;
 
@@ -58,18 +64,40 @@ pub async fn serve(host: Arc<Host>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn router(host: Arc<Host>, stop: Stop) -> Router {
-    let api = Router::new()
-        .route("/daemon", get(status))
-        .route("/daemon/stop", post(stop_daemon))
-        .route("/doctor", get(doctor))
-        .route("/events", get(streams::events))
+/// Handlers' view of the host.
+type Shared = State<Arc<Host>>;
+
+/// All routes that the document describes, with what they told of themselves.
+fn described() -> OpenApiRouter<Arc<Host>> {
+    let api = OpenApiRouter::new()
         .merge(vms::routes())
-        .merge(images::routes());
-    Router::new()
-        .nest(api_types::API_PREFIX, api)
-        .fallback(async || HttpError::not_found("there is no such path in this interface"))
+        .merge(images::routes())
+        .merge(tasks::routes())
+        .merge(events::routes())
+        .merge(daemon::routes())
+        .merge(document::routes());
+    document::router().nest(api_types::API_PREFIX, api)
+}
+
+/// The interface's OpenAPI document.
+pub fn openapi() -> Value {
+    document::complete(&described().into_openapi())
+}
+
+fn router(host: Arc<Host>, stop: Stop) -> Router {
+    let (routes, collected) = described().split_for_parts();
+    let document = Arc::new(document::complete(&collected));
+    let rules = conform::Rules::new(&document);
+    routes
+        .nest(api_types::API_PREFIX, streams::routes())
+        .fallback(async || {
+            HttpError::not_found(
+                "there is no such path in this interface; see /api/v1/openapi.json",
+            )
+        })
+        .layer(middleware::from_fn_with_state(rules, conform::conform))
         .layer(middleware::from_fn(stamp))
+        .layer(Extension(document))
         .layer(Extension(stop))
         .with_state(host)
 }
@@ -79,19 +107,5 @@ async fn stamp(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-async fn status(State(host): State<Arc<Host>>) -> Json<DaemonStatus> {
-    Json(host.status())
-}
-
-async fn stop_daemon(Extension(stop): Extension<Stop>) -> Json<()> {
-    // After the answer is on its way.
-    tokio::spawn(async move {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        stop.0.notify_one();
-    });
-    Json(())
-}
-
-async fn doctor(State(host): State<Arc<Host>>) -> Answer<Vec<Check>> {
-    answer::blocking(move || Ok(crate::doctor::examine(&host))).await
-}
+#[cfg(test)]
+mod tests;

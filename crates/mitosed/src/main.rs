@@ -27,7 +27,7 @@ use clap::Parser;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::{Args, Config};
+use crate::config::{Args, Command, Config};
 use crate::host::Host;
 use crate::inventory::Sqlite;
 
@@ -51,6 +51,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(Command::Openapi) = args.command {
+        return print_openapi();
+    }
     let config = args.check()?;
     let _lock = lock_home(&config)?;
     // A daemon has no terminal; where it leads a group already it is a session's own.
@@ -70,6 +73,11 @@ fn run(args: Args) -> anyhow::Result<()> {
     // Requests that still wait for a guest do not keep the daemon.
     runtime.shutdown_background();
     served
+}
+
+fn print_openapi() -> anyhow::Result<()> {
+    use std::io::Write;
+    writeln!(std::io::stdout(), "{:#}", http::openapi()).context("cannot write the document")
 }
 
 /// A daemon that was killed leaves its lock for a moment to a process that it was just starting.

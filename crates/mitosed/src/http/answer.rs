@@ -1,58 +1,129 @@
 //! Results of operations as HTTP answers: the one place that knows both.
 
-use api_types::{ApiError, ErrorKind};
+use api_types::{ErrorKind, Problem};
 use axum::Json;
 use axum::body::Bytes;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
 use crate::error::{OpError, OpResult};
+
+/// Content type of problems (RFC 9457).
+pub const PROBLEM_TYPE: &str = "application/problem+json";
 
 /// An answer with a JSON body.
 pub type Answer<T> = Result<Json<T>, HttpError>;
 
 /// An error as an answer.
 #[derive(Debug)]
-pub struct HttpError(ApiError);
+pub struct HttpError {
+    status: StatusCode,
+    problem: Box<Problem>,
+}
 
 impl HttpError {
+    /// An answer of `status`.
+    pub fn new(status: StatusCode, error: &OpError) -> Self {
+        let mut problem = Problem::new(error.kind, error.message());
+        problem.status = status.as_u16();
+        problem.field = error.field().map(str::to_owned);
+        problem.remedy = error.remedy().map(str::to_owned);
+        Self {
+            status,
+            problem: Box::new(problem),
+        }
+    }
+
     /// An object or path does not exist.
     pub fn not_found(message: &str) -> Self {
         OpError::new(ErrorKind::NotFound, message).into()
     }
 }
 
+/// A request that breaks the interface's document never gets as far as an operation: what an
+/// operation refuses fits the document, but not the present state of the host or an object.
 impl From<OpError> for HttpError {
     fn from(error: OpError) -> Self {
-        Self(ApiError {
-            kind: error.kind,
-            error: error.message(),
-        })
+        let status = match error.kind {
+            ErrorKind::Invalid
+            | ErrorKind::Conflict
+            | ErrorKind::Unavailable
+            | ErrorKind::Timeout => StatusCode::CONFLICT,
+            ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
+            ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+            ErrorKind::Stale => StatusCode::PRECONDITION_FAILED,
+            ErrorKind::Limited => StatusCode::TOO_MANY_REQUESTS,
+        };
+        Self::new(status, &error)
     }
 }
 
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
-        let status = match self.0.kind {
-            ErrorKind::Invalid => StatusCode::BAD_REQUEST,
-            ErrorKind::NotFound => StatusCode::NOT_FOUND,
-            ErrorKind::Conflict => StatusCode::CONFLICT,
-            ErrorKind::Stale => StatusCode::PRECONDITION_FAILED,
-            ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            ErrorKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        (status, Json(self.0)).into_response()
+        let mut response = (self.status, Json(self.problem)).into_response();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_TYPE));
+        response
     }
+}
+
+/// Gives a refusal of the framework the form of all others; its headers stay.
+pub fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    let told = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind == PROBLEM_TYPE);
+    if told || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let error = match status {
+        StatusCode::NOT_FOUND => OpError::new(
+            ErrorKind::NotFound,
+            "there is no such path in this interface; see /api/v1/openapi.json",
+        ),
+        StatusCode::METHOD_NOT_ALLOWED => OpError::invalid(
+            "this path does not take that method; the header 'Allow' names those that it takes",
+        ),
+        status if status.is_client_error() => {
+            OpError::invalid(format!("the request cannot be read ({status})"))
+        }
+        _ => OpError::failed("the daemon could not answer; see its log"),
+    };
+    let mut problem = HttpError::new(status, &error).into_response();
+    for (name, value) in response.headers() {
+        if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
+            problem.headers_mut().insert(name, value.clone());
+        }
+    }
+    problem
 }
 
 /// Runs a blocking operation; it goes on to its end when the client goes away.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> OpResult<T> + Send + 'static,
 ) -> Answer<T> {
+    Ok(Json(run_blocking(work).await?))
+}
+
+/// As [`blocking`], for operations whose answer has no body.
+pub async fn blocking_empty(
+    work: impl FnOnce() -> OpResult<()> + Send + 'static,
+) -> Result<StatusCode, HttpError> {
+    run_blocking(work).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Runs a blocking operation on a thread for such.
+pub async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> OpResult<T> + Send + 'static,
+) -> Result<T, HttpError> {
     match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(Json(result?)),
+        Ok(result) => Ok(result?),
         Err(error) => {
             tracing::error!(%error, "an operation broke off");
             Err(OpError::failed("the operation broke off; see the daemon's log").into())
@@ -60,9 +131,11 @@ pub async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Reads a JSON body; an empty one is an empty object.
+/// Reads a JSON body that was checked against the document; an empty one is an empty object.
 pub fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, HttpError> {
     let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { bytes };
-    serde_json::from_slice(bytes)
-        .map_err(|error| OpError::invalid(format!("request body: {error}")).into())
+    serde_json::from_slice(bytes).map_err(|error| {
+        let error = OpError::invalid(format!("body: {error}; see /api/v1/openapi.json"));
+        HttpError::new(StatusCode::BAD_REQUEST, &error)
+    })
 }

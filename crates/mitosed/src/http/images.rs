@@ -1,85 +1,58 @@
-//! Endpoints of images and tasks.
+//! Endpoints of images.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
-use api_types::{Image, ImageRequest, Task, TaskState};
-use axum::Router;
+use api_types::{Image, ImageRequest, Task, schema};
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
-use tokio_stream::wrappers::ReceiverStream;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::answer::{Answer, blocking, body};
+use super::Shared;
+use super::answer::{Answer, HttpError, blocking, blocking_empty, body, run_blocking};
 use crate::host::Host;
 
-type Shared = State<Arc<Host>>;
-
-pub fn routes() -> Router<Arc<Host>> {
-    Router::new()
-        .route("/images", get(list).post(make))
-        .route("/images/{name}", delete(remove))
-        .route("/tasks/{id}", get(task).delete(cancel))
-        .route("/tasks/{id}/events", get(follow))
+pub fn routes() -> OpenApiRouter<Arc<Host>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, make))
+        .routes(routes!(remove))
 }
 
+/// Which image.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct ImagePath {
+    /// Its name.
+    #[param(schema_with = schema::name)]
+    image: String,
+}
+
+/// Images
+#[utoipa::path(get, path = "/images", tag = "images", operation_id = "list_images", responses(
+    (status = 200, description = "All images", body = Vec<Image>),
+))]
 async fn list(State(host): Shared) -> Answer<Vec<Image>> {
     blocking(move || host.images()).await
 }
 
-async fn make(State(host): Shared, bytes: Bytes) -> Answer<Task> {
+/// Build or import an image
+#[utoipa::path(post, path = "/images", tag = "images", operation_id = "make_image",
+    request_body = ImageRequest, responses(
+    (status = 202, description = "The task that makes it", body = Task),
+))]
+async fn make(State(host): Shared, bytes: Bytes) -> Result<(StatusCode, Json<Task>), HttpError> {
     let request: ImageRequest = body(&bytes)?;
-    blocking(move || host.make_image(request)).await
+    let task = run_blocking(move || host.make_image(request)).await?;
+    Ok((StatusCode::ACCEPTED, Json(task)))
 }
 
-async fn remove(State(host): Shared, Path(name): Path<String>) -> Answer<()> {
-    blocking(move || host.remove_image(&name)).await
-}
-
-async fn task(State(host): Shared, Path(id): Path<i64>) -> Answer<Task> {
-    blocking(move || host.task(id)).await
-}
-
-async fn cancel(State(host): Shared, Path(id): Path<i64>) -> Answer<()> {
-    blocking(move || host.cancel_task(id)).await
-}
-
-/// A task's states as server-sent events; the last one is final.
-async fn follow(State(host): Shared, Path(id): Path<i64>) -> Response {
-    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Event, Infallible>>(16);
-    let first = host.task(id);
-    let live = host.live_task(id);
-    let first = match first {
-        Ok(first) => first,
-        Err(error) => return super::answer::HttpError::from(error).into_response(),
-    };
-    tokio::spawn(async move {
-        let mut last = first;
-        if sender.send(Ok(event(&last))).await.is_err() {
-            return;
-        }
-        let Some(mut handle) = live else { return };
-        while last.state == TaskState::Running && handle.progress.changed().await.is_ok() {
-            last = handle.progress.borrow_and_update().clone();
-            if sender.send(Ok(event(&last))).await.is_err() {
-                return;
-            }
-        }
-        if last.state == TaskState::Running
-            && let Ok(last) = host.task(id)
-        {
-            let _ = sender.send(Ok(event(&last))).await;
-        }
-    });
-    Sse::new(ReceiverStream::new(receiver))
-        .keep_alive(KeepAlive::default())
-        .into_response()
-}
-
-fn event(task: &Task) -> Event {
-    Event::default()
-        .json_data(task)
-        .unwrap_or_else(|_| Event::default().data("{}"))
+/// Remove an image
+#[utoipa::path(delete, path = "/images/{image}", tag = "images", operation_id = "remove_image",
+    params(ImagePath), responses((status = 204, description = "It is gone")))]
+async fn remove(State(host): Shared, Path(path): Path<ImagePath>) -> Result<StatusCode, HttpError> {
+    blocking_empty(move || host.remove_image(&path.image)).await
 }

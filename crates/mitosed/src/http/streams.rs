@@ -1,26 +1,27 @@
-//! Endpoints that go on: logs, events, and connections that turn into byte streams.
+//! Endpoints of logs, and connections that turn into byte streams.
 
-use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{Event as EventAnswer, STREAM_PROTOCOL};
-use axum::Json;
+use api_types::{STREAM_PROTOCOL, schema};
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, header};
-use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use utoipa::IntoParams;
 
+use super::Shared;
 use super::answer::HttpError;
+use super::vms::VmPath;
 use crate::error::{OpError, OpResult};
 use crate::host::{Host, Vm};
 
@@ -30,46 +31,79 @@ const LOG_INTERVAL: Duration = Duration::from_millis(50);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(45);
 /// Bytes of the log that a console shows first.
 const CONSOLE_TAIL_BYTES: u64 = 4096;
-/// Events shown where the client names no number.
-const LATEST_EVENTS: usize = 100;
-/// Most events of one answer.
-const MAX_EVENTS: usize = 10_000;
 
-type Shared = State<Arc<Host>>;
+/// Routes that turn connections into byte streams.
+pub fn routes() -> Router<Arc<Host>> {
+    Router::new()
+        .route("/vms/{vm}/console", get(console))
+        .route("/vms/{vm}/log/follow", get(follow_log))
+        .route("/vms/{vm}/vsock/{port}", get(vsock))
+}
 
-#[derive(Debug, Deserialize)]
+/// What part of a log.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct LogQuery {
     /// Bytes from the end; the whole log where not given.
+    #[param(schema_with = schema::number, required = false)]
     tail_bytes: Option<u64>,
-    /// Go on with what is written later.
-    #[serde(default)]
-    follow: bool,
     /// The log of the VM process instead of COM1's.
     #[serde(default)]
     process: bool,
 }
 
+fn log_path(host: &Host, vm: &Vm, query: &LogQuery) -> OpResult<PathBuf> {
+    if query.process {
+        Ok(host.config.home.vm(&vm.id).join("vmm.log"))
+    } else {
+        host.serial_log(vm)
+    }
+}
+
+/// Log of a VM
+///
+/// What its serial port or its process has written so far.
+#[utoipa::path(get, path = "/vms/{vm}/log", tag = "vms", params(VmPath, LogQuery), responses(
+    (status = 200, description = "Bytes as they were written", body = Vec<u8>, content_type = "application/octet-stream"),
+))]
 pub async fn log(
     State(host): Shared,
-    Path(name): Path<String>,
+    Path(path): Path<VmPath>,
     Query(query): Query<LogQuery>,
 ) -> Result<Response, HttpError> {
-    let vm = host.find(&name)?;
-    let path = if query.process {
-        host.config.home.vm(&vm.id).join("vmm.log")
-    } else {
-        host.serial_log(&vm)?
-    };
+    let vm = host.find(&path.vm)?;
+    let path = log_path(&host, &vm, &query)?;
     let (sender, receiver) = mpsc::channel(16);
     let tail = query.tail_bytes.unwrap_or(u64::MAX);
     tokio::spawn(async move {
-        let follow = query.follow.then_some(vm);
-        if let Err(error) = send_file(path, tail, follow, sender).await {
+        if let Err(error) = send_file(path, tail, None, sender).await {
             tracing::debug!(%error, "a log reader ended");
         }
     });
     let body = Body::from_stream(ReceiverStream::new(receiver));
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response())
+}
+
+/// As the log, and goes on with what is written later.
+async fn follow_log(
+    State(host): Shared,
+    Path(path): Path<VmPath>,
+    Query(query): Query<LogQuery>,
+    request: Request,
+) -> Result<Response, HttpError> {
+    let vm = host.find(&path.vm)?;
+    let path = log_path(&host, &vm, &query)?;
+    let tail = query.tail_bytes.unwrap_or(u64::MAX);
+    upgrade(request, move |mut stream| async move {
+        let (sender, mut receiver) = mpsc::channel(16);
+        tokio::spawn(send_file(path, tail, Some(vm), sender));
+        while let Some(Ok(chunk)) = receiver.recv().await {
+            if stream.write_all(&chunk).await.is_err() {
+                return;
+            }
+        }
+        let _ = stream.shutdown().await;
+    })
 }
 
 type Chunks = mpsc::Sender<Result<Bytes, std::io::Error>>;
@@ -109,78 +143,13 @@ async fn send_file(
     }
 }
 
-#[derive(Debug, Deserialize)]
-pub struct EventQuery {
-    after: Option<i64>,
-}
-
-/// Events: a list, or server-sent events where the client accepts them.
-pub async fn events(
-    State(host): Shared,
-    Query(query): Query<EventQuery>,
-    request: Request,
-) -> Result<Response, HttpError> {
-    let accept = request.headers().get(header::ACCEPT);
-    let follow = accept
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.contains("text/event-stream"));
-    let mut news = host.subscribe();
-    let reader = Arc::clone(&host);
-    let known = tokio::task::spawn_blocking(move || match query.after {
-        Some(after) => reader.events(after, MAX_EVENTS),
-        None if follow => Ok(Vec::new()),
-        None => reader.latest_events(LATEST_EVENTS),
-    });
-    let known = known
-        .await
-        .unwrap_or_else(|_| Err(OpError::failed("cannot read events")))?;
-    if !follow {
-        return Ok(Json(known).into_response());
-    }
-    let (sender, receiver) = mpsc::channel::<Result<Event, Infallible>>(64);
-    tokio::spawn(async move {
-        let mut last = query.after.unwrap_or(0);
-        for event in known {
-            last = event.id;
-            if sender.send(Ok(as_sse(&event))).await.is_err() {
-                return;
-            }
-        }
-        loop {
-            let missed = match news.recv().await {
-                Ok(event) if event.id <= last => continue,
-                Ok(event) => vec![event],
-                // This reader was too slow for the channel; the inventory has them all.
-                Err(RecvError::Lagged(_)) => host.events(last, MAX_EVENTS).unwrap_or_default(),
-                Err(RecvError::Closed) => return,
-            };
-            for event in missed {
-                last = event.id;
-                if sender.send(Ok(as_sse(&event))).await.is_err() {
-                    return;
-                }
-            }
-        }
-    });
-    Ok(Sse::new(ReceiverStream::new(receiver))
-        .keep_alive(KeepAlive::default())
-        .into_response())
-}
-
-fn as_sse(event: &EventAnswer) -> Event {
-    Event::default()
-        .id(event.id.to_string())
-        .json_data(event)
-        .unwrap_or_else(|_| Event::default().data("{}"))
-}
-
 /// Attaches to COM1: the end of its log and what follows one way, typed bytes the other way.
-pub async fn console(
+async fn console(
     State(host): Shared,
-    Path(name): Path<String>,
+    Path(path): Path<VmPath>,
     request: Request,
 ) -> Result<Response, HttpError> {
-    let vm = host.find(&name)?;
+    let vm = host.find(&path.vm)?;
     let path = host.serial_log(&vm)?;
     upgrade(request, move |stream| async move {
         let (mut from_client, mut to_client) = tokio::io::split(stream);
@@ -213,7 +182,7 @@ pub async fn console(
 }
 
 /// Connects to a vsock port of the guest.
-pub async fn vsock(
+async fn vsock(
     State(host): Shared,
     Path((name, port)): Path<(String, u32)>,
     request: Request,
@@ -278,7 +247,8 @@ where
     let asked = request.headers().get(header::UPGRADE);
     if asked.is_none_or(|value| value != STREAM_PROTOCOL) {
         let message = format!("this path needs the header 'Upgrade: {STREAM_PROTOCOL}'");
-        return Err(OpError::invalid(message).into());
+        let error = OpError::invalid(message).about("Upgrade");
+        return Err(HttpError::new(StatusCode::UPGRADE_REQUIRED, &error));
     }
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {

@@ -2,39 +2,56 @@
 
 use std::sync::Arc;
 
-use api_types::{Cloned, ForkRequest, RunReply, RunRequest, StopRequest, Vm, VmDetail};
+use api_types::{Cloned, ForkRequest, RunReply, RunRequest, StopRequest, Vm, VmDetail, schema};
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::routing::{get, post};
-use axum::{Extension, Router};
+use axum::http::StatusCode;
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::answer::{Answer, blocking, body};
-use super::{Arrived, streams};
+use super::answer::{Answer, HttpError, blocking, blocking_empty, body};
+use super::{Arrived, Shared, streams};
 use crate::error::OpResult;
 use crate::host::{self, Host};
 
-type Shared = State<Arc<Host>>;
-
-pub fn routes() -> Router<Arc<Host>> {
-    Router::new()
-        .route("/vms", get(list).post(run))
-        .route("/vms/{name}", get(detail).delete(remove))
-        .route("/vms/{name}/fork", post(fork))
-        .route("/vms/{name}/start", post(start))
-        .route("/vms/{name}/stop", post(stop))
-        .route("/vms/{name}/pause", post(pause))
-        .route("/vms/{name}/resume", post(resume))
-        .route("/vms/{name}/reset", post(reset))
-        .route("/vms/{name}/log", get(streams::log))
-        .route("/vms/{name}/console", get(streams::console))
-        .route("/vms/{name}/vsock/{port}", get(streams::vsock))
+pub fn routes() -> OpenApiRouter<Arc<Host>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, run))
+        .routes(routes!(detail, remove))
+        .routes(routes!(fork))
+        .routes(routes!(start))
+        .routes(routes!(stop))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
+        .routes(routes!(reset))
+        .routes(routes!(streams::log))
 }
 
+/// Which VM.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct VmPath {
+    /// Its id or name, or its name behind those of its folders.
+    #[param(schema_with = schema::reference)]
+    pub vm: String,
+}
+
+/// VMs
+#[utoipa::path(get, path = "/vms", tag = "vms", operation_id = "list_vms", responses(
+    (status = 200, description = "All VMs by name", body = Vec<Vm>),
+))]
 async fn list(State(host): Shared) -> Answer<Vec<Vm>> {
     blocking(move || Ok(host.all().iter().map(|vm| host.show(vm)).collect())).await
 }
 
+/// Make a VM and start it
+#[utoipa::path(post, path = "/vms", tag = "vms", operation_id = "run_vm",
+    request_body = RunRequest, responses(
+    (status = 200, description = "It runs", body = RunReply),
+))]
 async fn run(
     State(host): Shared,
     Extension(Arrived(at)): Extension<Arrived>,
@@ -44,67 +61,99 @@ async fn run(
     blocking(move || host.run(request, at)).await
 }
 
-async fn detail(State(host): Shared, Path(name): Path<String>) -> Answer<VmDetail> {
+/// One VM
+#[utoipa::path(get, path = "/vms/{vm}", tag = "vms", operation_id = "get_vm", params(VmPath),
+    responses((status = 200, description = "All that is known of it", body = VmDetail)))]
+async fn detail(State(host): Shared, Path(path): Path<VmPath>) -> Answer<VmDetail> {
     blocking(move || {
-        let vm = host.find(&name)?;
+        let vm = host.find(&path.vm)?;
         Ok(host.detail(&vm))
     })
     .await
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct RemoveQuery {
+    /// Also where it runs.
     #[serde(default)]
     force: bool,
 }
 
+/// Remove a VM
+#[utoipa::path(delete, path = "/vms/{vm}", tag = "vms", operation_id = "remove_vm",
+    params(VmPath, RemoveQuery), responses((status = 204, description = "It is gone")))]
 async fn remove(
     State(host): Shared,
-    Path(name): Path<String>,
+    Path(path): Path<VmPath>,
     Query(query): Query<RemoveQuery>,
-) -> Answer<()> {
-    blocking(move || host.remove(&host.find(&name)?, query.force)).await
+) -> Result<StatusCode, HttpError> {
+    blocking_empty(move || host.remove(&host.find(&path.vm)?, query.force)).await
 }
 
+/// Clone a VM
+#[utoipa::path(post, path = "/vms/{vm}/fork", tag = "vms", operation_id = "fork_vm",
+    params(VmPath), request_body = ForkRequest, responses(
+    (status = 200, description = "The clones, each with its result", body = Cloned),
+))]
 async fn fork(
     State(host): Shared,
-    Path(name): Path<String>,
+    Path(path): Path<VmPath>,
     Extension(Arrived(at)): Extension<Arrived>,
     bytes: Bytes,
 ) -> Answer<Cloned> {
     let request: ForkRequest = body(&bytes)?;
-    blocking(move || host.fork(&host.find(&name)?, &request, at)).await
+    blocking(move || host.fork(&host.find(&path.vm)?, &request, at)).await
 }
 
-async fn stop(State(host): Shared, Path(name): Path<String>, bytes: Bytes) -> Answer<Vm> {
+/// Power a VM off
+#[utoipa::path(post, path = "/vms/{vm}/stop", tag = "vms", operation_id = "stop_vm",
+    params(VmPath), request_body(content = Option<StopRequest>), responses(
+    (status = 200, description = "It is off", body = Vm),
+))]
+async fn stop(State(host): Shared, Path(path): Path<VmPath>, bytes: Bytes) -> Answer<Vm> {
     let request: StopRequest = body(&bytes)?;
-    act(host, name, move |host, vm| host.power_off(vm, &request)).await
+    act(host, path, move |host, vm| host.power_off(vm, &request)).await
 }
 
-async fn start(State(host): Shared, Path(name): Path<String>) -> Answer<Vm> {
-    act(host, name, Host::start).await
+/// Power a VM on
+///
+/// It boots from its disks.
+#[utoipa::path(post, path = "/vms/{vm}/start", tag = "vms", operation_id = "start_vm",
+    params(VmPath), responses((status = 200, description = "It runs", body = Vm)))]
+async fn start(State(host): Shared, Path(path): Path<VmPath>) -> Answer<Vm> {
+    act(host, path, Host::start).await
 }
 
-async fn pause(State(host): Shared, Path(name): Path<String>) -> Answer<Vm> {
-    act(host, name, |host, vm| host.pause(vm)).await
+/// Stop a VM's vCPUs
+#[utoipa::path(post, path = "/vms/{vm}/pause", tag = "vms", operation_id = "pause_vm",
+    params(VmPath), responses((status = 200, description = "It is paused", body = Vm)))]
+async fn pause(State(host): Shared, Path(path): Path<VmPath>) -> Answer<Vm> {
+    act(host, path, |host, vm| host.pause(vm)).await
 }
 
-async fn resume(State(host): Shared, Path(name): Path<String>) -> Answer<Vm> {
-    act(host, name, |host, vm| host.resume(vm)).await
+/// Let a VM's vCPUs run on
+#[utoipa::path(post, path = "/vms/{vm}/resume", tag = "vms", operation_id = "resume_vm",
+    params(VmPath), responses((status = 200, description = "It runs", body = Vm)))]
+async fn resume(State(host): Shared, Path(path): Path<VmPath>) -> Answer<Vm> {
+    act(host, path, |host, vm| host.resume(vm)).await
 }
 
-async fn reset(State(host): Shared, Path(name): Path<String>) -> Answer<Vm> {
-    act(host, name, Host::reset).await
+/// Reset a VM
+#[utoipa::path(post, path = "/vms/{vm}/reset", tag = "vms", operation_id = "reset_vm",
+    params(VmPath), responses((status = 200, description = "It starts again", body = Vm)))]
+async fn reset(State(host): Shared, Path(path): Path<VmPath>) -> Answer<Vm> {
+    act(host, path, Host::reset).await
 }
 
 /// Runs an operation on a VM and answers with the VM.
 async fn act(
     host: Arc<Host>,
-    name: String,
+    path: VmPath,
     operation: impl FnOnce(&Arc<Host>, &Arc<host::Vm>) -> OpResult<()> + Send + 'static,
 ) -> Answer<Vm> {
     blocking(move || {
-        let vm = host.find(&name)?;
+        let vm = host.find(&path.vm)?;
         operation(&host, &vm)?;
         Ok(host.show(&vm))
     })

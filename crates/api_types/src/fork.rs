@@ -1,0 +1,97 @@
+//! Clones.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{NetRequest, SerialRequest, schema};
+
+/// How a clone is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CloneMode {
+    /// From the running state: a live fork.
+    #[default]
+    Instant,
+    /// Powered off, on the source's disks.
+    Linked,
+    /// Powered off, with disks of its own.
+    Full,
+}
+
+/// Clone a VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForkRequest {
+    /// Names of the clones.
+    #[schema(schema_with = schema::names)]
+    pub names: Vec<String>,
+    /// How.
+    #[serde(default)]
+    pub mode: CloneMode,
+    /// NICs of the clone, in the source's order, where only one is made.
+    #[serde(default)]
+    #[schema(max_items = 11)]
+    pub nets: Vec<NetRequest>,
+    /// Back ends of the clone's serial ports, COM1 first, where only one is made. Those not given
+    /// are logs, or pseudo-terminals where the source has such.
+    #[serde(default)]
+    #[schema(max_items = 4)]
+    pub serial: Vec<SerialRequest>,
+    /// The clones keep the source's hardware addresses and links.
+    #[serde(default)]
+    pub keep_mac: bool,
+    /// Most host memory that each clone takes beside the layers that it shares, bytes; the source's
+    /// where not given.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_bytes)]
+    pub memory_limit_bytes: Option<u64>,
+    /// Longest wait for the agents of the clones, seconds; 0 does not wait.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_seconds)]
+    pub wait_ready_s: Option<u64>,
+    /// Longest time that disk requests in flight may take, milliseconds.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 60000)]
+    pub drain_ms_max: Option<u32>,
+    /// Step of the fork at which to fail, for tests of the failure paths.
+    #[serde(default)]
+    #[schema(max_length = 32, pattern = "^[a-z_]+$")]
+    pub fail_at: Option<String>,
+}
+
+/// One clone of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClonedVm {
+    /// Its name.
+    pub name: String,
+    /// Arrival of the request to the first entry of the clone, microseconds.
+    pub first_run_us: Option<u64>,
+    /// Arrival of the request to the agent's word, microseconds.
+    pub ready_us: Option<u64>,
+    /// Why it does not exist, or is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Answer to [`ForkRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Cloned {
+    /// Name of the source.
+    pub source: String,
+    /// First vCPU stopped to last vCPU running again, microseconds.
+    pub stun_us: u64,
+    /// Disk queues held, microseconds.
+    pub io_held_us: u64,
+    /// `layer` or `fork`.
+    pub memory: String,
+    /// Parts of the stun, microseconds, by step.
+    #[serde(default)]
+    #[schema(schema_with = schema::figures)]
+    pub steps_us: Vec<(String, u64)>,
+    /// Arrival of the request to the end of each phase of the daemon's own work, microseconds.
+    #[serde(default)]
+    #[schema(schema_with = schema::figures)]
+    pub phases_us: Vec<(String, u64)>,
+    /// The clones in the order of the request.
+    pub clones: Vec<ClonedVm>,
+}

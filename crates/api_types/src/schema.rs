@@ -1,0 +1,191 @@
+//! Schemas of forms that several resources share.
+//!
+//! Each is the one place where its bounds are written; a test compares them with the constants
+//! that the rest of the project uses.
+
+use serde_json::{Value, json};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
+
+/// Most bytes of a path on the host, as Linux bounds it.
+pub const MAX_PATH_BYTES: usize = 4095;
+/// Most seconds that a request can name.
+pub const MAX_SECONDS: u64 = 86_400;
+/// Form of a name: a host name's label, also with dots and underscores inside.
+pub const NAME_PATTERN: &str = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
+
+/// Makes a schema of its JSON form; the caller's literal is one.
+fn of(value: Value) -> Schema {
+    serde_json::from_value(value).unwrap_or_default()
+}
+
+/// Name of an object.
+pub fn name() -> Schema {
+    of(json!({
+        "type": "string", "minLength": 1, "maxLength": crate::MAX_NAME_BYTES,
+        "pattern": NAME_PATTERN, "examples": ["web1"],
+    }))
+}
+
+/// Id or name of an object, alone or behind the names of its folders.
+pub fn reference() -> Schema {
+    of(json!({
+        "type": "string", "minLength": 1, "maxLength": 1024,
+        "pattern": "^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$", "examples": ["vm-1"],
+    }))
+}
+
+/// Names of Debian packages.
+pub fn packages() -> Schema {
+    of(json!({
+        "type": "array", "maxItems": 1000,
+        "items": {
+            "type": "string", "minLength": 2, "maxLength": 128,
+            "pattern": "^[a-z0-9][a-z0-9+.-]+$",
+        },
+    }))
+}
+
+/// Name of an object, or null.
+pub fn optional_name() -> Schema {
+    nullable(name())
+}
+
+/// Names of new objects: no two alike.
+pub fn names() -> Schema {
+    of(json!({
+        "type": "array", "minItems": 1, "maxItems": crate::MAX_CLONES, "uniqueItems": true,
+        "items": name(),
+    }))
+}
+
+/// Absolute path on the host.
+pub fn path() -> Schema {
+    of(json!({
+        "type": "string", "minLength": 1, "maxLength": MAX_PATH_BYTES,
+        "pattern": "^/[^\\u0000]*$",
+    }))
+}
+
+/// Absolute path on the host, or null.
+pub fn optional_path() -> Schema {
+    nullable(path())
+}
+
+/// Ethernet address.
+pub fn mac() -> Schema {
+    of(json!({
+        "type": "string", "pattern": "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$",
+        "minLength": 17, "maxLength": 17, "examples": ["52:54:00:12:34:56"],
+    }))
+}
+
+/// Ethernet address that frames may come from, or null.
+pub fn optional_unicast_mac() -> Schema {
+    of(json!({
+        "type": ["string", "null"],
+        "pattern": "^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$",
+        "minLength": 17, "maxLength": 17, "examples": ["52:54:00:12:34:56"],
+    }))
+}
+
+/// Name of a network interface of the host, or null.
+pub fn optional_interface() -> Schema {
+    of(json!({
+        "type": ["string", "null"], "minLength": 1, "maxLength": 15,
+        "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$",
+    }))
+}
+
+/// Engine that executes a guest.
+pub fn engine() -> Schema {
+    of(json!({ "type": "string", "enum": ["auto", "kvm", "soft"], "default": "auto" }))
+}
+
+/// Kernel command line, or null.
+pub fn optional_cmdline() -> Schema {
+    of(json!({
+        "type": ["string", "null"], "maxLength": vm_spec::MAX_CMDLINE_BYTES,
+        "pattern": "^[^\\u0000]*$",
+    }))
+}
+
+/// Guest memory, bytes.
+pub fn memory_bytes() -> Schema {
+    of(json!({
+        "type": "integer", "format": "int64", "minimum": vm_spec::MIN_MEMORY_BYTES,
+        "maximum": vm_spec::MAX_MEMORY_BYTES, "multipleOf": vm_spec::MEMORY_GRANULE_BYTES,
+    }))
+}
+
+/// Number of vCPUs.
+pub fn cpus() -> Schema {
+    of(json!({
+        "type": "integer", "format": "int32", "minimum": 1, "maximum": vm_spec::MAX_CPUS,
+    }))
+}
+
+/// Bytes of the host, or null.
+pub fn optional_bytes() -> Schema {
+    of(json!({
+        "type": ["integer", "null"], "format": "int64", "minimum": 1, "maximum": 1_u64 << 60,
+    }))
+}
+
+/// Seconds, or null.
+pub fn optional_seconds() -> Schema {
+    of(json!({
+        "type": ["integer", "null"], "format": "int64", "minimum": 0, "maximum": MAX_SECONDS,
+    }))
+}
+
+/// Names with figures, in order.
+pub fn figures() -> Schema {
+    of(json!({
+        "type": "array",
+        "items": {
+            "type": "array", "minItems": 2, "maxItems": 2,
+            "items": { "oneOf": [{ "type": "string" }, { "type": "integer" }] },
+        },
+    }))
+}
+
+/// Back end of a serial port.
+pub(crate) fn serial() -> RefOr<Schema> {
+    let with_path = |kind: &str, text: &str| {
+        json!({
+            "type": "object", "description": text, "required": [kind],
+            "properties": { kind: path() }, "additionalProperties": false,
+        })
+    };
+    of(json!({
+        "description": "Back end of a serial port: a log in the VM's home folder, nothing, a \
+                        pseudo-terminal beside the log, or a file or socket of the host.",
+        "oneOf": [
+            { "type": "string", "enum": ["log", "none", "pty"] },
+            with_path("file", "Output is appended to this file."),
+            with_path("unix", "A Unix socket that takes one connection at a time, beside the log."),
+        ],
+    }))
+    .into()
+}
+
+/// Number of a task or event.
+pub fn number() -> Schema {
+    of(json!({
+        "type": "integer", "format": "int64", "minimum": 0, "maximum": i64::MAX,
+    }))
+}
+
+/// Number from zero up, or null.
+pub fn optional_number() -> Schema {
+    nullable(number())
+}
+
+fn nullable(schema: Schema) -> Schema {
+    let mut value = serde_json::to_value(schema).unwrap_or_default();
+    if let Some(kind) = value.get_mut("type") {
+        *kind = json!([kind.clone(), "null"]);
+    }
+    of(value)
+}

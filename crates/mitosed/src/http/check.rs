@@ -1,0 +1,361 @@
+//! Checks a JSON value against a schema of the interface's own document (JSON Schema 2020-12).
+//!
+//! It knows the keywords that the document uses; a test refuses documents with others. The first
+//! violation is told with the member that is wrong, what is wrong and what would be right.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use regex::Regex;
+use serde_json::Value;
+
+/// Keywords that bind a value.
+#[cfg(test)]
+pub const KEYWORDS: &[&str] = &[
+    "$ref",
+    "additionalProperties",
+    "allOf",
+    "anyOf",
+    "const",
+    "enum",
+    "items",
+    "maxItems",
+    "maxLength",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minimum",
+    "multipleOf",
+    "oneOf",
+    "pattern",
+    "properties",
+    "required",
+    "type",
+    "uniqueItems",
+];
+/// Keywords that only tell.
+#[cfg(test)]
+pub const TELLING: &[&str] = &[
+    "default",
+    "description",
+    "discriminator",
+    "example",
+    "examples",
+    "format",
+    "title",
+    "propertyNames",
+];
+
+/// What is wrong with a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Where: members joined by dots, indices in brackets; empty for the whole value.
+    pub field: String,
+    /// What is wrong.
+    pub what: String,
+    /// What would be right.
+    pub remedy: String,
+}
+
+/// Schemas of a document, to check values against.
+#[derive(Debug)]
+pub struct Schemas {
+    components: Value,
+    patterns: Mutex<HashMap<String, Option<Regex>>>,
+}
+
+type Checked = Result<(), Violation>;
+
+impl Schemas {
+    /// Schemas of `components.schemas` of a document.
+    pub fn new(document: &Value) -> Self {
+        Self {
+            components: document["components"]["schemas"].clone(),
+            patterns: Mutex::default(),
+        }
+    }
+
+    /// Checks `value`, which the error calls `field`.
+    pub fn check(&self, value: &Value, schema: &Value, field: &str) -> Checked {
+        if let Some(name) = schema["$ref"].as_str() {
+            let name = name.rsplit('/').next().unwrap_or_default();
+            return self.check(value, &self.components[name], field);
+        }
+        self.check_type(value, schema, field)?;
+        check_choice(value, schema, field)?;
+        match value {
+            Value::String(text) => self.check_text(text, schema, field)?,
+            Value::Number(_) => check_number(value, schema, field)?,
+            Value::Array(items) => self.check_items(items, schema, field)?,
+            Value::Object(_) => self.check_members(value, schema, field)?,
+            Value::Null | Value::Bool(_) => {}
+        }
+        for part in list(schema, "allOf") {
+            self.check(value, part, field)?;
+        }
+        self.check_alternatives(value, schema, field)
+    }
+
+    fn check_type(&self, value: &Value, schema: &Value, field: &str) -> Checked {
+        let wanted: Vec<&str> = match &schema["type"] {
+            Value::String(one) => vec![one],
+            Value::Array(some) => some.iter().filter_map(Value::as_str).collect(),
+            _ => return Ok(()),
+        };
+        if wanted.iter().any(|kind| is_a(value, kind)) {
+            return Ok(());
+        }
+        let remedy = format!("give {}", wanted.join(" or "));
+        wrong(field, format!("is {}", kind_of(value)), remedy)
+    }
+
+    fn check_text(&self, text: &str, schema: &Value, field: &str) -> Checked {
+        let length = text.chars().count() as u64;
+        let (least, most) = (schema["minLength"].as_u64(), schema["maxLength"].as_u64());
+        if least.is_some_and(|least| length < least) || most.is_some_and(|most| length > most) {
+            let remedy = format!("give {} characters", range(least, most));
+            return wrong(field, format!("has {length} characters"), remedy);
+        }
+        let Some(pattern) = schema["pattern"].as_str() else {
+            return Ok(());
+        };
+        let mut patterns = self.patterns.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = patterns
+            .entry(pattern.to_owned())
+            .or_insert_with(|| Regex::new(&rust_form(pattern)).ok());
+        match known {
+            Some(regex) if !regex.is_match(text) => {
+                let shown: String = text.chars().take(80).collect();
+                let remedy = match schema["examples"][0].as_str() {
+                    Some(example) => format!("give text of the form {pattern}, such as {example}"),
+                    None => format!("give text of the form {pattern}"),
+                };
+                wrong(field, format!("{shown:?} has not the right form"), remedy)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_items(&self, items: &[Value], schema: &Value, field: &str) -> Checked {
+        let count = items.len() as u64;
+        let (least, most) = (schema["minItems"].as_u64(), schema["maxItems"].as_u64());
+        if least.is_some_and(|least| count < least) || most.is_some_and(|most| count > most) {
+            let remedy = format!("give {} of them", range(least, most));
+            return wrong(field, format!("has {count} items"), remedy);
+        }
+        if schema["uniqueItems"] == true {
+            let mut seen = std::collections::HashSet::new();
+            if let Some(twice) = items.iter().find(|item| !seen.insert(item.to_string())) {
+                let remedy = "give each once".to_owned();
+                return wrong(field, format!("has {twice} twice"), remedy);
+            }
+        }
+        if let items_schema @ Value::Object(_) = &schema["items"] {
+            for (index, item) in items.iter().enumerate() {
+                self.check(item, items_schema, &format!("{field}[{index}]"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_members(&self, value: &Value, schema: &Value, field: &str) -> Checked {
+        let Some(members) = value.as_object() else {
+            return Ok(());
+        };
+        for name in list(schema, "required").filter_map(Value::as_str) {
+            if !members.contains_key(name) {
+                return wrong(
+                    &join(field, name),
+                    "is missing".to_owned(),
+                    "give it".to_owned(),
+                );
+            }
+        }
+        let known = schema["properties"].as_object();
+        for (name, member) in members {
+            let at = join(field, name);
+            match (
+                known.and_then(|known| known.get(name)),
+                &schema["additionalProperties"],
+            ) {
+                (Some(member_schema), _) => self.check(member, member_schema, &at)?,
+                (None, Value::Bool(false)) => {
+                    let mut names: Vec<&str> = known
+                        .into_iter()
+                        .flat_map(|k| k.keys())
+                        .map(String::as_str)
+                        .collect();
+                    names.sort_unstable();
+                    let remedy = format!("leave it out; known are {}", names.join(", "));
+                    return wrong(&at, "is not known".to_owned(), remedy);
+                }
+                (None, other @ Value::Object(_)) => self.check(member, other, &at)?,
+                (None, _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_alternatives(&self, value: &Value, schema: &Value, field: &str) -> Checked {
+        for keyword in ["oneOf", "anyOf"] {
+            let results: Vec<Checked> = list(schema, keyword)
+                .map(|part| self.check(value, part, field))
+                .collect();
+            let right = results.iter().filter(|result| result.is_ok()).count();
+            let enough = if keyword == "oneOf" {
+                right == 1
+            } else {
+                right > 0
+            };
+            if results.is_empty() || enough {
+                continue;
+            }
+            if right > 1 {
+                let remedy = "give one".to_owned();
+                return wrong(field, "fits several forms at once".to_owned(), remedy);
+            }
+            return Err(nearest(
+                results.into_iter().filter_map(Result::err).collect(),
+                field,
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The violation that lies deepest tells most: the value had the form meant up to there.
+fn nearest(violations: Vec<Violation>, field: &str) -> Violation {
+    let depth = |violation: &Violation| violation.field.len();
+    let fallback = Violation {
+        field: field.to_owned(),
+        what: "fits no form".to_owned(),
+        remedy: "see the interface's document".to_owned(),
+    };
+    let (_, best) = violations
+        .into_iter()
+        .fold((0, fallback), |(most, best), one| {
+            let at = depth(&one) + usize::from(!one.what.starts_with("is "));
+            if at >= most.max(1) {
+                (at, one)
+            } else {
+                (most, best)
+            }
+        });
+    best
+}
+
+fn check_choice(value: &Value, schema: &Value, field: &str) -> Checked {
+    let choices: Vec<&Value> = list(schema, "enum").chain(schema.get("const")).collect();
+    if choices.is_empty() || choices.contains(&value) {
+        return Ok(());
+    }
+    let names: Vec<String> = choices.iter().map(|choice| choice.to_string()).collect();
+    let shown: String = value.to_string().chars().take(80).collect();
+    wrong(
+        field,
+        format!("{shown} is not known"),
+        format!("give {}", names.join(" or ")),
+    )
+}
+
+fn check_number(value: &Value, schema: &Value, field: &str) -> Checked {
+    let (least, most) = (schema.get("minimum"), schema.get("maximum"));
+    let below = least.is_some_and(|least| less(value, least));
+    let above = most.is_some_and(|most| less(most, value));
+    if below || above {
+        let (what, remedy) = match (least, most) {
+            (Some(least), Some(most)) => (
+                format!("{value} is not between {least} and {most}"),
+                "give one of these",
+            ),
+            (Some(least), None) => (format!("{value} is below {least}"), "give a greater one"),
+            (_, most) => {
+                let most = most.cloned().unwrap_or_default();
+                (format!("{value} is above {most}"), "give a smaller one")
+            }
+        };
+        return wrong(field, what, remedy.to_owned());
+    }
+    if let (Some(step), Some(number)) = (schema["multipleOf"].as_u64(), value.as_u64())
+        && step > 0
+        && number % step != 0
+    {
+        let near = number - number % step;
+        let what = format!("{value} is not a multiple of {step}");
+        return wrong(field, what, format!("give one, such as {near}"));
+    }
+    Ok(())
+}
+
+/// Compares numbers without losing whole ones to rounding.
+fn less(a: &Value, b: &Value) -> bool {
+    let whole = |v: &Value| v.as_i64().map(i128::from).or(v.as_u64().map(i128::from));
+    match (whole(a), whole(b)) {
+        (Some(a), Some(b)) => a < b,
+        _ => a.as_f64().unwrap_or(f64::NAN) < b.as_f64().unwrap_or(f64::NAN),
+    }
+}
+
+fn is_a(value: &Value, kind: &str) -> bool {
+    match kind {
+        "null" => value.is_null(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "string" => value.is_string(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        _ => false,
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn list<'a>(schema: &'a Value, keyword: &str) -> impl Iterator<Item = &'a Value> {
+    schema[keyword].as_array().into_iter().flatten()
+}
+
+fn range(least: Option<u64>, most: Option<u64>) -> String {
+    match (least, most) {
+        (Some(least), Some(most)) => format!("{least} to {most}"),
+        (Some(least), None) => format!("at least {least}"),
+        (None, most) => format!("at most {}", most.unwrap_or(0)),
+    }
+}
+
+fn join(field: &str, name: &str) -> String {
+    let shown: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
+    if field.is_empty() {
+        shown
+    } else {
+        format!("{field}.{shown}")
+    }
+}
+
+/// ECMA 262's `\uXXXX` in the form that the `regex` package reads; `$` is the end in both.
+fn rust_form(pattern: &str) -> String {
+    let mut parts = pattern.split("\\u");
+    let mut form = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(4).unwrap_or((part, ""));
+        form.push_str(&format!("\\x{{{digits}}}{rest}"));
+    }
+    form
+}
+
+fn wrong(field: &str, what: String, remedy: String) -> Checked {
+    Err(Violation {
+        field: field.to_owned(),
+        what,
+        remedy,
+    })
+}

@@ -1,0 +1,330 @@
+//! Every request is checked against the interface's document before a handler sees it.
+//!
+//! The document is the only place with bounds: parameters, headers, content type and body of an
+//! operation are checked with the schemas that clients read, by the route that matched.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api_types::ErrorKind;
+use axum::RequestExt;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{MatchedPath, Query, RawPathParams, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+
+use super::answer::{HttpError, as_problem};
+use super::check::{Schemas, Violation};
+use crate::error::OpError;
+
+/// Most bytes of a request's body.
+pub const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// What the document says of one operation.
+#[derive(Debug, Default)]
+struct Operation {
+    parameters: Vec<Parameter>,
+    body: Option<BodyRule>,
+}
+
+#[derive(Debug)]
+struct Parameter {
+    name: String,
+    place: String,
+    required: bool,
+    schema: Value,
+}
+
+#[derive(Debug)]
+struct BodyRule {
+    required: bool,
+    schema: Value,
+}
+
+/// The document, ready for requests to be checked.
+#[derive(Debug)]
+pub struct Rules {
+    schemas: Schemas,
+    operations: HashMap<(String, String), Operation>,
+}
+
+impl Rules {
+    /// Rules of a document.
+    pub fn new(document: &Value) -> Arc<Self> {
+        let mut operations = HashMap::new();
+        for (path, methods) in document["paths"].as_object().into_iter().flatten() {
+            for (method, operation) in methods.as_object().into_iter().flatten() {
+                let key = (path.clone(), method.to_uppercase());
+                operations.insert(key, read_operation(operation));
+            }
+        }
+        Arc::new(Self {
+            schemas: Schemas::new(document),
+            operations,
+        })
+    }
+
+    fn check_parameters(
+        &self,
+        operation: &Operation,
+        place: &str,
+        given: &[(String, String)],
+    ) -> Result<(), Violation> {
+        for rule in operation.parameters.iter().filter(|p| p.place == place) {
+            let mut values = given.iter().filter(|(name, _)| *name == rule.name);
+            let Some((name, text)) = values.next() else {
+                if rule.required {
+                    return Err(violation(&rule.name, "is missing", "give it"));
+                }
+                continue;
+            };
+            if values.next().is_some() {
+                return Err(violation(name, "is given twice", "give it once"));
+            }
+            let value = read_parameter(text, &rule.schema);
+            self.schemas.check(&value, &rule.schema, name)?;
+        }
+        Ok(())
+    }
+
+    fn check_query(
+        &self,
+        operation: &Operation,
+        given: &[(String, String)],
+    ) -> Result<(), Violation> {
+        let known: Vec<&str> = operation
+            .parameters
+            .iter()
+            .filter(|rule| rule.place == "query")
+            .map(|rule| rule.name.as_str())
+            .collect();
+        if let Some((name, _)) = given
+            .iter()
+            .find(|(name, _)| !known.contains(&name.as_str()))
+        {
+            let remedy = match known.is_empty() {
+                true => "leave it out; there are none here".to_owned(),
+                false => format!("leave it out; known are {}", known.join(", ")),
+            };
+            let shown: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
+            return Err(violation(&shown, "is no parameter of this path", &remedy));
+        }
+        self.check_parameters(operation, "query", given)
+    }
+
+    fn check_body(&self, rule: &BodyRule, bytes: Bytes) -> Result<Bytes, HttpError> {
+        if bytes.is_empty() && !rule.required {
+            return Ok(bytes);
+        }
+        if bytes.is_empty() {
+            return Err(broken(&violation(
+                "body",
+                "is missing",
+                "give a JSON object",
+            )));
+        }
+        let mut value: Value = serde_json::from_slice(&bytes).map_err(|error| {
+            broken(&violation(
+                "body",
+                &format!("is no JSON: {error}"),
+                "mend it",
+            ))
+        })?;
+        let changed = make_whole(&mut value);
+        self.schemas
+            .check(&value, &rule.schema, "")
+            .map_err(|mut found| {
+                if found.field.is_empty() {
+                    found.field = "body".to_owned();
+                }
+                broken(&found)
+            })?;
+        Ok(if changed {
+            Bytes::from(value.to_string())
+        } else {
+            bytes
+        })
+    }
+}
+
+/// Checks a request by the rules, then lets a handler see it.
+pub async fn conform(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
+    match checked(&rules, request).await {
+        Ok(request) => as_problem(next.run(request).await),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn checked(rules: &Rules, mut request: Request) -> Result<Request, HttpError> {
+    let route = request.extensions().get::<MatchedPath>();
+    let method = request.method().as_str().replace("HEAD", "GET");
+    let operation =
+        route.and_then(|route| rules.operations.get(&(route.as_str().to_owned(), method)));
+    let Some(operation) = operation else {
+        return Ok(request);
+    };
+    let path = request
+        .extract_parts::<RawPathParams>()
+        .await
+        .map_err(|_| {
+            broken(&violation(
+                "path",
+                "is no UTF-8",
+                "encode it as UTF-8, then by percent",
+            ))
+        })?;
+    let path: Vec<_> = path
+        .iter()
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect();
+    let query = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).map_err(|_| {
+        broken(&violation(
+            "query",
+            "cannot be read",
+            "write it as name=value&…",
+        ))
+    })?;
+    let headers = header_values(request.headers());
+    rules
+        .check_parameters(operation, "path", &path)
+        .and_then(|()| rules.check_query(operation, &query))
+        .and_then(|()| rules.check_parameters(operation, "header", &headers))
+        .map_err(|found| broken(&found))?;
+    let Some(rule) = &operation.body else {
+        return Ok(request);
+    };
+    let (parts, body) = request.into_parts();
+    let bytes = read_body(&parts.headers, body).await?;
+    if !bytes.is_empty() {
+        check_content_type(&parts.headers)?;
+    }
+    let bytes = rules.check_body(rule, bytes)?;
+    Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, HttpError> {
+    let told = headers.get(header::CONTENT_LENGTH);
+    let told = told.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let read = match told {
+        Some(length) if length > MAX_BODY_BYTES as u64 => None,
+        _ => to_bytes(body, MAX_BODY_BYTES).await.ok(),
+    };
+    read.ok_or_else(|| {
+        let error = OpError::invalid(format!(
+            "the body cannot be read or has more than {MAX_BODY_BYTES} bytes; send less"
+        ));
+        HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, &error.about("body"))
+    })
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), HttpError> {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    let essence = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    if essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
+        return Ok(());
+    }
+    let error = OpError::invalid(
+        "the header Content-Type does not name JSON; send 'Content-Type: application/json'",
+    );
+    let error = error.about("Content-Type");
+    Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, &error))
+}
+
+fn read_operation(operation: &Value) -> Operation {
+    let parameters = operation["parameters"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let rule = &operation["requestBody"];
+    Operation {
+        parameters: parameters
+            .map(|parameter| {
+                let place = text(&parameter["in"]);
+                let name = text(&parameter["name"]);
+                Parameter {
+                    // Header names have no case; the server's are in lower case.
+                    name: if place == "header" {
+                        name.to_lowercase()
+                    } else {
+                        name
+                    },
+                    place,
+                    required: parameter["required"] == true,
+                    schema: parameter["schema"].clone(),
+                }
+            })
+            .collect(),
+        body: rule.is_object().then(|| BodyRule {
+            required: rule["required"] == true,
+            schema: rule["content"]["application/json"]["schema"].clone(),
+        }),
+    }
+}
+
+/// Reads a parameter's text as what its schema wants; text that is none of it stays text.
+fn read_parameter(text: &str, schema: &Value) -> Value {
+    let kinds = match &schema["type"] {
+        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+        kind => Vec::from_iter(kind.as_str()),
+    };
+    let plain = |value: Option<Value>| value.unwrap_or_else(|| Value::String(text.to_owned()));
+    if kinds.contains(&"integer") {
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        let number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        // A number beyond 64 bits is a number all the same, and out of every range.
+        let value = || text.parse::<i64>().map(Value::from).ok();
+        return plain(number.then(|| value().unwrap_or_else(|| Value::from(u64::MAX))));
+    }
+    if kinds.contains(&"boolean") {
+        return plain(text.parse::<bool>().map(Value::from).ok());
+    }
+    Value::String(text.to_owned())
+}
+
+fn header_values(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text =
+        |value: &axum::http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    headers
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), text(value)))
+        .collect()
+}
+
+/// Makes numbers such as `2.0`, which are integers in JSON Schema, integers; returns whether it
+/// found one.
+fn make_whole(value: &mut Value) -> bool {
+    match value {
+        Value::Number(number) => {
+            let whole = number
+                .as_f64()
+                .filter(|f| number.is_f64() && f.fract() == 0.0);
+            let Some(whole) = whole.filter(|f| f.abs() < 9e15) else {
+                return false;
+            };
+            *value = Value::from(whole as i64);
+            true
+        }
+        Value::Array(items) => items
+            .iter_mut()
+            .fold(false, |any, item| make_whole(item) | any),
+        Value::Object(members) => members
+            .values_mut()
+            .fold(false, |any, m| make_whole(m) | any),
+        _ => false,
+    }
+}
+
+fn violation(field: &str, what: &str, remedy: &str) -> Violation {
+    Violation {
+        field: field.to_owned(),
+        what: what.to_owned(),
+        remedy: remedy.to_owned(),
+    }
+}
+
+fn broken(found: &Violation) -> HttpError {
+    let error = OpError::told(ErrorKind::Invalid, &found.field, &found.what, &found.remedy);
+    HttpError::new(StatusCode::BAD_REQUEST, &error)
+}

@@ -1,0 +1,93 @@
+//! Endpoints of tasks.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use api_types::{Task, TaskState, schema};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use tokio_stream::wrappers::ReceiverStream;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Shared;
+use super::answer::{Answer, HttpError, blocking, blocking_empty};
+use crate::host::Host;
+
+pub fn routes() -> OpenApiRouter<Arc<Host>> {
+    OpenApiRouter::new()
+        .routes(routes!(task, cancel))
+        .routes(routes!(follow))
+}
+
+/// Which task.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct TaskPath {
+    /// Its number.
+    #[param(schema_with = schema::number)]
+    task: i64,
+}
+
+/// One task
+#[utoipa::path(get, path = "/tasks/{task}", tag = "tasks", params(TaskPath), responses(
+    (status = 200, description = "Its state", body = Task),
+))]
+async fn task(State(host): Shared, Path(path): Path<TaskPath>) -> Answer<Task> {
+    blocking(move || host.task(path.task)).await
+}
+
+/// Stop a task
+#[utoipa::path(delete, path = "/tasks/{task}", tag = "tasks", params(TaskPath), responses(
+    (status = 204, description = "It is told to end"),
+))]
+async fn cancel(State(host): Shared, Path(path): Path<TaskPath>) -> Result<StatusCode, HttpError> {
+    blocking_empty(move || host.cancel_task(path.task)).await
+}
+
+/// States of a task as server-sent events
+///
+/// The last one is final.
+#[utoipa::path(get, path = "/tasks/{task}/events", tag = "tasks", params(TaskPath), responses(
+    (status = 200, description = "Its states as they come", body = String, content_type = "text/event-stream"),
+))]
+async fn follow(State(host): Shared, Path(TaskPath { task: id }): Path<TaskPath>) -> Response {
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Event, Infallible>>(16);
+    let first = host.task(id);
+    let live = host.live_task(id);
+    let first = match first {
+        Ok(first) => first,
+        Err(error) => return HttpError::from(error).into_response(),
+    };
+    tokio::spawn(async move {
+        let mut last = first;
+        if sender.send(Ok(event(&last))).await.is_err() {
+            return;
+        }
+        let Some(mut handle) = live else { return };
+        while last.state == TaskState::Running && handle.progress.changed().await.is_ok() {
+            last = handle.progress.borrow_and_update().clone();
+            if sender.send(Ok(event(&last))).await.is_err() {
+                return;
+            }
+        }
+        if last.state == TaskState::Running
+            && let Ok(last) = host.task(id)
+        {
+            let _ = sender.send(Ok(event(&last))).await;
+        }
+    });
+    Sse::new(ReceiverStream::new(receiver))
+        .keep_alive(KeepAlive::default())
+        .into_response()
+}
+
+fn event(task: &Task) -> Event {
+    Event::default()
+        .json_data(task)
+        .unwrap_or_else(|_| Event::default().data("{}"))
+}

@@ -1,0 +1,166 @@
+//! The document is what is committed, and what the check of requests understands.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::check::{KEYWORDS, Schemas, TELLING};
+
+/// The committed document; `MITOSE_UPDATE_OPENAPI=1` writes it anew.
+#[test]
+fn the_committed_document_is_that_of_the_code() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../openapi/mitose-v1.json");
+    let made = format!("{:#}\n", super::openapi());
+    if std::env::var_os("MITOSE_UPDATE_OPENAPI").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &made).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == made,
+        "openapi/mitose-v1.json is not what the code says; write it anew with \
+         MITOSE_UPDATE_OPENAPI=1 cargo test --release -p mitosed document"
+    );
+}
+
+#[test]
+fn the_document_uses_only_keywords_that_are_enforced() {
+    let document = super::openapi();
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        known_keywords(schema, name);
+    }
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for operation in methods.as_object().unwrap().values() {
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                known_keywords(&parameter["schema"], path);
+            }
+        }
+    }
+}
+
+fn known_keywords(schema: &Value, at: &str) {
+    for (keyword, value) in schema.as_object().into_iter().flatten() {
+        let known = KEYWORDS.contains(&keyword.as_str()) || TELLING.contains(&keyword.as_str());
+        assert!(known, "{at}: nothing enforces the keyword {keyword}");
+        match keyword.as_str() {
+            "properties" => {
+                let members = value.as_object().unwrap();
+                members
+                    .iter()
+                    .for_each(|(name, s)| known_keywords(s, &format!("{at}.{name}")));
+            }
+            "oneOf" | "anyOf" | "allOf" => {
+                value
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .for_each(|s| known_keywords(s, at));
+            }
+            "items" => known_keywords(value, at),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn every_operation_has_its_own_id_and_a_success() {
+    let document = super::openapi();
+    let mut ids = std::collections::HashSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(ids.insert(id.to_owned()), "{id} is used twice");
+            let answers = operation["responses"].as_object().unwrap();
+            assert!(
+                answers.keys().any(|status| status.starts_with('2')),
+                "{method} {path}"
+            );
+            assert!(answers.contains_key("400"), "{method} {path}");
+        }
+    }
+    assert!(ids.len() > 10);
+}
+
+/// Checks a body against a schema of the document: `Ok`, or field and what is wrong with it.
+fn check(name: &str, body: &Value) -> Result<(), String> {
+    let document = super::openapi();
+    let schema = json!({ "$ref": format!("#/components/schemas/{name}") });
+    let found = Schemas::new(&document).check(body, &schema, "");
+    found.map_err(|v| format!("{}: {}; {}", v.field, v.what, v.remedy))
+}
+
+#[test]
+fn bounds_are_enforced_as_the_document_has_them() {
+    let run = |change: Value| {
+        let mut body = json!({ "name": "a" });
+        body.as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        check("RunRequest", &body)
+    };
+    for good in [
+        json!({}),
+        json!({ "cpus": 8, "memory_bytes": 16 << 20 }),
+        json!({ "kernel": null, "serial": "pty" }),
+        json!({ "serial": { "file": "/a" }, "nets": [{ "mac": "52:54:00:12:34:56" }] }),
+    ] {
+        assert_eq!(run(good.clone()), Ok(()), "{good}");
+    }
+    for (bad, told) in [
+        (
+            json!({ "name": "" }),
+            "name: has 0 characters; give 1 to 63",
+        ),
+        (
+            json!({ "name": "a/b" }),
+            "name: \"a/b\" has not the right form",
+        ),
+        (json!({ "name": "é" }), "name: \"é\" has not the right form"),
+        (
+            json!({ "name": "a\n" }),
+            "name: \"a\\n\" has not the right form",
+        ),
+        (json!({ "name": "x".repeat(64) }), "name: has 64 characters"),
+        (json!({ "name": 7 }), "name: is a number; give string"),
+        (json!({ "cpus": 0 }), "cpus: 0 is not between 1 and 8"),
+        (json!({ "cpus": 1.5 }), "cpus: is a number; give integer"),
+        (
+            json!({ "memory_bytes": (16 << 20) + 1 }),
+            "is not a multiple of 1048576",
+        ),
+        (
+            json!({ "memory_bytes": u64::MAX }),
+            "memory_bytes: 18446744073709551615 is not between",
+        ),
+        (json!({ "colour": 1 }), "colour: is not known; leave it out"),
+        (
+            json!({ "kernel": "relative" }),
+            "kernel: \"relative\" has not the right form",
+        ),
+        (
+            json!({ "kernel": "/a\0" }),
+            "kernel: \"/a\\0\" has not the right form",
+        ),
+        (
+            json!({ "engine": "warp" }),
+            "engine: \"warp\" is not known; give \"auto\" or",
+        ),
+        (json!({ "serial": "floppy" }), "serial: "),
+        (json!({ "serial": { "file": "b" } }), "serial.file: "),
+        (
+            json!({ "nets": [{}, { "mac": "01:00:00:00:00:00" }] }),
+            "nets[1].mac: ",
+        ),
+        (
+            json!({ "disks": vec![json!({ "path": "/a" }); 12] }),
+            "disks: has 12 items; give at most 11",
+        ),
+    ] {
+        let found = run(bad.clone()).expect_err(&bad.to_string());
+        assert!(found.contains(told), "{found:?} lacks {told:?}");
+    }
+    let twice = check("ForkRequest", &json!({ "names": ["a", "a"] })).unwrap_err();
+    assert!(twice.contains("names: has \"a\" twice"), "{twice}");
+    let missing = check("ForkRequest", &json!({})).unwrap_err();
+    assert_eq!(missing, "names: is missing; give it");
+}
