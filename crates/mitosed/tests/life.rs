@@ -161,10 +161,13 @@ fn what_cannot_be_is_refused_by_name_and_leaves_nothing() {
             refused(&|r| r.cpus = 1000),
             "cpus: 1000 is not between 1 and 8",
         ),
-        (refused(&|r| r.memory_bytes = 0), "memory: 0 bytes"),
+        (
+            refused(&|r| r.memory_bytes = 0),
+            "memory_bytes: 0 is not between",
+        ),
         (
             refused(&|r| r.memory_bytes = 1 << 40),
-            "memory: 1099511627776 bytes",
+            "memory_bytes: 1099511627776 is not between",
         ),
         (refused(&|r| r.memory_bytes = 511 << 30), "the host has"),
         (refused(&|r| r.kernel = None), "kernel: give an image"),

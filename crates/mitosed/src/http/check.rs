@@ -127,10 +127,11 @@ impl Schemas {
             Some(regex) if !regex.is_match(text) => {
                 let shown: String = text.chars().take(80).collect();
                 let remedy = match schema["examples"][0].as_str() {
-                    Some(example) => format!("give text of the form {pattern}, such as {example}"),
-                    None => format!("give text of the form {pattern}"),
+                    Some(example) => format!("give text such as {example}"),
+                    None => "give text of that form".to_owned(),
                 };
-                wrong(field, format!("{shown:?} has not the right form"), remedy)
+                let what = format!("{shown:?} is not of the form {pattern}");
+                wrong(field, what, remedy)
             }
             _ => Ok(()),
         }

@@ -79,7 +79,12 @@ fn close_requests(document: &mut Value) {
         if !name.ends_with("Request") {
             continue;
         }
-        for variant in schema.get_mut("oneOf").and_then(Value::as_array_mut).into_iter().flatten() {
+        for variant in schema
+            .get_mut("oneOf")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             if variant["type"] == "object" {
                 variant["additionalProperties"] = json!(false);
             }

@@ -111,14 +111,11 @@ fn bounds_are_enforced_as_the_document_has_them() {
             json!({ "name": "" }),
             "name: has 0 characters; give 1 to 63",
         ),
-        (
-            json!({ "name": "a/b" }),
-            "name: \"a/b\" has not the right form",
-        ),
-        (json!({ "name": "é" }), "name: \"é\" has not the right form"),
+        (json!({ "name": "a/b" }), "name: \"a/b\" is not of the form"),
+        (json!({ "name": "é" }), "name: \"é\" is not of the form"),
         (
             json!({ "name": "a\n" }),
-            "name: \"a\\n\" has not the right form",
+            "name: \"a\\n\" is not of the form",
         ),
         (json!({ "name": "x".repeat(64) }), "name: has 64 characters"),
         (json!({ "name": 7 }), "name: is a number; give string"),
@@ -135,11 +132,11 @@ fn bounds_are_enforced_as_the_document_has_them() {
         (json!({ "colour": 1 }), "colour: is not known; leave it out"),
         (
             json!({ "kernel": "relative" }),
-            "kernel: \"relative\" has not the right form",
+            "kernel: \"relative\" is not of the form",
         ),
         (
             json!({ "kernel": "/a\0" }),
-            "kernel: \"/a\\0\" has not the right form",
+            "kernel: \"/a\\0\" is not of the form",
         ),
         (
             json!({ "engine": "warp" }),
