@@ -13,4 +13,6 @@ pub fn full() -> bool {
 
 pub use cli::Cli;
 pub use programs::program;
-pub use vmm::{Clone, Disk, ForkOptions, SpawnOptions, VmProcess, kvm_present, memory_file};
+pub use vmm::{
+    Clone, Disk, ForkOptions, InstantFiles, SpawnOptions, VmProcess, kvm_present, memory_file,
+};

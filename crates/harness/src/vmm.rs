@@ -1,5 +1,9 @@
 //! A VM process driven as the daemon drives it: sockets, descriptors, messages.
 
+mod instant;
+
+pub use self::instant::InstantFiles;
+
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -56,6 +60,8 @@ pub struct SpawnOptions {
     pub disks: Vec<Disk>,
     /// Open TAPs in slot order.
     pub taps: Vec<Option<OwnedFd>>,
+    /// Runs on the software engine; so do clones of it.
+    pub soft: bool,
 }
 
 /// How a fork is made.
@@ -90,6 +96,15 @@ pub struct VmProcess {
     folder: PathBuf,
     name: String,
     spec: Option<VmSpec>,
+    soft: bool,
+}
+
+/// What a fork gave.
+struct Point {
+    forked: Forked,
+    /// None where newborns have inherited it.
+    layer: Option<File>,
+    checkpoint: File,
 }
 
 #[derive(Debug)]
@@ -171,6 +186,7 @@ impl VmProcess {
             folder: folder.into(),
             name: name.into(),
             spec: None,
+            soft: false,
         })
     }
 
@@ -184,6 +200,7 @@ impl VmProcess {
         options: SpawnOptions,
     ) -> anyhow::Result<Self> {
         let mut vm = Self::shell(folder, name)?;
+        vm.soft = options.soft;
         let mut frame = Frame::default();
         let ram = frame.add(memory_file(spec.memory_bytes)?);
         let kernel = frame.add(File::open(kernel)?);
@@ -206,13 +223,12 @@ impl VmProcess {
     }
 
     fn backends(&self, frame: &mut Frame, options: SpawnOptions) -> anyhow::Result<Backends> {
-        let kvm = open_kvm()?;
+        let kvm = self.engine(frame)?;
         let serial = File::options()
             .create(true)
             .append(true)
             .open(self.folder.join(format!("{}.serial", self.name)))?;
         let vsock = UnixListener::bind(self.folder.join(format!("{}.vsock", self.name)))?;
-        let kvm = Some(frame.add(kvm));
         let disks = frame.disks(&options.disks)?;
         let plug = |tap: Option<OwnedFd>| NicBackend {
             tap: tap.map(|tap| frame.add(tap)),
@@ -230,6 +246,12 @@ impl VmProcess {
             vsock,
             agent_identity: "{}".into(),
         })
+    }
+
+    /// `/dev/kvm` where the VM runs on it.
+    fn engine(&self, frame: &mut Frame) -> anyhow::Result<Option<Fd>> {
+        let kvm = (!self.soft).then(open_kvm).transpose()?;
+        Ok(kvm.map(|kvm| frame.add(kvm)))
     }
 
     /// Sends `command` and waits for its outcome.
@@ -282,33 +304,50 @@ impl VmProcess {
         let names: Vec<_> = (0..options.clones)
             .map(|i| format!("{}.{number}.{i}", self.name))
             .collect();
+        let point = self.fork_for(&names, &options.next_tops, options.fail_at)?;
+        let mut clones = vec![];
+        let mut disks = options.clone_disks.into_iter();
+        for name in names {
+            let disks = disks.next().unwrap_or_default();
+            clones.push(self.start_clone(&name, &point, disks)?);
+        }
+        Ok((point.forked, clones))
+    }
+
+    /// Forks the VM, with a seat for a newborn of each name.
+    fn fork_for(
+        &mut self,
+        names: &[String],
+        tops: &[PathBuf],
+        fail_at: Option<ForkStep>,
+    ) -> anyhow::Result<Point> {
         let mut frame = Frame::default();
         let mut next_tops = vec![];
-        for path in &options.next_tops {
+        for path in tops {
             let fd = frame.add(File::options().read(true).write(true).open(path)?);
             next_tops.push(LayerFd {
                 fd,
                 format: LayerFormat::Qcow2,
             });
         }
-        let mut checkpoint = memory_file(0)?;
+        let checkpoint = memory_file(0)?;
         let checkpoint_fd = frame.add(checkpoint.try_clone()?);
         let mut newborns = vec![];
-        for name in &names {
+        for name in names {
             let listener = UnixListener::bind(self.folder.join(format!("{name}.sock")))?;
             newborns.push(Newborn {
                 listener: frame.add(listener),
                 uid: next_uid(),
             });
         }
-        let kvm = Some(frame.add(open_kvm()?));
+        let kvm = self.engine(&mut frame)?;
         let fork = Fork {
             next_tops,
             checkpoint: checkpoint_fd,
             newborns,
             kvm,
             drain_ms_max: 250,
-            fail_at: options.fail_at,
+            fail_at,
         };
         let (outcome, fds) = self.call_with(VmmCommand::Fork(Box::new(fork)), frame.0)?;
         let forked = match outcome {
@@ -316,53 +355,70 @@ impl VmProcess {
             Outcome::Failed { message, .. } => bail!("{message}"),
             other => bail!("fork gave {other:?}"),
         };
-        let layer = fds.into_iter().next().map(File::from);
-        let mut clones = vec![];
-        let mut disks = options.clone_disks.into_iter();
-        for name in names {
-            let disks = disks.next().unwrap_or_default();
-            checkpoint.seek(SeekFrom::Start(0))?;
-            clones.push(self.start_clone(&name, layer.as_ref(), &checkpoint, disks)?);
-        }
-        Ok((forked, clones))
+        Ok(Point {
+            forked,
+            layer: fds.into_iter().next().map(File::from),
+            checkpoint,
+        })
     }
 
-    fn start_clone(
-        &self,
-        name: &str,
-        layer: Option<&File>,
-        checkpoint: &File,
+    fn start_clone(&self, name: &str, point: &Point, disks: Vec<Disk>) -> anyhow::Result<Clone> {
+        let mut vm = match &point.layer {
+            Some(_) => Self::shell_again(&self.folder, name)?,
+            None => self.meet(name)?,
+        };
+        let point = point.layer.as_ref().map(|layer| (layer, &point.checkpoint));
+        let first_run_at_ns = vm.restore(self, point, disks, false)?;
+        Ok(Clone {
+            vm,
+            first_run_at_ns: first_run_at_ns.context("the clone does not run")?,
+        })
+    }
+
+    /// Connects to a newborn.
+    fn meet(&self, name: &str) -> anyhow::Result<Self> {
+        let socket = UnixStream::connect(self.folder.join(format!("{name}.sock")))?;
+        let mut vm = Self::over(socket, Process::Other(0), &self.folder, name)?;
+        let born = vm.wait_event(|event| matches!(event, Event::Newborn { .. }))?;
+        if let Event::Newborn { pid } = born {
+            vm.process = Process::Other(pid);
+        }
+        Ok(vm)
+    }
+
+    /// Makes this process a clone of `source`: of a fork point's layer and checkpoint, or of what
+    /// it was born with. Returns when it ran, unless it is to stand still.
+    fn restore(
+        &mut self,
+        source: &Self,
+        point: Option<(&File, &File)>,
         disks: Vec<Disk>,
-    ) -> anyhow::Result<Clone> {
-        let mut spec = self
-            .spec
-            .clone()
-            .context("the source was not booted here")?;
+        paused: bool,
+    ) -> anyhow::Result<Option<u64>> {
+        let spec = source.spec.clone();
+        let mut spec = spec.context("the source was not booted here")?;
+        self.soft = source.soft;
         let mut frame = Frame::default();
-        let (mut vm, ram, checkpoint) = match layer {
-            Some(layer) => {
-                let vm = Self::shell_again(&self.folder, name)?;
+        let (ram, checkpoint) = match point {
+            Some((layer, mut checkpoint)) => {
                 let path = format!("/proc/self/fd/{}", layer.as_raw_fd());
                 let ram = CloneRam::Layer(frame.add(File::open(path)?));
-                (vm, ram, Some(frame.add(checkpoint.try_clone()?)))
+                checkpoint.seek(SeekFrom::Start(0))?;
+                (ram, Some(frame.add(checkpoint.try_clone()?)))
             }
-            None => {
-                let socket = UnixStream::connect(self.folder.join(format!("{name}.sock")))?;
-                let mut vm = Self::over(socket, Process::Other(0), &self.folder, name)?;
-                let born = vm.wait_event(|event| matches!(event, Event::Newborn { .. }))?;
-                if let Event::Newborn { pid } = born {
-                    vm.process = Process::Other(pid);
-                }
-                (vm, CloneRam::Inherited, None)
-            }
+            None => (CloneRam::Inherited, None),
         };
         for (index, nic) in spec.nics.iter_mut().enumerate() {
             let [a, b, c, d] = next_uid().to_be_bytes();
             nic.mac = vm_spec::MacAddr::local([2, index as u8, a, b, c, d]);
         }
-        vm.spec = Some(spec.clone());
-        let taps = spec.nics.iter().map(|_| None).collect();
-        let backends = vm.backends(&mut frame, SpawnOptions { disks, taps })?;
+        self.spec = Some(spec.clone());
+        let options = SpawnOptions {
+            disks,
+            taps: spec.nics.iter().map(|_| None).collect(),
+            ..SpawnOptions::default()
+        };
+        let backends = self.backends(&mut frame, options)?;
         let generation_id = format!("{:032x}", u128::from(next_uid()));
         let restore = Restore {
             spec,
@@ -370,18 +426,14 @@ impl VmProcess {
             checkpoint,
             backends,
             generation_id,
-            paused: false,
+            paused,
             durable: true,
         };
-        match vm
-            .call_with(VmmCommand::Restore(Box::new(restore)), frame.0)?
-            .0
-        {
-            Outcome::Running { first_run_at_ns } => Ok(Clone {
-                vm,
-                first_run_at_ns,
-            }),
-            other => bail!("restore gave {other:?}; log: {}", vm.process_log()),
+        let command = VmmCommand::Restore(Box::new(restore));
+        match self.call_with(command, frame.0)?.0 {
+            Outcome::Running { first_run_at_ns } => Ok(Some(first_run_at_ns)),
+            Outcome::Done if paused => Ok(None),
+            other => bail!("restore gave {other:?}; log: {}", self.process_log()),
         }
     }
 

@@ -150,7 +150,9 @@ impl Machine {
         }
         drop(quiet);
         // The vCPUs are about to run; nothing below is part of the stun.
-        self.platform.disks.iter().for_each(|disk| disk.ungate());
+        if self.begun {
+            self.platform.disks.iter().for_each(|disk| disk.ungate());
+        }
         let io_held_us = if self.platform.disks.is_empty() {
             0
         } else {

@@ -14,7 +14,7 @@ use vcpu_soft::SoftEngine;
 use vm_memory::{Bytes, GuestAddress};
 use vm_spec::VmSpec;
 
-use crate::backends::Backends;
+use crate::backends::{Backends, SerialSink};
 use crate::checkpoint::Checkpoint;
 use crate::durability::Durability;
 use crate::error::BuildError;
@@ -55,6 +55,8 @@ pub struct Machine {
     pub(crate) ram: Arc<Mutex<GuestRam>>,
     pub(crate) platform: Platform,
     pub(crate) vcpus: VcpuGroup,
+    /// Devices take descriptors: they do from the first run on.
+    pub(crate) begun: bool,
     pub(crate) durability: Durability,
     /// What the last fork left to do.
     pub(crate) finishing: Finishing,
@@ -303,6 +305,7 @@ impl Machine {
             ram,
             platform,
             vcpus,
+            begun: false,
             durability: Durability::default(),
             finishing: Finishing::default(),
         })
@@ -322,6 +325,7 @@ impl Machine {
 
     /// Lets the guest run and returns when its last vCPU entered, `CLOCK_MONOTONIC` ns.
     pub fn run(&mut self) -> u64 {
+        self.begun = true;
         self.platform.ungate();
         self.vcpus.run();
         self.vcpus.wait_entered().1
@@ -334,12 +338,11 @@ impl Machine {
         }
     }
 
-    /// Lets the vCPUs go on and disks retry what found no space.
-    pub fn resume(&mut self) {
+    /// Lets the vCPUs go on and disks retry what found no space. Returns when the last vCPU
+    /// entered, `CLOCK_MONOTONIC` ns, where they stood still.
+    pub fn resume(&mut self) -> Option<u64> {
         self.platform.retry_disks();
-        if !self.vcpus.is_running() {
-            self.run();
-        }
+        (!self.vcpus.is_running()).then(|| self.run())
     }
 
     /// Returns whether the vCPUs run.
@@ -355,6 +358,12 @@ impl Machine {
     /// Presses the ACPI power button.
     pub fn press_power_button(&self) {
         self.platform.ged.press_power_button();
+    }
+
+    /// Sends a serial port's output to `sink` from here on; returns whether there is such a port.
+    pub fn set_serial_output(&self, port: usize, sink: SerialSink) -> bool {
+        let port = self.platform.serial.get(port);
+        port.map(|port| port.set_output(sink.0)).is_some()
     }
 
     /// Types `bytes` on a serial port (0 is COM1); returns how many the guest's port took.

@@ -26,6 +26,7 @@ pub(crate) struct AgentLink {
     pub(crate) stream: UnixStream,
     received: Vec<u8>,
     outbox: Outbox,
+    greeted: bool,
 }
 
 impl AgentLink {
@@ -35,7 +36,13 @@ impl AgentLink {
             stream,
             received: vec![],
             outbox: Outbox::default(),
+            greeted: false,
         })
+    }
+
+    /// Whether the agent has said hello.
+    pub(crate) fn greeted(&self) -> bool {
+        self.greeted
     }
 
     pub(crate) fn wants_write(&self) -> bool {
@@ -106,6 +113,7 @@ impl AgentLink {
         Ok(Some(match message {
             ToHost::Hello(_) => {
                 self.send(identity)?;
+                self.greeted = true;
                 Event::AgentHello(text)
             }
             ToHost::Ready(_) => Event::AgentReady {

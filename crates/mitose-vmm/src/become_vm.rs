@@ -12,7 +12,7 @@ use guest_memory::GuestRam;
 use machine::{
     Backends, BootFiles, Checkpoint, CloneOrigin, DiskFiles, Machine, OnEvent, Prepared, SerialSink,
 };
-use vmm_protocol::{Boot, CloneRam, Fd, LayerFd, LayerFormat, Restore};
+use vmm_protocol::{Boot, CloneRam, Fd, LayerFd, LayerFormat, Restore, SerialBackend};
 
 use crate::serial::SerialPeer;
 use crate::server::Inherited;
@@ -46,6 +46,25 @@ impl Descriptors {
         })
     }
 
+    /// Returns what takes the output of serial port `port`, and who else is at its other end.
+    pub(crate) fn serial(
+        &mut self,
+        port: usize,
+        backend: SerialBackend,
+    ) -> anyhow::Result<(SerialSink, SerialPeer)> {
+        let log = self.file(backend.log).context("no log")?;
+        let peer = match backend.peer {
+            None => SerialPeer::nobody(port),
+            Some(vmm_protocol::SerialPeer::Listener(fd)) => {
+                SerialPeer::listener(port, self.take(fd)?)
+            }
+            Some(vmm_protocol::SerialPeer::Pty(fd, held)) => {
+                SerialPeer::pty(port, self.take(fd)?, self.take(held)?)
+            }
+        };
+        Ok((SerialSink(Box::new(peer.output(log))), peer))
+    }
+
     /// Also returns who else is at the other ends of the serial ports.
     fn backends(
         &mut self,
@@ -54,21 +73,9 @@ impl Descriptors {
         let mut serial = vec![];
         let mut peers: Vec<SerialPeer> = vec![];
         for (port, backend) in named.serial.iter().enumerate() {
-            let log = self.file(backend.log)?;
-            let peer = match backend.peer {
-                None => None,
-                Some(vmm_protocol::SerialPeer::Listener(fd)) => {
-                    Some(SerialPeer::listener(port, self.take(fd)?))
-                }
-                Some(vmm_protocol::SerialPeer::Pty(fd, held)) => {
-                    Some(SerialPeer::pty(port, self.take(fd)?, self.take(held)?))
-                }
-            };
-            serial.push(match &peer {
-                Some(peer) => SerialSink(Box::new(peer.output(log))),
-                None => SerialSink(Box::new(log)),
-            });
-            peers.extend(peer);
+            let (sink, peer) = self.serial(port, *backend)?;
+            serial.push(sink);
+            peers.push(peer);
         }
         let mut disks = vec![];
         for disk in &named.disks {

@@ -42,6 +42,17 @@ pub(crate) enum Message {
         bytes: Vec<u8>,
     },
     Machine(MachineEvent),
+    /// A thread is done with writing the inherited instant.
+    Dumped(Dumped),
+}
+
+/// How writing the inherited instant to files ended, and whom to tell.
+#[derive(Debug)]
+pub(crate) struct Dumped {
+    pub(crate) result: Result<(), String>,
+    /// Number of the request.
+    pub(crate) id: u64,
+    pub(crate) connection: Arc<UnixStream>,
 }
 
 /// All that the process listens to.
@@ -55,8 +66,9 @@ pub(crate) struct Control {
     serial: Vec<SerialPeer>,
     /// The message that answers an agent's hello, JSON.
     identity: String,
-    events: Receiver<MachineEvent>,
-    sender: Sender<MachineEvent>,
+    /// What this process's own threads tell.
+    told: Receiver<Message>,
+    sender: Sender<Message>,
     wake: Arc<OwnedFd>,
     /// Came in together with what was taken before.
     news: VecDeque<Message>,
@@ -64,7 +76,7 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn new(listener: UnixListener) -> io::Result<Self> {
-        let (sender, events) = channel();
+        let (sender, told) = channel();
         Ok(Self {
             listener,
             connections: vec![],
@@ -72,7 +84,7 @@ impl Control {
             allowance: Allowance::new(Instant::now()),
             serial: vec![],
             identity: String::new(),
-            events,
+            told,
             sender,
             wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
             news: VecDeque::new(),
@@ -81,29 +93,47 @@ impl Control {
 
     /// Returns what the threads of a machine call to tell their news.
     pub(crate) fn sink(&self) -> OnEvent {
+        let tell = self.messenger();
+        Arc::new(move |event| tell(Message::Machine(event)))
+    }
+
+    /// Returns what a thread of this process calls to tell something.
+    pub(crate) fn messenger(&self) -> impl Fn(Message) + Send + Sync + 'static {
         let sender = Mutex::new(self.sender.clone());
         let wake = Arc::clone(&self.wake);
-        Arc::new(move |event| {
+        move |message| {
             // Whoever listens ends only with the process.
             let _ = sender
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .send(event);
+                .send(message);
             // A full counter means that a wake-up is pending already.
             let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
-        })
+        }
     }
 
     /// Listens to the peers of a machine's serial ports.
     pub(crate) fn serve_serial(&mut self, peers: Vec<SerialPeer>, machine: &Machine) {
-        for peer in &peers {
-            let (room, wake) = (peer.room(), Arc::clone(&self.wake));
-            machine.on_serial_room(peer.port, move || {
-                room.store(true, Ordering::Release);
-                let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
-            });
+        for peer in peers {
+            self.replace_serial(peer, machine);
         }
-        self.serial = peers;
+    }
+
+    /// Listens to `peer` of a serial port in place of whoever it was before; what that one typed
+    /// still reaches the guest.
+    pub(crate) fn replace_serial(&mut self, mut peer: SerialPeer, machine: &Machine) {
+        let (room, wake) = (peer.room(), Arc::clone(&self.wake));
+        machine.on_serial_room(peer.port, move || {
+            room.store(true, Ordering::Release);
+            let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
+        });
+        let before = self.serial.iter().position(|old| old.port == peer.port);
+        if let Some(before) = before {
+            let typed = self.serial.swap_remove(before).into_typed();
+            let taken = machine.serial_input(peer.port, &typed);
+            peer.keep(&typed[taken..]);
+        }
+        self.serial.push(peer);
     }
 
     /// Keeps what a serial port refused until the guest has read.
@@ -132,9 +162,16 @@ impl Control {
         self.identity = identity;
     }
 
-    /// Sends a message to the agent.
-    pub(crate) fn tell_agent(&mut self, message: &str) {
-        self.agents.retain_mut(|agent| agent.send(message).is_ok());
+    /// Sends a message to the agent; returns whether there is one. An agent that has not said
+    /// hello yet is about to be told everything.
+    pub(crate) fn tell_agent(&mut self, message: &str) -> bool {
+        let mut told = false;
+        self.agents.retain_mut(|agent| {
+            let taken = !agent.greeted() || agent.send(message).is_ok();
+            told |= taken && agent.greeted();
+            taken
+        });
+        told
     }
 
     /// Connections of the daemon.
@@ -211,8 +248,7 @@ impl Control {
             let mut count = [0; 8];
             // Only clears the wake-up; what it announces is in the channel.
             let _ = rustix::io::read(self.wake.as_fd(), &mut count);
-            self.news
-                .extend(self.events.try_iter().map(Message::Machine));
+            self.news.extend(self.told.try_iter());
             for peer in &mut self.serial {
                 let port = peer.port;
                 let again = peer.retry().map(|bytes| Message::Typed { port, bytes });

@@ -1,4 +1,4 @@
-//! The other end of a serial port: a Unix socket that takes one connection at a time, or a
+//! The other end of a serial port: nobody, a Unix socket that takes one connection at a time, or a
 //! pseudo-terminal. Output goes to the log in any case; a peer that does not read loses some.
 
 use std::fs::File;
@@ -12,6 +12,8 @@ use rustix::net::SocketFlags;
 
 /// Bytes that are taken from a peer at a time: what a guest's port holds.
 const INPUT_BYTES: usize = 64;
+/// Most bytes that are taken from a peer that is replaced: more than a socket holds.
+const LEFT_BYTES_MAX: usize = 1 << 20;
 
 type Line = Arc<Mutex<Option<Arc<OwnedFd>>>>;
 
@@ -21,6 +23,7 @@ fn lock(line: &Line) -> MutexGuard<'_, Option<Arc<OwnedFd>>> {
 
 #[derive(Debug)]
 enum Door {
+    Nobody,
     Listener(Arc<OwnedFd>),
     /// The terminal's other side is held open, so that reading this one never ends.
     Pty(#[expect(dead_code, reason = "held open")] OwnedFd),
@@ -56,6 +59,11 @@ impl SerialPeer {
         }
     }
 
+    /// Nobody but the log.
+    pub(crate) fn nobody(port: usize) -> Self {
+        Self::new(port, Door::Nobody, None)
+    }
+
     /// Whoever connects to `listener`.
     pub(crate) fn listener(port: usize, listener: OwnedFd) -> Self {
         Self::new(port, Door::Listener(Arc::new(listener)), None)
@@ -87,7 +95,7 @@ impl SerialPeer {
         match (&*lock(&self.line), &self.door) {
             (Some(line), _) => Some(Arc::clone(line)),
             (None, Door::Listener(listener)) => Some(Arc::clone(listener)),
-            (None, Door::Pty(_)) => None,
+            (None, Door::Pty(_) | Door::Nobody) => None,
         }
     }
 
@@ -115,6 +123,23 @@ impl SerialPeer {
             }
         }
         vec![]
+    }
+
+    /// Ends it; returns what it typed and the guest's port has not taken.
+    pub(crate) fn into_typed(self) -> Vec<u8> {
+        let mut typed = self.waiting;
+        let line = lock(&self.line).take();
+        let mut bytes = [0; 4096];
+        while let Some(line) = line.as_ref().filter(|_| typed.len() < LEFT_BYTES_MAX) {
+            match rustix::io::read(line, &mut bytes) {
+                Ok(0) => break,
+                Ok(count) => typed.extend_from_slice(&bytes[..count]),
+                Err(Errno::INTR) => {}
+                // All is read, or the peer is gone.
+                Err(_) => break,
+            }
+        }
+        typed
     }
 
     /// Keeps what the guest's port refused.

@@ -1,6 +1,10 @@
 //! The main thread: does what the daemon asks, one request after the other, and tells it what
 //! happens in the VM.
 
+mod change;
+mod dump;
+mod keep;
+
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -19,6 +23,7 @@ use vmm_protocol::{
 use crate::become_vm::{self, Descriptors};
 use crate::control::{Control, Message};
 use crate::holder::{self, Nest, Seat};
+use keep::Kept;
 
 /// Longest wait for a daemon that does not read, before its connection is given up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -61,6 +66,10 @@ pub(crate) struct Server {
     inherited: Option<Inherited>,
     prepared: Option<Prepared>,
     machine: Option<Machine>,
+    /// The fork point of a keeper.
+    kept: Option<Kept>,
+    /// A thread writes the inherited instant to files.
+    dumping: bool,
     state: VmState,
     first_run_at_ns: Option<u64>,
     ready_at_ns: Option<u64>,
@@ -68,7 +77,9 @@ pub(crate) struct Server {
 
 /// What follows a request.
 enum After {
-    Reply(Outcome, Option<OwnedFd>),
+    Reply(Outcome, Vec<OwnedFd>),
+    /// A thread does it; the reply follows.
+    Later,
     End(EndReason),
     Newborn(Newborn),
 }
@@ -85,6 +96,8 @@ impl Server {
             inherited,
             prepared: None,
             machine: None,
+            kept: None,
+            dumping: false,
             state: VmState::Shell,
             first_run_at_ns: None,
             ready_at_ns: None,
@@ -103,7 +116,8 @@ impl Server {
             match message {
                 Message::Connected(stream) => self.connected(&stream),
                 Message::Disconnected => {
-                    if self.machine.is_none() && self.control.connections().is_empty() {
+                    let useless = self.machine.is_none() && self.kept.is_none();
+                    if useless && self.control.connections().is_empty() {
                         // A shell that its daemon left is of no use to anybody.
                         return Next::End;
                     }
@@ -115,16 +129,18 @@ impl Server {
                         return self.end(reason);
                     }
                 }
+                Message::Dumped(dumped) => self.dumped(dumped),
                 Message::Request {
                     request,
                     fds,
                     connection,
                 } => {
                     let id = request.id;
-                    match self.carry_out(request, fds) {
-                        After::Reply(outcome, fd) => {
+                    match self.carry_out(request, fds, &connection) {
+                        After::Later => {}
+                        After::Reply(outcome, fds) => {
                             let reply = FromVmm::Reply(Reply { id, outcome });
-                            let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+                            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
                             self.send_to(&connection, &reply, &fds);
                             if let Some(machine) = self.machine.as_mut() {
                                 machine.after_fork();
@@ -251,7 +267,12 @@ impl Server {
         Next::End
     }
 
-    fn carry_out(&mut self, request: Request, fds: Vec<OwnedFd>) -> After {
+    fn carry_out(
+        &mut self,
+        request: Request,
+        fds: Vec<OwnedFd>,
+        connection: &Arc<UnixStream>,
+    ) -> After {
         if request.version != VERSION {
             let message = format!("protocol version {}, this is {VERSION}", request.version);
             return failed(message);
@@ -259,6 +280,9 @@ impl Server {
         let result = match request.command {
             Command::Fork(fork) => return self.fork(*fork, fds),
             Command::PowerOff => return After::End(EndReason::Requested),
+            Command::Recall => return self.recall(),
+            Command::Dump(order) => return self.dump(order, fds, request.id, connection),
+            Command::Keep(order) => self.keep(order, fds),
             Command::Prepare(order) => self.prepare(order, fds),
             Command::Boot(boot) => self.boot(&boot, fds),
             Command::Restore(restore) => self.restore(&restore, fds),
@@ -267,16 +291,21 @@ impl Server {
                 self.control.set_identity(identity, true);
                 Ok(Outcome::Done)
             }
+            Command::TellAgent(message) => self.tell_agent(&message),
+            Command::SetSerial(order) => self.set_serial(order, fds),
             other => self.drive(&other),
         };
         match result {
-            Ok(outcome) => After::Reply(outcome, None),
+            Ok(outcome) => After::Reply(outcome, vec![]),
             Err(error) => failed(format!("{error:#}")),
         }
     }
 
     fn need_shell(&self) -> anyhow::Result<()> {
         anyhow::ensure!(self.machine.is_none(), "this process runs a VM already");
+        anyhow::ensure!(self.kept.is_none(), "this process keeps a fork point");
+        let dumping = "this process is still writing its instant to files";
+        anyhow::ensure!(!self.dumping, dumping);
         Ok(())
     }
 
@@ -329,8 +358,10 @@ impl Server {
                 }
             }
             Command::Resume => {
-                machine.resume();
+                let entered_at_ns = machine.resume();
                 self.state = VmState::Running;
+                // A clone that was restored standing still runs here for the first time.
+                self.first_run_at_ns = self.first_run_at_ns.or(entered_at_ns);
             }
             Command::PowerButton => {
                 machine.press_power_button();
@@ -394,7 +425,7 @@ impl Server {
                     layer: report.layer.as_ref().map(|_| Fd(0)),
                     steps_us: report.steps_us,
                 };
-                After::Reply(Outcome::Forked(forked), report.layer)
+                After::Reply(Outcome::Forked(forked), report.layer.into_iter().collect())
             }
             Ok(ForkOutcome::Holder(held)) => match holder::hold(*held, nest) {
                 Ok(newborn) => After::Newborn(newborn),
@@ -411,7 +442,7 @@ impl Server {
                         message,
                         step: Some(step),
                     },
-                    None,
+                    vec![],
                 )
             }
         }
@@ -424,7 +455,7 @@ fn failed(message: String) -> After {
             message,
             step: None,
         },
-        None,
+        vec![],
     )
 }
 

@@ -1,0 +1,191 @@
+//! Instants that outlive their source: dumps, keepers, clones that stand still.
+
+use std::fs::File;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use vmm_protocol::{
+    Command, Dump, Fd, Forked, Keep, Outcome, SerialBackend, SerialPeer, SetSerial, Status,
+};
+
+use super::{Frame, Point, TIMEOUT, VmProcess, memory_file};
+
+/// An instant in two files.
+#[derive(Debug)]
+pub struct InstantFiles {
+    /// Guest RAM.
+    pub ram: File,
+    /// State.
+    pub checkpoint: File,
+}
+
+impl InstantFiles {
+    /// Empty files in memory.
+    pub fn in_memory() -> anyhow::Result<Self> {
+        Ok(Self {
+            ram: memory_file(0)?,
+            checkpoint: memory_file(0)?,
+        })
+    }
+
+    /// Empty files in `folder`.
+    pub fn in_folder(folder: &Path, name: &str) -> anyhow::Result<Self> {
+        let create = |kind: &str| {
+            let path = folder.join(format!("{name}.{kind}"));
+            let mut options = File::options();
+            options.read(true).write(true).create_new(true).open(path)
+        };
+        Ok(Self {
+            ram: create("ram")?,
+            checkpoint: create("checkpoint")?,
+        })
+    }
+
+    fn add_to(&self, frame: &mut Frame) -> anyhow::Result<(Fd, Fd)> {
+        let ram = frame.add(self.ram.try_clone()?);
+        Ok((ram, frame.add(self.checkpoint.try_clone()?)))
+    }
+}
+
+fn done(outcome: Outcome) -> anyhow::Result<()> {
+    match outcome {
+        Outcome::Done | Outcome::Running { .. } => Ok(()),
+        Outcome::Failed { message, .. } => bail!("{message}"),
+        other => bail!("unexpected outcome {other:?}"),
+    }
+}
+
+impl VmProcess {
+    /// Forks the VM without clones: figures and fork point.
+    pub fn fork_point(&mut self) -> anyhow::Result<(Forked, InstantFiles)> {
+        let Point {
+            forked,
+            layer,
+            checkpoint,
+        } = self.fork_for(&[], &[], None)?;
+        let ram = layer.context("the VM runs on a private view: nothing has its instant")?;
+        Ok((forked, InstantFiles { ram, checkpoint }))
+    }
+
+    /// Forks a VM that runs on a private view: the newborns of these names wait for what they are
+    /// to do.
+    pub fn bear(&mut self, names: &[&str]) -> anyhow::Result<(Forked, Vec<Self>)> {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let point = self.fork_for(&names, &[], None)?;
+        ensure!(point.layer.is_none(), "the VM was never forked");
+        let newborns = names.iter().map(|name| self.meet(name));
+        Ok((point.forked, newborns.collect::<anyhow::Result<_>>()?))
+    }
+
+    /// Starts a shell beside this VM and makes it a clone of it.
+    pub fn restored(
+        &self,
+        name: &str,
+        instant: &InstantFiles,
+        paused: bool,
+    ) -> anyhow::Result<Self> {
+        let mut vm = Self::shell(&self.folder, name)?;
+        let point = (&instant.ram, &instant.checkpoint);
+        vm.restore(self, Some(point), vec![], paused)?;
+        Ok(vm)
+    }
+
+    /// Makes this newborn a clone of `source`.
+    pub fn restore_inherited(&mut self, source: &Self, paused: bool) -> anyhow::Result<()> {
+        self.restore(source, None, vec![], paused).map(drop)
+    }
+
+    /// Has this newborn write its instant.
+    pub fn dump(&mut self, files: &InstantFiles) -> anyhow::Result<()> {
+        let mut frame = Frame::default();
+        let (ram, checkpoint) = files.add_to(&mut frame)?;
+        let pagemap = linux_sys::open_pagemap(self.pid())?;
+        let dump = Dump {
+            ram,
+            checkpoint,
+            pagemap: Some(frame.add(pagemap)),
+        };
+        done(self.call_with(Command::Dump(dump), frame.0)?.0)
+    }
+
+    /// Makes this shell the keeper of `instant`.
+    pub fn keep(&mut self, instant: &InstantFiles) -> anyhow::Result<()> {
+        let mut frame = Frame::default();
+        let (ram, checkpoint) = instant.add_to(&mut frame)?;
+        let keep = Keep { ram, checkpoint };
+        done(self.call_with(Command::Keep(keep), frame.0)?.0)
+    }
+
+    /// Asks this keeper for what it keeps.
+    pub fn recall(&mut self) -> anyhow::Result<InstantFiles> {
+        let (outcome, fds) = self.call_with(Command::Recall, vec![])?;
+        match outcome {
+            Outcome::Kept {
+                ram: Fd(0),
+                checkpoint: Fd(1),
+            } => {}
+            Outcome::Failed { message, .. } => bail!("{message}"),
+            other => bail!("unexpected outcome {other:?}"),
+        }
+        let files = <[OwnedFd; 2]>::try_from(fds);
+        let files = files.map_err(|fds| anyhow::anyhow!("{} files were handed out", fds.len()));
+        let [ram, checkpoint] = files?.map(File::from);
+        Ok(InstantFiles { ram, checkpoint })
+    }
+
+    /// Drops the connection and makes a new one, as a daemon that was started again.
+    pub fn reconnect(&mut self) -> anyhow::Result<()> {
+        self.socket.shutdown(Shutdown::Both)?;
+        let path = self.folder.join(format!("{}.sock", self.name));
+        self.socket = UnixStream::connect(path).context("the process is gone")?;
+        self.socket.set_read_timeout(Some(TIMEOUT))?;
+        Ok(())
+    }
+
+    /// Drops the connection for good and waits until the process has ended.
+    pub fn leave(&mut self) -> anyhow::Result<()> {
+        self.socket.shutdown(Shutdown::Both)?;
+        let deadline = Instant::now() + TIMEOUT;
+        let stat = format!("/proc/{}/stat", self.pid());
+        // One that nobody has waited for yet is gone too.
+        let lives = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+        while lives() {
+            ensure!(Instant::now() < deadline, "the process lives on");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Gives serial port `port` another log, with a listener beside it.
+    pub fn set_serial(
+        &mut self,
+        port: usize,
+        log: &File,
+        listener: Option<UnixListener>,
+    ) -> anyhow::Result<()> {
+        let mut frame = Frame::default();
+        let backend = SerialBackend {
+            log: frame.add(log.try_clone()?),
+            peer: listener.map(|listener| SerialPeer::Listener(frame.add(listener))),
+        };
+        let order = SetSerial { port, backend };
+        done(self.call_with(Command::SetSerial(order), frame.0)?.0)
+    }
+
+    /// Does `command`, which answers nothing but that it is done.
+    pub fn order(&mut self, command: Command) -> anyhow::Result<()> {
+        done(self.call(command)?)
+    }
+
+    /// Returns state and figures.
+    pub fn status(&mut self) -> anyhow::Result<Status> {
+        match self.call(Command::Status)? {
+            Outcome::Status(status) => Ok(status),
+            other => bail!("status gave {other:?}"),
+        }
+    }
+}
