@@ -9,6 +9,7 @@
 mod daemon;
 mod event;
 mod fork;
+mod fork_point;
 mod hardware;
 mod home;
 mod image;
@@ -22,6 +23,10 @@ mod vm;
 pub use daemon::{Check, CheckLevel, DaemonStatus};
 pub use event::Event;
 pub use fork::{CloneMode, Cloned, ClonedVm, ForkRequest};
+pub use fork_point::{
+    ForkPoint, MAX_CHILDREN, PersistenceRequest, PointForkRequest, PointForked, PrepareRequest,
+    Prepared,
+};
 pub use hardware::{DiskRequest, ImageFormat, NetRequest, SerialDetail, SerialRequest};
 pub use home::{SOCKET_NAME, default_home, socket_of};
 pub use image::{BuildKind, Image, ImageRequest, InitKind};

@@ -59,6 +59,21 @@ pub fn names() -> Schema {
     }))
 }
 
+/// Names of children, none of them alike, or none at all.
+pub fn child_names() -> Schema {
+    of(json!({
+        "type": "array", "maxItems": crate::MAX_CHILDREN, "uniqueItems": true, "items": name(),
+    }))
+}
+
+/// A command and its arguments, or none.
+pub fn argv() -> Schema {
+    of(json!({
+        "type": "array", "maxItems": 1024,
+        "items": { "type": "string", "maxLength": 65536, "pattern": "^[^\\u0000]*$" },
+    }))
+}
+
 /// Absolute path on the host.
 pub fn path() -> Schema {
     of(json!({

@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use api_types::{
-    API_PREFIX, Check, Cloned, DaemonStatus, Event, ForkRequest, Image, ImageRequest, RunReply,
-    RunRequest, StopRequest, Task, TaskState, Vm, VmDetail, socket_of,
+    API_PREFIX, Check, Cloned, DaemonStatus, ErrorKind, Event, ForkRequest, Image, ImageRequest,
+    Problem, RunReply, RunRequest, StopRequest, Task, TaskState, Vm, VmDetail, socket_of,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -246,7 +246,7 @@ impl Client {
         self.json("POST", &format!("/vms/{}/{verb}", encode(name)), None)
     }
 
-    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.json("GET", path, None)
     }
 
@@ -259,12 +259,44 @@ impl Client {
         self.json("POST", path, Some(body))
     }
 
+    /// A call with a body.
+    pub(crate) fn send<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|e| ClientError::Answer(e.to_string()))?;
+        self.json(method, path, Some(body))
+    }
+
+    /// Starts a task, hands its states to `seen`, and returns what it gave.
+    pub(crate) fn run_task<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        seen: impl FnMut(&Task),
+    ) -> Result<T, ClientError> {
+        let task: Task = self.post(path, body)?;
+        let task = match task.state {
+            TaskState::Running => self.follow_task(task.id, seen)?,
+            _ => task,
+        };
+        if task.state != TaskState::Success {
+            let kind = task.error_kind.unwrap_or(ErrorKind::Failed);
+            let message = task.error.unwrap_or_else(|| "the task failed".to_owned());
+            return Err(ClientError::Refused(Box::new(Problem::new(kind, message))));
+        }
+        serde_json::from_value(task.result.unwrap_or_default())
+            .map_err(|error| ClientError::Answer(error.to_string()))
+    }
+
     /// A call whose answer has no body.
-    fn done(&self, method: &'static str, path: &str) -> Result<(), ClientError> {
+    pub(crate) fn done(&self, method: &'static str, path: &str) -> Result<(), ClientError> {
         read_all(self.ask(method, path, None, "application/json")?).map(drop)
     }
 
-    fn json<T: DeserializeOwned>(
+    pub(crate) fn json<T: DeserializeOwned>(
         &self,
         method: &'static str,
         path: &str,
@@ -299,7 +331,7 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ClientError> {
 }
 
 /// Makes a name a path segment (RFC 3986): a wrong name is to reach the daemon and be refused.
-fn encode(name: &str) -> String {
+pub(crate) fn encode(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
     name.bytes()
         .map(|b| match b {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod calls;
+mod fork_points;
 mod http;
 
 use std::path::PathBuf;

@@ -13,6 +13,7 @@ mod image;
 mod info;
 mod logs;
 mod ls;
+mod parent;
 mod power;
 mod rm;
 mod run;
@@ -91,6 +92,11 @@ impl Context {
 pub enum Command {
     Run(run::Args),
     Clone(clone::Args),
+    Prepare(parent::PrepareArgs),
+    Fork(parent::ForkArgs),
+    Unprepare(parent::UnprepareArgs),
+    Forkpoints(parent::ListArgs),
+    Persist(parent::PersistArgs),
     Ls(ls::Args),
     Info(info::Args),
     Exec(exec::Args),
@@ -118,6 +124,11 @@ impl Command {
         match self {
             Self::Run(args) => run::run(args, context),
             Self::Clone(args) => clone::run(args, context),
+            Self::Prepare(args) => parent::prepare(args, context),
+            Self::Fork(args) => parent::fork(args, context),
+            Self::Unprepare(args) => parent::unprepare(&args, context),
+            Self::Forkpoints(args) => parent::list(&args, context),
+            Self::Persist(args) => parent::persist(&args, context),
             Self::Ls(args) => ls::run(&args, context),
             Self::Info(args) => info::run(&args, context),
             Self::Exec(args) => exec::run(args, context),

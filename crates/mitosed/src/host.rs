@@ -7,6 +7,7 @@
 mod backends;
 mod events;
 mod fork;
+mod guest_exec;
 mod identity;
 mod image_store;
 mod limits;
@@ -37,9 +38,11 @@ use crate::keys::HostKeys;
 use crate::layers::Layers;
 use crate::vmm::{Pool, Reactor};
 
+use self::fork::OpenPoints;
 use self::listing::Listing;
 use self::objects::Objects;
 
+pub use fork::PointFork;
 pub use memory::host_memory;
 pub use objects::{check_version, row_of};
 pub use probe::KvmSpeed;
@@ -63,6 +66,7 @@ pub struct Host {
     groups: Result<Arc<Groups>, String>,
     /// Processes that live in the group of another VM, by group.
     lodgers: Mutex<HashMap<String, usize>>,
+    points: OpenPoints,
     reactor: Reactor,
     keys: Arc<HostKeys>,
     news: broadcast::Sender<Event>,
@@ -94,6 +98,7 @@ impl Host {
             pool,
             groups,
             lodgers: Mutex::default(),
+            points: OpenPoints::default(),
             reactor,
             keys,
             news: broadcast::channel(1024).0,

@@ -8,7 +8,9 @@ mod conform;
 mod daemon;
 mod document;
 mod events;
+mod fork_points;
 mod images;
+mod started;
 mod streams;
 mod tasks;
 mod vms;
@@ -71,6 +73,7 @@ type Shared = State<Arc<Host>>;
 fn described() -> OpenApiRouter<Arc<Host>> {
     let api = OpenApiRouter::new()
         .merge(vms::routes())
+        .merge(fork_points::routes())
         .merge(images::routes())
         .merge(tasks::routes())
         .merge(events::routes())

@@ -3,6 +3,7 @@
 //! The daemon keeps all of it in memory too and reads it there; the store behind [`Inventory`]
 //! takes batches that are applied whole or not at all.
 
+mod fork_points;
 mod migrations;
 mod objects;
 mod rows;
@@ -10,6 +11,7 @@ mod sqlite;
 
 use api_types::{Event, Task};
 
+pub use fork_points::{ChildRow, ForkPoint, PointMemory};
 pub use objects::{
     Datacenter, Datastore, Folder, HostSystem, Kind, Labels, Network, Object, ObjectId, ObjectRow,
     ResourcePool,

@@ -150,10 +150,13 @@ impl Host {
         self.commit_logged(&[vm], with_event(vm_event(&vm, told.0, told.1)));
         // Whoever waits for the end goes on when it is on record.
         vm.update(|_| ());
-        if reset {
+        // Whoever ended it on purpose has the VM's turn, and gives it back first.
+        if reset || vm.row().returns_to_point() {
             let _turn = vm.operate();
-            if vm.state().is_off() && !vm.live().removed {
-                self.boot_after_reset(vm);
+            match vm.state().is_off() && !vm.live().removed {
+                true if reset => self.boot_after_reset(vm),
+                true => self.discard_changes(vm),
+                false => {}
             }
         }
     }

@@ -18,6 +18,7 @@ mod fail_at;
 mod linked;
 mod outcome;
 mod plan;
+mod point;
 mod record;
 mod seats;
 
@@ -26,8 +27,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use api_types::{CloneMode, Cloned, ForkRequest};
+use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest, MAX_CLONES};
 use vmm_protocol::{CloneRam, Command, Fork, ForkStep, Forked, LayerFd, Newborn, Outcome, RamView};
+
+pub(in crate::host) use self::point::OpenPoints;
+pub use self::point::PointFork;
 
 use self::fail_at::{FailAt, HostStep};
 use self::record::Recording;
@@ -104,7 +108,12 @@ impl Host {
             self.settle_after_fork(source, clones, lodging);
             forked?
         };
-        self.wait_for_agents(source, request, &seats, &mut answer, arrived_ns);
+        let wait_s = match request.wait_ready_s {
+            Some(wait_s) => wait_s,
+            None if source.live().row.has_agent => DEFAULT_READY_WAIT_S,
+            None => 0,
+        };
+        wait_for_agents(wait_s, &seats, &mut answer.clones, arrived_ns);
         phases.mark("ready");
         answer.phases_us = phases.done;
         Ok(answer)
@@ -122,14 +131,16 @@ impl Host {
             return Err(OpError::conflict(format!("{} is ending", source.name())));
         };
         let kvm = self.open_engine(&source.row().engine)?;
-        let mut seats = self.plan_clones(source, request)?;
+        let mut seats = self.plan_clones(&source.row(), request, MAX_CLONES as usize)?;
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
         self.reserve(&vms)?;
         let forked = self
             .prepare(source, &mut seats, kvm, fail_at, phases)
             .map_err(|error| (error, false))
             .and_then(|ground| {
-                let point = self.fork_source(source, &link, &seats, &ground, request, fail_at)?;
+                let newborns: Vec<_> = seats.iter().filter_map(|s| s.newborn.as_ref()).collect();
+                let drain = request.drain_ms_max;
+                let point = self.fork_source(source, &link, &newborns, &ground, drain, fail_at)?;
                 Ok((point, ground.recording))
             });
         let (point, recording) = match forked {
@@ -151,7 +162,10 @@ impl Host {
             .wait_durable()
             .and_then(|()| fail_at.check(HostStep::Sync));
         match durable {
-            Ok(()) => tell_durable(&source.name(), &link, &seats),
+            Ok(()) => {
+                tell_durable(&source.name(), &link);
+                clones_durable(&seats);
+            }
             Err(error) => {
                 let message = OpError::from(error).message();
                 seats.iter_mut().for_each(|seat| seat.fail(message.clone()));
@@ -225,9 +239,9 @@ impl Host {
         &self,
         source: &Vm,
         link: &Arc<Link>,
-        seats: &[Seat],
+        seats: &[&(Arc<OwnedFd>, u32)],
         ground: &Ground,
-        request: &ForkRequest,
+        drain_ms_max: Option<u32>,
         fail_at: FailAt,
     ) -> Result<ForkPoint, (OpError, bool)> {
         let before = |error: anyhow::Error| (OpError::from(error), false);
@@ -245,17 +259,15 @@ impl Host {
         let copy = copy.context("cannot share a memory file").map_err(before)?;
         let checkpoint_fd = fds.add(copy);
         let mut newborns = Vec::new();
-        for seat in seats {
-            if let Some((listener, uid)) = &seat.newborn {
-                newborns.push(Newborn {
-                    listener: fds.add(Arc::clone(listener)),
-                    uid: *uid,
-                });
-            }
+        for (listener, uid) in seats {
+            newborns.push(Newborn {
+                listener: fds.add(Arc::clone(listener)),
+                uid: *uid,
+            });
         }
         let kvm = ground.kvm.as_ref().filter(|_| !newborns.is_empty());
         let kvm = kvm.map(|fd| fds.add(Arc::clone(fd)));
-        let drain_ms_max = request.drain_ms_max.unwrap_or(DRAIN_MS_MAX).min(60_000);
+        let drain_ms_max = drain_ms_max.unwrap_or(DRAIN_MS_MAX).min(60_000);
         let command = Command::Fork(Box::new(Fork {
             next_tops,
             checkpoint: checkpoint_fd,
@@ -327,6 +339,7 @@ impl Host {
                 Ok((Outcome::Running { first_run_at_ns }, _)) => {
                     seat.first_run_at_ns = Some(first_run_at_ns);
                 }
+                Ok((Outcome::Done, _)) if seat.paused => {}
                 Ok(_) => seat.fail("the VM process gave an answer that does not fit".to_owned()),
                 Err(error) => {
                     let error = self.explain(&seat.vm, "cannot start", error);
@@ -335,40 +348,29 @@ impl Host {
             }
         }
     }
+}
 
-    fn wait_for_agents(
-        &self,
-        source: &Vm,
-        request: &ForkRequest,
-        seats: &[Seat],
-        answer: &mut Cloned,
-        arrived_ns: u64,
-    ) {
-        let wait_s = match request.wait_ready_s {
-            Some(wait_s) => wait_s,
-            None if source.live().row.has_agent => DEFAULT_READY_WAIT_S,
-            None => 0,
-        };
-        if wait_s == 0 {
-            return;
+/// Waits for the agents of clones.
+fn wait_for_agents(wait_s: u64, seats: &[Seat], clones: &mut [ClonedVm], arrived_ns: u64) {
+    if wait_s == 0 {
+        return;
+    }
+    let deadline = Instant::now() + Duration::from_secs(wait_s.min(86_400));
+    for (seat, clone) in seats.iter().zip(clones) {
+        if clone.error.is_some() {
+            continue;
         }
-        let deadline = Instant::now() + Duration::from_secs(wait_s.min(86_400));
-        for (seat, clone) in seats.iter().zip(&mut answer.clones) {
-            if clone.error.is_some() {
-                continue;
-            }
-            clone.ready_us = seat
-                .vm
-                .wait_ready(deadline)
-                .map(|at| us_between(arrived_ns, at));
-            if clone.ready_us.is_none() {
-                clone.error = Some(match seat.vm.state() {
-                    state if state.has_process() => {
-                        format!("runs, but its agent was not ready within {wait_s} s")
-                    }
-                    state => format!("is {} before its agent was ready", state.word()),
-                });
-            }
+        clone.ready_us = seat
+            .vm
+            .wait_ready(deadline)
+            .map(|at| us_between(arrived_ns, at));
+        if clone.ready_us.is_none() {
+            clone.error = Some(match seat.vm.state() {
+                state if state.has_process() => {
+                    format!("runs, but its agent was not ready within {wait_s} s")
+                }
+                state => format!("is {} before its agent was ready", state.word()),
+            });
         }
     }
 }
@@ -379,14 +381,18 @@ fn prepared_ahead_max() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1).max(1))
 }
 
-/// Lets flushes of the source and of its clones go on; where it cannot be said, they do not wait
-/// for long.
-fn tell_durable(source: &str, link: &Arc<Link>, seats: &[Seat]) {
-    let clones = seats.iter().filter(|seat| seat.error.is_none());
-    let clones = clones.filter_map(|seat| Some((seat.vm.name(), seat.link.as_ref()?)));
-    for (vm, link) in [(source.into(), link)].into_iter().chain(clones) {
-        if let Err(error) = link.request(Command::ForkDurable, &[]) {
-            tracing::warn!(vm = &*vm, %error, "a VM did not hear that it may flush");
+/// Lets flushes of a VM go on; where it cannot be said, they do not wait for long.
+fn tell_durable(vm: &str, link: &Arc<Link>) {
+    if let Err(error) = link.request(Command::ForkDurable, &[]) {
+        tracing::warn!(vm, %error, "a VM did not hear that it may flush");
+    }
+}
+
+/// Lets flushes of clones go on.
+fn clones_durable(seats: &[Seat]) {
+    for seat in seats.iter().filter(|seat| seat.error.is_none()) {
+        if let Some(link) = &seat.link {
+            tell_durable(&seat.vm.name(), link);
         }
     }
 }

@@ -327,7 +327,8 @@ impl Host {
     /// Removes groups that no VM has.
     pub(super) fn sweep_groups(&self) {
         let Some(groups) = self.groups() else { return };
-        let used: Vec<String> = self.all().iter().filter_map(|vm| vm.row().group).collect();
+        let mut used: Vec<String> = self.all().iter().filter_map(|vm| vm.row().group).collect();
+        used.extend(self.keeper_groups());
         for name in groups.names() {
             if !used.contains(&name) {
                 note(&name, groups.remove(&name));

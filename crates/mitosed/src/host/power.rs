@@ -33,7 +33,9 @@ impl Host {
                 )));
             }
         }
-        self.check_memory("the VM", vm.row().spec.memory_bytes)?;
+        if !vm.row().returns_to_point() {
+            self.check_memory("the VM", vm.row().spec.memory_bytes)?;
+        }
         self.power_on(vm)?;
         Ok(())
     }
@@ -89,6 +91,11 @@ impl Host {
     /// Stops a VM's vCPUs.
     pub fn pause(&self, vm: &Arc<Vm>) -> OpResult<()> {
         let _turn = self.turn(vm)?;
+        self.pause_now(vm)
+    }
+
+    /// As [`Host::pause`], for a caller that has the VM's turn.
+    pub(super) fn pause_now(&self, vm: &Arc<Vm>) -> OpResult<()> {
         match vm.state() {
             PowerState::Paused => return Ok(()),
             state => needs_process(&vm.name(), state)?,

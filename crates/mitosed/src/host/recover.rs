@@ -17,7 +17,7 @@ use vmm_protocol::{Command, Outcome, Status, VmState};
 
 use super::{Host, Vm, vm_event};
 use crate::config::Config;
-use crate::inventory::{Changes, Contents, Inventory, LayerRow, PowerState};
+use crate::inventory::{Changes, Contents, ForkPoint, Inventory, LayerRow, PowerState};
 use crate::layers::{disk_format, remove_files};
 use crate::vmm::{self, Link, Pending, Reactor};
 
@@ -32,6 +32,7 @@ impl Host {
         let host = Self::new(config, inventory, Reactor::start()?, uids);
         host.load(contents);
         host.meet_processes();
+        host.meet_keepers();
         host.settle_pending();
         host.remove_leftovers();
         host.tell_limits();
@@ -57,6 +58,7 @@ impl Host {
             objects: contents.objects,
             ..Changes::default()
         });
+        self.hold_points();
         if let Err(error) = self.reserve(&vms) {
             // Names are unique in the store.
             tracing::error!("{}", error.message());
@@ -234,7 +236,8 @@ impl Host {
             self.commit_logged(&[], changes);
             remove_files(&gone);
         }
-        let pids: HashSet<i32> = self.all().iter().filter_map(|vm| vm.row().pid).collect();
+        let mut pids: HashSet<i32> = self.all().iter().filter_map(|vm| vm.row().pid).collect();
+        pids.extend(self.keeper_pids());
         let root = self.config.home.root();
         for pid in vmm::orphans_of(root, |pid| pids.contains(&pid)) {
             tracing::info!(pid, "ending a VM process that belongs to no VM");
@@ -242,12 +245,17 @@ impl Host {
         }
         self.sweep_groups();
         let ids: HashSet<String> = self.all().iter().map(|vm| vm.id.clone()).collect();
-        let live: HashSet<String> = self
+        let mut live: HashSet<String> = self
             .all()
             .iter()
             .filter(|vm| vm.link().is_some())
             .map(|vm| vm.id.clone())
             .collect();
+        live.extend(
+            self.objects::<ForkPoint>()
+                .into_iter()
+                .map(|point| point.id),
+        );
         let of_vm = |name: &str| {
             name.split_once('.')
                 .is_some_and(|(id, _)| live.contains(id))
@@ -259,6 +267,10 @@ impl Host {
         sweep(&self.config.home.logs(), |name| !name.starts_with("shell-"));
         let layers = self.config.home.layers();
         sweep(&layers, |name| self.layers().has_path(&layers.join(name)));
+        let memory = self.memory_dir();
+        if memory.exists() {
+            sweep(&memory, |name| self.has_memory_file(name));
+        }
     }
 }
 

@@ -92,6 +92,15 @@ impl Live {
     }
 }
 
+impl Live {
+    /// The guest is loaded and stands still.
+    pub fn came_to_rest(&mut self, ram: RamView) -> Option<usize> {
+        let no_space = self.came_to_life(ram);
+        self.row.state = PowerState::Paused;
+        no_space
+    }
+}
+
 impl Vm {
     /// A VM without a process.
     pub fn new(row: VmRow) -> Arc<Self> {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use vm_spec::VmSpec;
 use vmm_protocol::LayerFormat;
 
+use super::fork_points::ChildRow;
 use super::objects::{Labels, ObjectId};
 use crate::clock::{now_ms, random_hex, random_uuid};
 
@@ -51,6 +52,11 @@ impl PowerState {
     /// Whether a VM in this state has a process.
     pub fn has_process(self) -> bool {
         matches!(self, Self::Running | Self::Paused | Self::PausedNoSpace)
+    }
+
+    /// Whether a VM in this state has a process whose vCPUs somebody stopped.
+    pub fn stands_still(self) -> bool {
+        matches!(self, Self::Paused)
     }
 
     /// Whether a VM in this state can be started.
@@ -134,6 +140,9 @@ pub struct VmRow {
     pub source_id: Option<ObjectId>,
     /// Forks between it and a VM that booted.
     pub generation: u32,
+    /// The fork point that it is a child of.
+    #[serde(default)]
+    pub child: Option<ChildRow>,
     /// User id of its process.
     pub uid: Option<u32>,
     /// Its process.
@@ -170,6 +179,11 @@ fn first_version() -> u64 {
 }
 
 impl VmRow {
+    /// Whether the next start is at a fork point.
+    pub fn returns_to_point(&self) -> bool {
+        self.child.as_ref().is_some_and(ChildRow::starts_at_point)
+    }
+
     /// A VM that is being made, without disks and NICs.
     pub fn new(id: ObjectId, name: String, engine: String, boot: BootSource, spec: VmSpec) -> Self {
         Self {
@@ -192,6 +206,7 @@ impl VmRow {
             source: None,
             source_id: None,
             generation: 0,
+            child: None,
             uid: None,
             pid: None,
             group: None,

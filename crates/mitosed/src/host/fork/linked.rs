@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest};
+use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest, MAX_CLONES};
 use disk_layers::{LayerFile, flatten};
 
 use super::seats::Seat;
@@ -31,7 +31,7 @@ impl Host {
                 source.state().word()
             )));
         }
-        let mut seats = self.plan_clones(source, request)?;
+        let mut seats = self.plan_clones(&source.row(), request, MAX_CLONES as usize)?;
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
         self.reserve(&vms)?;
         let made = match request.mode {

@@ -9,8 +9,41 @@ use super::Phases;
 use super::seats::Seat;
 use crate::clock::{now_ms, us_between};
 use crate::host::{Host, Vm, vm_event};
-use crate::inventory::{Changes, LayerRow, MAX_STUN_RECORDS};
+use crate::inventory::{Changes, LayerRow, MAX_STUN_RECORDS, NewEvent, PowerState};
 use crate::layers::remove_files;
+
+/// What became of clones.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// Those that live, and others whose rows are to be written.
+    pub living: Vec<Arc<Vm>>,
+    /// What to tell.
+    pub events: Vec<NewEvent>,
+    /// The answer about each.
+    pub clones: Vec<ClonedVm>,
+}
+
+impl Settled {
+    /// A clone that does not come to life: one made for this call goes, a VM that was there before
+    /// stays as it was.
+    fn take_back(&mut self, host: &Arc<Host>, seat: &Seat, message: String) {
+        host.abandon_process(&seat.vm);
+        if seat.was_there {
+            seat.vm.update(|live| {
+                live.starting = false;
+                live.row.state = PowerState::PoweredOff;
+                live.row.reason = Some(message.clone());
+            });
+            self.events.push(vm_event(&seat.vm, "vm.failed", message));
+            self.living.push(Arc::clone(&seat.vm));
+        } else {
+            host.erase(
+                &seat.vm,
+                Some(vm_event(&seat.vm, "vm.clone_failed", message)),
+            );
+        }
+    }
+}
 
 impl Host {
     /// Records which clones live, removes the others, and makes it durable.
@@ -21,52 +54,19 @@ impl Host {
         forked: &Forked,
         phases: &mut Phases,
     ) -> Cloned {
-        let mut events = Vec::new();
-        let mut changed = vec![source];
-        let mut clones = Vec::new();
-        for seat in seats.iter_mut() {
-            if let Some(error) = &seat.error {
-                let message = format!("cloning {} failed: {error}", source.name());
-                self.abandon_process(&seat.vm);
-                self.erase(
-                    &seat.vm,
-                    Some(vm_event(&seat.vm, "vm.clone_failed", message)),
-                );
-            } else {
-                seat.early_no_space = seat.vm.update(|live| live.came_to_life(RamView::Private));
-                let message = format!("cloned from {}", source.name());
-                events.push(vm_event(&seat.vm, "vm.cloned", message));
-                changed.push(&seat.vm);
-            }
-            clones.push(ClonedVm {
-                name: seat.vm.name().to_string(),
-                first_run_us: seat
-                    .first_run_at_ns
-                    .map(|at| us_between(phases.arrived_ns, at)),
-                ready_us: None,
-                error: seat.error.clone(),
-            });
-        }
-        let message = format!(
-            "forked into {} clones, stun {} us",
-            changed.len() - 1,
-            forked.stun_us
-        );
-        events.push(vm_event(&source, "vm.forked", message));
-        let changes = Changes {
-            events,
-            ..Changes::default()
-        };
-        self.commit_logged(&changed, changes);
-        for vm in &changed {
-            self.link_tops(&vm.row());
-        }
-        if let Err(error) = self.inventory.sync() {
-            tracing::error!("{:#}", anyhow::Error::from(error));
-        }
-        for seat in seats.iter() {
-            self.recheck(seat);
-        }
+        let mut settled = self.settle_seats(&source.name(), seats, phases.arrived_ns);
+        let count = settled.living.len();
+        let message = format!("forked into {count} clones, stun {} us", forked.stun_us);
+        let figures = serde_json::json!({
+            "stun_us": forked.stun_us,
+            "io_held_us": forked.io_held_us,
+            "clones": count,
+        });
+        settled
+            .events
+            .push(vm_event(source, "vm.forked", message).with(figures));
+        settled.living.push(Arc::clone(source));
+        let clones = self.record_settled(settled, seats);
         phases.mark("concluded");
         Cloned {
             source: source.name().to_string(),
@@ -82,6 +82,67 @@ impl Host {
             phases_us: Vec::new(),
             clones,
         }
+    }
+
+    /// Sorts clones into those that live and those that do not; the latter are taken back.
+    pub(super) fn settle_seats(
+        self: &Arc<Self>,
+        from: &str,
+        seats: &mut [Seat],
+        arrived_ns: u64,
+    ) -> Settled {
+        let mut settled = Settled::default();
+        for seat in seats.iter_mut() {
+            let ran_us = seat.first_run_at_ns.map(|at| us_between(arrived_ns, at));
+            if let Some(error) = &seat.error {
+                let message = format!("cloning {from} failed: {error}");
+                settled.take_back(self, seat, message);
+            } else {
+                seat.early_no_space = seat.vm.update(|live| {
+                    if seat.paused {
+                        return live.came_to_rest(RamView::Private);
+                    }
+                    live.came_to_life(RamView::Private)
+                });
+                let figures = serde_json::json!({ "source": from, "first_run_us": ran_us });
+                let message = format!("cloned from {from}");
+                settled
+                    .events
+                    .push(vm_event(&seat.vm, "vm.cloned", message).with(figures));
+                settled.living.push(Arc::clone(&seat.vm));
+            }
+            settled.clones.push(ClonedVm {
+                name: seat.vm.name().to_string(),
+                first_run_us: ran_us,
+                ready_us: None,
+                error: seat.error.clone(),
+            });
+        }
+        settled
+    }
+
+    /// Records what became of clones, durably.
+    pub(super) fn record_settled(
+        self: &Arc<Self>,
+        settled: Settled,
+        seats: &[Seat],
+    ) -> Vec<ClonedVm> {
+        let changes = Changes {
+            events: settled.events,
+            ..Changes::default()
+        };
+        let changed: Vec<_> = settled.living.iter().collect();
+        self.commit_logged(&changed, changes);
+        for vm in &changed {
+            self.link_tops(&vm.row());
+        }
+        if let Err(error) = self.inventory.sync() {
+            tracing::error!("{:#}", anyhow::Error::from(error));
+        }
+        for seat in seats {
+            self.recheck(seat);
+        }
+        settled.clones
     }
 
     /// What happened to a clone before its row said that it runs was left alone by the handler.

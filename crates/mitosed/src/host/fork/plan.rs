@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use api_types::{ForkRequest, MAX_CLONES, SerialRequest};
+use api_types::{ForkRequest, SerialRequest};
 
 use super::record::Recording;
 use super::seats::Seat;
@@ -13,15 +13,20 @@ use crate::host::identity::new_mac;
 use crate::host::memory::CLONE_COST_BYTES;
 use crate::host::run::plan::check_serial;
 use crate::host::{Host, Vm};
-use crate::inventory::{Changes, DiskRow, LayerRow, NicRow, PowerState, VmRow};
+use crate::inventory::{Changes, DiskRow, LayerId, LayerRow, NicRow, PowerState, VmRow};
 
 impl Host {
-    /// Returns a seat for each clone of the request.
-    pub(super) fn plan_clones(&self, source: &Vm, request: &ForkRequest) -> OpResult<Vec<Seat>> {
+    /// Returns a seat for each clone of the request, of which there are at most `max`.
+    pub(super) fn plan_clones(
+        &self,
+        row: &VmRow,
+        request: &ForkRequest,
+        max: usize,
+    ) -> OpResult<Vec<Seat>> {
         let count = request.names.len();
-        if count == 0 || count > MAX_CLONES as usize {
+        if count == 0 || count > max {
             return Err(OpError::invalid(format!(
-                "count: {count} is not between 1 and {MAX_CLONES} clones in one call"
+                "count: {count} is not between 1 and {max} clones in one call"
             )));
         }
         let mut names = HashSet::new();
@@ -50,11 +55,10 @@ impl Host {
         }
         self.check_limit(request.memory_limit_bytes)?;
         self.check_memory("the call", CLONE_COST_BYTES * count as u64)?;
-        let row = source.row();
         if request.nets.len() > row.spec.nics.len() {
             return Err(OpError::invalid(format!(
                 "net: {} has {} NICs, {} were given for its clone",
-                source.name(),
+                row.name,
                 row.spec.nics.len(),
                 request.nets.len()
             )));
@@ -66,11 +70,40 @@ impl Host {
             .iter()
             .zip(ids)
             .map(|(name, id)| {
-                let clone = clone_row(&row, id, name, request, &mut used)?;
+                let clone = clone_row(row, id, name, request, &mut used)?;
                 let taps = self.open_taps(&clone)?;
                 Ok(Seat::new(Vm::new(clone), taps))
             })
             .collect()
+    }
+
+    /// Gives clones of a kept fork point their disks on its sealed layers, and starts to record them
+    /// as `creating`.
+    pub(super) fn record_children(
+        self: &Arc<Self>,
+        tops: &[LayerId],
+        seats: &mut [Seat],
+    ) -> OpResult<Recording> {
+        let mut changes = Changes::default();
+        let mut layers = self.layers();
+        for seat in seats.iter_mut().filter(|seat| !seat.was_there) {
+            let disks = seat.vm.row().spec.disks;
+            for (index, (top, spec)) in tops.iter().zip(&disks).enumerate() {
+                seat.add_disk(self, index, &layers.chain(top)?, spec.read_only)?;
+            }
+            changes.layers.extend(seat.deltas().cloned());
+            layers.insert(seat.deltas().cloned());
+            seat.vm.update(|live| {
+                live.row.disks = seat.disk_rows();
+                live.row
+                    .disks
+                    .iter()
+                    .for_each(|disk| layers.hold(&disk.top));
+            });
+        }
+        drop(layers);
+        let vms = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
+        Recording::start(self, vms, changes)
     }
 
     /// Starts to record the clones as `creating` and the source's next tops as pending; returns the
@@ -160,6 +193,7 @@ pub(super) fn clone_row(
         source: Some(source.name.clone()),
         source_id: Some(source.id.clone()),
         generation: source.generation + 1,
+        child: None,
         serial: clone_serial(&source.serial, &request.serial)?,
         uid: None,
         pid: None,

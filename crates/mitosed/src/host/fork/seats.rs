@@ -12,6 +12,7 @@ use vmm_protocol::{Backends, Command, Fd, Prepare, Restore};
 
 use super::clone_ram;
 use crate::clock::random_hex;
+use crate::error::OpError;
 use crate::host::backends::{FdList, OpenTaps, reopen_read_only};
 use crate::host::identity::identity_message;
 use crate::host::{Host, Vm};
@@ -53,6 +54,10 @@ pub(super) struct Seat {
     pub first_run_at_ns: Option<u64>,
     /// Disk for whose write it found no space at once.
     pub early_no_space: Option<usize>,
+    /// It stands still at the fork point until somebody resumes it.
+    pub paused: bool,
+    /// The VM was there before the call, powered off.
+    pub was_there: bool,
     /// Why it does not come to life.
     pub error: Option<String>,
 }
@@ -71,6 +76,8 @@ impl Seat {
             pending: None,
             first_run_at_ns: None,
             early_no_space: None,
+            paused: false,
+            was_there: false,
             error: None,
         }
     }
@@ -119,9 +126,31 @@ impl Seat {
         self.disks.iter().map(|disk| disk.row.clone()).collect()
     }
 
+    /// Takes over the disks that a powered-off VM has.
+    pub fn add_present_disks(&mut self, host: &Host) -> anyhow::Result<()> {
+        let row = self.vm.row();
+        for (disk, spec) in row.disks.iter().zip(&row.spec.disks) {
+            let chain = host.layers().chain(&disk.top)?;
+            let delta = match &chain[..] {
+                [top, parent, ..] if !spec.read_only => Some((top.clone(), parent.clone())),
+                _ => None,
+            };
+            self.disks.push(SeatDisk {
+                row: disk.clone(),
+                top: match &delta {
+                    Some((top, _)) => Some(open_layer(top, true)?),
+                    None => None,
+                },
+                delta,
+                below: Vec::new(),
+            });
+        }
+        Ok(())
+    }
+
     /// Makes the files of its deltas.
     pub fn make_tops(&mut self) -> anyhow::Result<()> {
-        for disk in &mut self.disks {
+        for disk in self.disks.iter_mut().filter(|disk| disk.top.is_none()) {
             if let Some((delta, parent)) = &disk.delta {
                 let file = make_delta(delta, parent)?;
                 disk.top = Some(OpenLayer {
@@ -166,7 +195,7 @@ impl Seat {
             },
             backends,
             generation_id: random_hex::<16>(),
-            paused: false,
+            paused: self.paused,
             durable: false,
         };
         let pending = link.request(Command::Restore(Box::new(restore)), &fds.borrowed())?;
@@ -181,6 +210,23 @@ impl Seat {
             .map(|disk| disk.top.iter().chain(&disk.below).cloned().collect())
             .collect()
     }
+}
+
+/// As [`for_each`], but a clone for which `work` fails is marked and the others go on.
+pub(super) fn for_each_alone(
+    seats: &mut [Seat],
+    work: impl Fn(&mut Seat) -> anyhow::Result<()> + Sync,
+) {
+    let marked = |seat: &mut Seat| {
+        if seat.error.is_none()
+            && let Err(error) = work(seat)
+        {
+            seat.fail(OpError::from(error).message());
+        }
+        Ok(())
+    };
+    // Nothing fails: what could is marked.
+    let _ = for_each(seats, marked);
 }
 
 /// With fewer clones a second thread costs more than it gives.

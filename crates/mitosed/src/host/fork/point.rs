@@ -1,0 +1,181 @@
+//! Kept fork points: an instant of a VM that outlives the call, the VM and the daemon.
+//!
+//! ```text
+//! seal ─▶ source forks without clones: its disks' old tops are sealed, and its memory is
+//!         a layer (never forked before)      ─▶ keeper: a process that holds layer and checkpoint
+//!         a process that inherited the view  ─▶ written to files of the datastore, then it ends
+//! ```
+//!
+//! The object is recorded as `sealing` first: a daemon that finds it like this takes it back. The
+//! disks' layers are held by the object as by a VM.
+
+mod batch;
+mod children;
+mod keeper;
+mod recover;
+mod seal;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use api_types::ErrorKind;
+
+use crate::error::{OpError, OpResult};
+use crate::host::Host;
+use crate::inventory::{Changes, ForkPoint, NewEvent, Object, ObjectId, PointMemory, VmRow};
+use crate::layers::remove_files;
+use crate::vmm::Link;
+
+pub use self::batch::PointFork;
+
+/// What the daemon has open of a fork point.
+#[derive(Clone, Debug, Default)]
+struct OpenPoint {
+    /// Connection to its keeper.
+    link: Option<Arc<Link>>,
+    /// Memory layer and checkpoint.
+    files: Option<(Arc<OwnedFd>, Arc<OwnedFd>)>,
+}
+
+/// What the daemon has open of fork points, by id.
+#[derive(Debug, Default)]
+pub(in crate::host) struct OpenPoints(Mutex<HashMap<ObjectId, OpenPoint>>);
+
+impl OpenPoints {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectId, OpenPoint>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, id: &str) -> OpenPoint {
+        self.lock().get(id).cloned().unwrap_or_default()
+    }
+}
+
+impl Host {
+    /// All fork points, by name.
+    pub fn all_fork_points(&self) -> Vec<Object<ForkPoint>> {
+        let mut points = self.objects::<ForkPoint>();
+        points.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        points
+    }
+
+    /// The fork point of an id or a name, or the latest one of a VM of that name.
+    pub fn fork_point(&self, reference: &str) -> OpResult<Object<ForkPoint>> {
+        match self.object::<ForkPoint>(reference) {
+            Err(error) if error.kind == ErrorKind::NotFound => {}
+            found => return found,
+        }
+        let of_vm = |point: &Object<ForkPoint>| {
+            [&point.doc.row.id, &point.doc.row.name].contains(&&reference.to_owned())
+        };
+        let mut points = self.objects::<ForkPoint>();
+        points.retain(of_vm);
+        points
+            .into_iter()
+            .max_by_key(|point| (point.doc.created_at_ms, point.id.clone()))
+            .ok_or_else(|| {
+                OpError::new(
+                    ErrorKind::NotFound,
+                    format!(
+                        "there is no fork point {reference:?}; make one with 'mitose prepare VM'"
+                    ),
+                )
+            })
+    }
+
+    /// Records a fork point that is being made, and holds its disks' layers.
+    pub(in crate::host) fn begin_point(
+        &self,
+        name: &str,
+        row: VmRow,
+        quiesced: bool,
+    ) -> OpResult<Object<ForkPoint>> {
+        let tops: Vec<_> = row.disks.iter().map(|disk| disk.top.clone()).collect();
+        tops.iter().for_each(|top| self.layers().hold(top));
+        let doc = ForkPoint {
+            labels: Default::default(),
+            created_at_ms: crate::clock::now_ms(),
+            row: Box::new(row),
+            tops,
+            memory: PointMemory::Sealing,
+            quiesced,
+            stun_us: 0,
+            io_held_us: 0,
+        };
+        let tops = doc.tops.clone();
+        self.make_object(None, name, doc, None).inspect_err(|_| {
+            for top in &tops {
+                // The VM's disk holds it too.
+                let _ = self.layers().release(top);
+            }
+        })
+    }
+
+    /// Removes a fork point and what only it used.
+    pub(in crate::host) fn end_point(
+        self: &Arc<Self>,
+        point: &Object<ForkPoint>,
+        told: Option<NewEvent>,
+    ) {
+        let mut gone = Vec::new();
+        for top in &point.doc.tops {
+            gone.extend(self.layers().release(top));
+        }
+        let changes = Changes {
+            removed_objects: vec![point.id.clone()],
+            removed_layers: gone.iter().map(|layer| layer.id.clone()).collect(),
+            events: told.into_iter().collect(),
+            ..Changes::default()
+        };
+        self.commit_logged(&[], changes);
+        remove_files(&gone);
+        self.free_memory(point);
+    }
+
+    /// Memory layer and checkpoint of a fork point, open for reading.
+    fn open_point(&self, point: &Object<ForkPoint>) -> OpResult<(Arc<OwnedFd>, Arc<OwnedFd>)> {
+        let open = self.points.get(&point.id);
+        if let Some(files) = open.files {
+            return Ok(files);
+        }
+        let files = match &point.doc.memory {
+            PointMemory::Kept { .. } => {
+                let link = open.link.filter(|link| !link.is_closed());
+                let link = link.ok_or_else(|| lost(point))?;
+                keeper::recall(&link)?
+            }
+            PointMemory::Files { ram, checkpoint } => {
+                let open = |path: &std::path::Path| {
+                    let file = std::fs::File::open(path).map_err(|error| {
+                        OpError::failed(format!(
+                            "fork point {}: cannot open {}: {error}",
+                            point.name,
+                            path.display()
+                        ))
+                    });
+                    file.map(|file| Arc::new(OwnedFd::from(file)))
+                };
+                (open(ram)?, open(checkpoint)?)
+            }
+            PointMemory::Sealing => {
+                return Err(OpError::conflict(format!(
+                    "fork point {} is still being made; wait for its task",
+                    point.name
+                )));
+            }
+            PointMemory::Lost => return Err(lost(point)),
+        };
+        let mut points = self.points.lock();
+        points.entry(point.id.clone()).or_default().files = Some(files.clone());
+        Ok(files)
+    }
+}
+
+fn lost(point: &Object<ForkPoint>) -> OpError {
+    OpError::conflict(format!(
+        "fork point {0}: its memory is gone with the process that kept it; remove it with \
+         'mitose unprepare {0}' and prepare its VM again, with --durable to keep it in files",
+        point.name
+    ))
+}

@@ -1,0 +1,323 @@
+//! Children of a kept fork point: any number of them in one call, none of which stuns anybody.
+//!
+//! They are brought to life in groups, so that descriptors and unfinished work stay bounded; a call
+//! that is cancelled ends between two groups. A child that fails is taken back alone.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use api_types::{Cloned, ForkRequest, MAX_CHILDREN, PointForkRequest, PointForked};
+
+use super::super::record::Recording;
+use super::super::seats::{Seat, for_each_alone};
+use super::super::{DEFAULT_READY_WAIT_S, clones_durable, prepared_ahead_max, wait_for_agents};
+use crate::clock::{monotonic_ns, us_between};
+use crate::error::{OpError, OpResult};
+use crate::host::{Host, TaskContext, Vm};
+use crate::inventory::{ChildRow, ForkPoint, Object, VmRow};
+
+/// Children that are brought to life together.
+const GROUP: usize = 50;
+
+/// What is forked, and how.
+#[derive(Debug)]
+pub struct PointFork<'a> {
+    /// The fork point.
+    pub point: &'a Object<ForkPoint>,
+    /// The request.
+    pub request: &'a PointForkRequest,
+    /// When it came.
+    pub arrived_ns: u64,
+    /// Its task, where it has one.
+    pub context: Option<&'a TaskContext>,
+}
+
+/// What all children of a call start from.
+struct Ground {
+    ram: Arc<OwnedFd>,
+    checkpoint: Arc<OwnedFd>,
+    kvm: Option<Arc<OwnedFd>>,
+}
+
+impl Host {
+    /// Powers on children of a fork point.
+    pub fn fork_from_point(self: &Arc<Self>, fork: &PointFork<'_>) -> OpResult<PointForked> {
+        let (point, request) = (fork.point, fork.request);
+        let count = request.names.len().max(request.count as usize);
+        if count == 0 || count > MAX_CHILDREN as usize {
+            return Err(OpError::invalid(format!(
+                "count: {count} is not between 1 and {MAX_CHILDREN} children in one call"
+            )));
+        }
+        if !request.names.is_empty() && request.count != 0 {
+            return Err(OpError::invalid(
+                "count: names are given, so their number is the count; leave one of them out",
+            ));
+        }
+        check_persistence(point, request.persistent)?;
+        let ground = self.ground(point)?;
+        let mut seats = self.seats_of(point, request, count)?;
+        if let Some(context) = fork.context {
+            context.items(seats.iter().map(|seat| seat.vm.name().to_string()));
+        }
+        let mut clones = Vec::with_capacity(seats.len());
+        let mut cancelled = false;
+        let groups = seats.len().div_ceil(GROUP);
+        for (number, group) in seats.chunks_mut(GROUP).enumerate() {
+            cancelled |= fork.context.is_some_and(|context| context.check().is_err());
+            if cancelled {
+                group
+                    .iter_mut()
+                    .for_each(|seat| seat.fail("cancelled".to_owned()));
+            } else {
+                let _busy = self.pool.busy();
+                self.bring_to_life(point, group, &ground);
+            }
+            let settled = self.settle_seats(&point.name, group, fork.arrived_ns);
+            clones.extend(self.record_settled(settled, group));
+            self.report(fork.context, number, groups, group);
+            let vms = group.iter().filter(|seat| seat.error.is_none());
+            self.settle_in(vms.map(|seat| Arc::clone(&seat.vm)).collect(), None);
+        }
+        let wall_us = seats.iter().filter_map(|seat| seat.first_run_at_ns).max();
+        let wall_us = wall_us.map_or(0, |at| us_between(fork.arrived_ns, at));
+        let wait_s = match request.wait_ready_s {
+            _ if request.paused => 0,
+            Some(wait_s) => wait_s,
+            None if point.doc.row.has_agent => DEFAULT_READY_WAIT_S,
+            None => 0,
+        };
+        wait_for_agents(wait_s, &seats, &mut clones, fork.arrived_ns);
+        if cancelled && clones.iter().all(|clone| clone.error.is_some()) {
+            return Err(OpError::failed("cancelled"));
+        }
+        Ok(PointForked {
+            fork_point: point.id.clone(),
+            wall_us,
+            cloned: Cloned {
+                source: point.doc.row.name.clone(),
+                stun_us: 0,
+                io_held_us: 0,
+                memory: "kept".to_owned(),
+                steps_us: Vec::new(),
+                phases_us: vec![(
+                    "ready".to_owned(),
+                    us_between(fork.arrived_ns, monotonic_ns()),
+                )],
+                clones,
+            },
+        })
+    }
+
+    fn ground(&self, point: &Object<ForkPoint>) -> OpResult<Ground> {
+        let (ram, checkpoint) = self.open_point(point)?;
+        Ok(Ground {
+            ram,
+            checkpoint,
+            kvm: self.open_engine(&point.doc.row.engine)?,
+        })
+    }
+
+    /// Children that were made ahead, then new ones.
+    fn seats_of(
+        self: &Arc<Self>,
+        point: &Object<ForkPoint>,
+        request: &PointForkRequest,
+        count: usize,
+    ) -> OpResult<Vec<Seat>> {
+        let mut seats = Vec::new();
+        if request.names.is_empty() {
+            for vm in self.registered_children(&point.id) {
+                if seats.len() == count {
+                    break;
+                }
+                seats.extend(self.claim_child(&vm, request.persistent)?);
+            }
+        }
+        let made = match &request.names[..] {
+            [] => {
+                let prefix = request.prefix.as_deref().unwrap_or(&point.name);
+                self.child_names(prefix, count - seats.len())
+            }
+            names => names.to_vec(),
+        };
+        let planned = self.new_children(point, made, request);
+        match planned {
+            Ok(new) => seats.extend(new),
+            Err(error) => {
+                // Those that were claimed stay as they are.
+                seats.iter().for_each(|seat| unclaim(&seat.vm));
+                return Err(error);
+            }
+        }
+        seats
+            .iter_mut()
+            .for_each(|seat| seat.paused = request.paused);
+        Ok(seats)
+    }
+
+    /// Seats of new children, listed under their names.
+    pub(super) fn new_children(
+        &self,
+        point: &Object<ForkPoint>,
+        names: Vec<String>,
+        request: &PointForkRequest,
+    ) -> OpResult<Vec<Seat>> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let clone = ForkRequest {
+            names,
+            keep_mac: request.keep_mac,
+            memory_limit_bytes: request.memory_limit_bytes,
+            ..ForkRequest::default()
+        };
+        let seats = self.plan_clones(&point.doc.row, &clone, MAX_CHILDREN as usize)?;
+        for seat in &seats {
+            seat.vm.update(|live| {
+                live.row.child = Some(ChildRow {
+                    point: point.id.clone(),
+                    persistent: request.persistent.unwrap_or(false),
+                    started: true,
+                });
+            });
+        }
+        let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
+        self.reserve(&vms)?;
+        Ok(seats)
+    }
+
+    /// Brings a group of children to life; each that fails is marked.
+    fn bring_to_life(
+        self: &Arc<Self>,
+        point: &Object<ForkPoint>,
+        seats: &mut [Seat],
+        ground: &Ground,
+    ) {
+        if let Err(error) = self.lay_out(point, seats, ground) {
+            let message = error.message();
+            seats.iter_mut().for_each(|seat| seat.fail(message.clone()));
+        }
+    }
+
+    fn lay_out(
+        self: &Arc<Self>,
+        point: &Object<ForkPoint>,
+        seats: &mut [Seat],
+        ground: &Ground,
+    ) -> OpResult<()> {
+        let mut recording: Recording = self.record_children(&point.doc.tops, seats)?;
+        let kvm = ground.kvm.as_ref();
+        let ahead = seats.len() <= prepared_ahead_max();
+        for_each_alone(seats, |seat| {
+            if !seat.was_there {
+                self.make_home(&seat.vm.id)?;
+            }
+            let shell = self.pool.take()?;
+            seat.link = Some(self.assign(&seat.vm, shell)?);
+            if ahead {
+                seat.prepare_process(kvm);
+            }
+            Ok(())
+        });
+        for_each_alone(seats, Seat::make_tops);
+        recording.files_made();
+        self.open_below(seats)?;
+        for seat in seats.iter_mut() {
+            seat.host_keys = self.keys.take(&point.doc.row.ssh_host_key_kinds);
+        }
+        for_each_alone(seats, |seat| self.lay_backends(seat, kvm));
+        recording.wait_recorded()?;
+        for_each_alone(seats, |seat| {
+            seat.tell_restore(Some(Arc::clone(&ground.ram)), Some(&ground.checkpoint))
+        });
+        match recording.wait_durable() {
+            Ok(()) => clones_durable(seats),
+            Err(error) => return Err(error.into()),
+        }
+        self.take_answers(seats);
+        Ok(())
+    }
+
+    fn report(&self, context: Option<&TaskContext>, number: usize, groups: usize, group: &[Seat]) {
+        let Some(context) = context else { return };
+        for (index, seat) in group.iter().enumerate() {
+            let result = seat.error.clone().map_or(Ok(()), Err);
+            context.item_done(number * GROUP + index, result);
+        }
+        let fraction = (number + 1) as f32 / groups as f32;
+        context.progress(fraction, "powering on children");
+    }
+
+    /// Names that are free: the prefix and rising numbers.
+    pub(super) fn child_names(&self, prefix: &str, count: usize) -> Vec<String> {
+        let listing = self.listing();
+        (1..)
+            .map(|number: u64| format!("{prefix}-{number}"))
+            .filter(|name| listing.named(name).next().is_none())
+            .take(count)
+            .collect()
+    }
+
+    /// Restores a powered-off child at its fork point; returns when it was entered. The caller has
+    /// its turn.
+    pub(in crate::host) fn start_child(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<u64> {
+        let row = vm.row();
+        let point = self.point_of(&row)?;
+        self.renew_child(vm, &point)?;
+        let ground = self.ground(&point)?;
+        let mut seats = vec![self.seat_of_present(vm)?];
+        vm.update(|live| {
+            if let Some(child) = live.row.child.as_mut() {
+                child.started = true;
+            }
+        });
+        self.bring_to_life(&point, &mut seats, &ground);
+        let arrived_ns = monotonic_ns();
+        let settled = self.settle_seats(&point.name, &mut seats, arrived_ns);
+        self.record_settled(settled, &seats);
+        self.settle_in(vec![Arc::clone(vm)], None);
+        match seats.remove(0) {
+            Seat {
+                error: Some(error), ..
+            } => Err(OpError::failed(error)),
+            seat => Ok(seat.first_run_at_ns.unwrap_or(arrived_ns)),
+        }
+    }
+
+    fn point_of(&self, row: &VmRow) -> OpResult<Object<ForkPoint>> {
+        let id = row.child.as_ref().map_or("", |child| child.point.as_str());
+        self.object::<ForkPoint>(id).map_err(|_| {
+            OpError::conflict(format!(
+                "{}: its fork point {id} is gone, so it cannot return there; remove it with \
+                 'mitose rm {}'",
+                row.name, row.name
+            ))
+        })
+    }
+}
+
+/// Persistent children need a parent at rest.
+pub(super) fn check_persistence(
+    point: &Object<ForkPoint>,
+    persistent: Option<bool>,
+) -> OpResult<()> {
+    if persistent == Some(true) && !point.doc.quiesced {
+        return Err(OpError::conflict(format!(
+            "persistent: {0} was running when it was prepared, so what its guest had not yet \
+             written to its disks would be missing after a power-off; prepare it with --quiesce",
+            point.doc.row.name
+        )));
+    }
+    Ok(())
+}
+
+/// A child that was claimed and is not started after all.
+fn unclaim(vm: &Vm) {
+    vm.update(|live| {
+        live.row.state = crate::inventory::PowerState::PoweredOff;
+        if let Some(child) = live.row.child.as_mut() {
+            child.started = false;
+        }
+    });
+}

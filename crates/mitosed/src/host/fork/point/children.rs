@@ -1,0 +1,451 @@
+//! Parents and their children: preparing, registering, renewing, ending.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use api_types::{
+    ForkPoint as PointAnswer, MAX_CHILDREN, PointForkRequest, PrepareRequest, Prepared,
+};
+
+use super::super::seats::Seat;
+use super::batch::check_persistence;
+use crate::error::{OpError, OpResult};
+use crate::host::{Host, TaskContext, Vm, event, vm_event};
+use crate::inventory::{
+    Changes, DiskRow, ForkPoint, Object, PointMemory, PowerState, sync_directory,
+};
+use crate::layers::{make_delta, remove_files};
+
+/// Longest time of a command that warms a parent up, where the request names none.
+const EXEC_TIMEOUT: Duration = Duration::from_secs(600);
+
+impl Host {
+    /// Turns a powered-on VM into a parent.
+    pub fn prepare_parent(
+        self: &Arc<Self>,
+        vm: &Arc<Vm>,
+        request: &PrepareRequest,
+        context: &TaskContext,
+    ) -> OpResult<Prepared> {
+        let name = request
+            .name
+            .clone()
+            .unwrap_or_else(|| vm.name().to_string());
+        self.check_free::<ForkPoint>(None, &name)?;
+        if request.children > MAX_CHILDREN {
+            return Err(OpError::invalid(format!(
+                "children: {} is more than {MAX_CHILDREN}",
+                request.children
+            )));
+        }
+        if request.persistent && !request.quiesce {
+            return Err(OpError::invalid(
+                "persistent: children keep their disks only where the parent is brought to rest; \
+                 prepare it with --quiesce",
+            ));
+        }
+        let exec_exit_code = self.warm_up(vm, request, context)?;
+        context.progress(0.3, "sealing the fork point");
+        let point = {
+            let _turn = self.turn(vm)?;
+            self.check_memory("the call", super::super::super::memory::CLONE_COST_BYTES)?;
+            if request.quiesce {
+                self.bring_to_rest(vm)?;
+            }
+            self.make_point(vm, &name, request.durable, request.drain_ms_max)?
+        };
+        context.progress(0.6, "making children");
+        let children = self
+            .register_children(&point, request, context)
+            .inspect_err(|_| self.end_point(&point, None))?;
+        Ok(Prepared {
+            fork_point: self.show_point(&point),
+            children,
+            exec_exit_code,
+        })
+    }
+
+    fn warm_up(
+        &self,
+        vm: &Arc<Vm>,
+        request: &PrepareRequest,
+        context: &TaskContext,
+    ) -> OpResult<Option<i32>> {
+        if request.exec.is_empty() {
+            return Ok(None);
+        }
+        context.progress(0.0, "warming up");
+        let timeout = request.exec_timeout_s.map(Duration::from_secs);
+        let timeout = timeout.unwrap_or(EXEC_TIMEOUT);
+        let done = self.exec_in(vm, &request.exec, timeout)?;
+        if done.exit_code != 0 {
+            let words = done.stderr.lines().last().unwrap_or_default();
+            return Err(OpError::failed(format!(
+                "exec: {:?} ended with {} in {}: {words}; the VM runs on, nothing was sealed",
+                request.exec.join(" "),
+                done.exit_code,
+                vm.name()
+            )));
+        }
+        Ok(Some(done.exit_code))
+    }
+
+    /// Syncs the guest's file systems and pauses it. The caller has its turn.
+    fn bring_to_rest(&self, vm: &Arc<Vm>) -> OpResult<()> {
+        if vm.state() != PowerState::Running {
+            return Ok(());
+        }
+        if vm.live().ready_at_ns.is_some() {
+            let sync = ["sync".to_owned()];
+            let done = self.exec_in(vm, &sync, Duration::from_secs(60))?;
+            if done.exit_code != 0 {
+                return Err(OpError::failed(format!(
+                    "quiesce: the guest of {} cannot sync its file systems: {}",
+                    vm.name(),
+                    done.stderr.trim()
+                )));
+            }
+        }
+        self.pause_now(vm)
+    }
+
+    /// Makes a kept fork point of a VM. The caller has its turn.
+    pub(in crate::host) fn make_point(
+        self: &Arc<Self>,
+        vm: &Arc<Vm>,
+        name: &str,
+        durable: bool,
+        drain_ms_max: Option<u32>,
+    ) -> OpResult<Object<ForkPoint>> {
+        let quiesced = vm.state().stands_still();
+        let point = self.begin_point(name, vm.row(), quiesced)?;
+        let made = self.seal(vm, true, drain_ms_max).and_then(|sealed| {
+            let memory = self.store_memory(&point.id, sealed.memory, durable)?;
+            Ok((sealed.forked, memory))
+        });
+        let (forked, memory) = made.inspect_err(|_| self.end_point(&point, None))?;
+        let kept = match memory {
+            PointMemory::Kept { .. } => "in memory",
+            _ => "in files",
+        };
+        let message = format!("fork point {name} kept {kept}, stun {} us", forked.stun_us);
+        let figures = serde_json::json!({
+            "fork_point": point.id,
+            "stun_us": forked.stun_us,
+            "io_held_us": forked.io_held_us,
+        });
+        let recorded = self.change_object::<ForkPoint>(&point.id, None, |point| {
+            point.doc.memory = memory.clone();
+            point.doc.stun_us = forked.stun_us;
+            point.doc.io_held_us = forked.io_held_us;
+            Ok(())
+        });
+        let recorded = recorded.inspect_err(|_| {
+            let mut point = point.clone();
+            point.doc.memory = memory;
+            self.end_point(&point, None);
+        })?;
+        let told = vm_event(vm, "vm.prepared", message).with(figures);
+        self.commit_logged(&[vm], super::super::super::events::with_event(told));
+        self.inventory.sync().context("cannot sync the inventory")?;
+        Ok(recorded)
+    }
+
+    /// Makes children that are not started: rows, homes, delta disks.
+    fn register_children(
+        self: &Arc<Self>,
+        point: &Object<ForkPoint>,
+        request: &PrepareRequest,
+        context: &TaskContext,
+    ) -> OpResult<Vec<String>> {
+        if request.children == 0 {
+            return Ok(Vec::new());
+        }
+        let prefix = request.prefix.as_deref().unwrap_or(&point.name);
+        let names = self.child_names(prefix, request.children as usize);
+        let how = PointForkRequest {
+            persistent: Some(request.persistent),
+            ..PointForkRequest::default()
+        };
+        let mut seats = self.new_children(point, names.clone(), &how)?;
+        let made = self
+            .lay_registered(point, &mut seats)
+            .and_then(|()| context.check());
+        if let Err(error) = made {
+            seats.iter().for_each(|seat| self.erase(&seat.vm, None));
+            return Err(error);
+        }
+        Ok(names)
+    }
+
+    fn lay_registered(
+        self: &Arc<Self>,
+        point: &Object<ForkPoint>,
+        seats: &mut [Seat],
+    ) -> OpResult<()> {
+        let mut recording = self.record_children(&point.doc.tops, seats)?;
+        super::super::seats::for_each(seats, |seat| {
+            self.make_home(&seat.vm.id)?;
+            seat.make_tops()
+        })?;
+        recording.files_made();
+        recording.wait_recorded()?;
+        recording.wait_durable()?;
+        let mut changed = Vec::new();
+        for seat in seats.iter() {
+            seat.vm.update(|live| {
+                live.row.state = PowerState::PoweredOff;
+                if let Some(child) = live.row.child.as_mut() {
+                    child.started = false;
+                }
+            });
+            self.link_tops(&seat.vm.row());
+            changed.push(&seat.vm);
+        }
+        let told = changed
+            .iter()
+            .map(|vm| vm_event(vm, "vm.registered", format!("child of {}", point.name)));
+        let changes = Changes {
+            events: told.collect(),
+            ..Changes::default()
+        };
+        self.commit(&changed, changes)?;
+        self.inventory.sync().context("cannot sync the inventory")?;
+        Ok(())
+    }
+
+    /// Children that are registered and were never started, by name.
+    pub(super) fn registered_children(&self, point: &str) -> Vec<Arc<Vm>> {
+        let mut found = self.children_of(point);
+        found.retain(|vm| {
+            let live = vm.live();
+            live.row.state == PowerState::PoweredOff
+                && live.row.child.as_ref().is_some_and(|child| !child.started)
+        });
+        // web-2 comes before web-10.
+        found.sort_by_key(|vm| (vm.name().len(), vm.name()));
+        found
+    }
+
+    /// All children of a fork point, by name.
+    pub(super) fn children_of(&self, point: &str) -> Vec<Arc<Vm>> {
+        let mut all = self.all();
+        all.retain(|vm| {
+            let live = vm.live();
+            live.row.child.as_ref().is_some_and(|c| c.point == point)
+        });
+        all
+    }
+
+    /// Takes a registered child for a call, unless another one does; it is `creating` until then.
+    pub(super) fn claim_child(
+        &self,
+        vm: &Arc<Vm>,
+        persistent: Option<bool>,
+    ) -> OpResult<Option<Seat>> {
+        let claimed = vm.update(|live| {
+            let free = live.row.state == PowerState::PoweredOff && !live.removed;
+            match live.row.child.as_mut() {
+                Some(child) if free && !child.started => {
+                    child.started = true;
+                    live.row.state = PowerState::Creating;
+                    child.persistent = persistent.unwrap_or(child.persistent);
+                    true
+                }
+                _ => false,
+            }
+        });
+        if !claimed {
+            return Ok(None);
+        }
+        self.seat_of_present(vm).map(Some)
+    }
+
+    /// A seat for a powered-off VM.
+    pub(super) fn seat_of_present(&self, vm: &Arc<Vm>) -> OpResult<Seat> {
+        let taps = self.open_taps(&vm.row())?;
+        let mut seat = Seat::new(Arc::clone(vm), taps);
+        seat.was_there = true;
+        seat.add_present_disks(self)?;
+        Ok(seat)
+    }
+
+    /// Gives a child that has run empty disks on its fork point. The caller has its turn.
+    pub(super) fn renew_child(
+        self: &Arc<Self>,
+        vm: &Arc<Vm>,
+        point: &Object<ForkPoint>,
+    ) -> OpResult<()> {
+        let row = vm.row();
+        if !row.child.as_ref().is_some_and(|child| child.started) {
+            return Ok(());
+        }
+        let mut changes = Changes::default();
+        let mut next = row.clone();
+        let mut made = Vec::new();
+        for (index, top) in point.doc.tops.iter().enumerate() {
+            if row.spec.disks[index].read_only {
+                continue;
+            }
+            let parent = self.layers().get(top).cloned();
+            let parent = parent.context("a layer of the fork point is gone")?;
+            let delta = self.next_delta(&mut next, index, &parent);
+            made.push((index, delta.clone(), parent));
+            changes.layers.push(delta);
+        }
+        let old = vm.update(|live| {
+            let mut layers = self.layers();
+            layers.insert(changes.layers.iter().cloned());
+            live.row.next_layer = next.next_layer;
+            let mut old = Vec::new();
+            for (index, delta, _) in &made {
+                layers.hold(&delta.id);
+                let disk = DiskRow {
+                    top: delta.id.clone(),
+                    pending: None,
+                };
+                old.push(std::mem::replace(&mut live.row.disks[*index], disk));
+            }
+            if let Some(child) = live.row.child.as_mut() {
+                child.started = false;
+            }
+            old
+        });
+        for (_, delta, parent) in &made {
+            make_delta(delta, parent)?;
+        }
+        let mut gone = Vec::new();
+        for disk in old {
+            gone.extend(self.layers().release(&disk.top));
+        }
+        changes.removed_layers = gone.iter().map(|layer| layer.id.clone()).collect();
+        sync_directory(&self.config.home.layers()).context("cannot sync the datastore")?;
+        self.commit(&[vm], changes)?;
+        remove_files(&gone);
+        self.link_tops(&vm.row());
+        Ok(())
+    }
+
+    /// After a power-off: a child that is not persistent gives back what it wrote.
+    pub(in crate::host) fn discard_changes(self: &Arc<Self>, vm: &Arc<Vm>) {
+        let row = vm.row();
+        let Some(child) = row.child.filter(|child| !child.persistent) else {
+            return;
+        };
+        let renewed = self
+            .object::<ForkPoint>(&child.point)
+            .and_then(|point| self.renew_child(vm, &point));
+        if let Err(error) = renewed {
+            // Its next start tries again and tells.
+            tracing::warn!(vm = &*vm.name(), "{}", error.message());
+        }
+    }
+
+    /// Says whether a child keeps its disks over a power-off.
+    pub fn set_persistence(&self, vm: &Arc<Vm>, persistent: bool) -> OpResult<()> {
+        let _turn = self.turn(vm)?;
+        let row = vm.row();
+        let Some(child) = &row.child else {
+            return Err(OpError::conflict(format!(
+                "{} is no child of a fork point: it keeps its disks",
+                row.name
+            )));
+        };
+        if child.started && row.state.is_off() {
+            return Err(OpError::conflict(format!(
+                "{} was powered off already, so it stays {}",
+                row.name,
+                if child.persistent {
+                    "persistent"
+                } else {
+                    "non-persistent"
+                }
+            )));
+        }
+        let point = self.object::<ForkPoint>(&child.point)?;
+        check_persistence(&point, Some(persistent))?;
+        vm.update(|live| {
+            live.row.version += 1;
+            if let Some(child) = live.row.child.as_mut() {
+                child.persistent = persistent;
+            }
+        });
+        let word = if persistent {
+            "persistent"
+        } else {
+            "non-persistent"
+        };
+        let told = vm_event(vm, "vm.reconfigured", word);
+        self.commit(&[vm], super::super::super::events::with_event(told))
+    }
+
+    /// Ends a parent: its fork point and children that were never started are removed. Children
+    /// that would need it later keep it, but with `force`, which makes them ordinary VMs.
+    pub fn unprepare(self: &Arc<Self>, point: &Object<ForkPoint>, force: bool) -> OpResult<()> {
+        let registered = self.registered_children(&point.id);
+        let mut needing = self.children_of(&point.id);
+        needing.retain(|vm| {
+            let row = vm.row();
+            let fresh = registered.iter().any(|child| child.id == vm.id);
+            !fresh && row.child.is_some_and(|child| child.starts_at_point())
+        });
+        if let (Some(first), false) = (needing.first(), force) {
+            return Err(OpError::conflict(format!(
+                "fork point {}: {} and {} more would return to it after a power-off; remove them, \
+                 make them persistent, or use --force, which leaves them as ordinary VMs",
+                point.name,
+                first.name(),
+                needing.len() - 1
+            )));
+        }
+        for vm in &registered {
+            let _turn = self.turn(vm)?;
+            let still = vm.row().child.is_some_and(|child| !child.started);
+            if still && vm.state().is_off() {
+                self.erase(vm, Some(vm_event(vm, "vm.removed", "never started")));
+            }
+        }
+        for vm in self.children_of(&point.id) {
+            vm.update(|live| live.row.child = None);
+            self.commit_logged(&[&vm], Changes::default());
+        }
+        let told = event(&point.name, "forkpoint.removed", "removed").about(&point.id);
+        self.end_point(point, Some(told));
+        Ok(())
+    }
+
+    /// A fork point as an answer.
+    pub fn show_point(&self, point: &Object<ForkPoint>) -> PointAnswer {
+        use std::os::unix::fs::MetadataExt;
+        let children = self.children_of(&point.id);
+        let running = children.iter().filter(|vm| vm.state().has_process());
+        let doc = &point.doc;
+        let (memory, file_bytes) = match &doc.memory {
+            PointMemory::Sealing => ("sealing", 0),
+            PointMemory::Kept { .. } => ("memory", 0),
+            PointMemory::Lost => ("lost", 0),
+            PointMemory::Files { ram, checkpoint } => {
+                let bytes_of = |path| std::fs::metadata(path).map_or(0, |file| file.blocks() * 512);
+                ("files", bytes_of(ram) + bytes_of(checkpoint))
+            }
+        };
+        PointAnswer {
+            id: point.id.clone(),
+            name: point.name.clone(),
+            version: point.version,
+            parent: doc.row.name.clone(),
+            parent_id: doc.row.id.clone(),
+            created_at_ms: doc.created_at_ms,
+            memory: memory.to_owned(),
+            memory_bytes: doc.row.spec.memory_bytes,
+            file_bytes,
+            quiesced: doc.quiesced,
+            stun_us: doc.stun_us,
+            io_held_us: doc.io_held_us,
+            children_registered: self.registered_children(&point.id).len() as u32,
+            children_running: running.count() as u32,
+            children: children.len() as u32,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Kept fork points, and how children stand to them.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::objects::{Kind, Labels, ObjectId};
+use super::rows::{LayerId, VmRow};
+
+/// Where the memory and the checkpoint of a fork point are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PointMemory {
+    /// Not yet sealed: a fork point that a daemon finds like this was never finished.
+    Sealing,
+    /// Held by a keeper process; gone with the host.
+    Kept {
+        /// The keeper.
+        pid: i32,
+        /// Its user id.
+        uid: u32,
+        /// Its memory cgroup.
+        group: Option<String>,
+    },
+    /// In files of a datastore.
+    Files {
+        /// Guest RAM.
+        ram: PathBuf,
+        /// Checkpoint.
+        checkpoint: PathBuf,
+    },
+    /// Its keeper ended; nothing can be forked from it.
+    Lost,
+}
+
+/// A kept fork point: all that children start from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ForkPoint {
+    /// Words of a user.
+    #[serde(default)]
+    pub labels: Labels,
+    /// The VM as it was at that instant.
+    pub row: Box<VmRow>,
+    /// Immutable top layer of each disk, in the order of the description.
+    pub tops: Vec<LayerId>,
+    /// Where memory and checkpoint are.
+    pub memory: PointMemory,
+    /// The guest had been brought to rest: what was on its way to the disks is there.
+    pub quiesced: bool,
+    /// Milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// Time that the parent stood still for it, microseconds.
+    pub stun_us: u64,
+    /// Time that the parent's disks were held, microseconds.
+    pub io_held_us: u64,
+}
+
+impl Kind for ForkPoint {
+    const KIND: &'static str = "fork_point";
+    const NOUN: &'static str = "fork point";
+    const PREFIX: &'static str = "forkpoint";
+}
+
+/// How a VM stands to the fork point that it is a child of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildRow {
+    /// The fork point.
+    pub point: ObjectId,
+    /// It keeps its disks over a power-off and boots from them; otherwise it returns to the fork
+    /// point.
+    pub persistent: bool,
+    /// It has run since its disks were made.
+    pub started: bool,
+}
+
+impl ChildRow {
+    /// Whether the VM's next start is at the fork point.
+    pub fn starts_at_point(&self) -> bool {
+        !self.persistent || !self.started
+    }
+}

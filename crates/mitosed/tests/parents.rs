@@ -1,0 +1,169 @@
+//! Prepared parents: fork points that outlive VM and daemon, children that return to them.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+mod bed;
+
+use api_types::{ErrorKind, PointForkRequest, PrepareRequest, StopRequest};
+use bed::{Bed, clones};
+
+fn children(count: u32) -> PointForkRequest {
+    PointForkRequest {
+        count,
+        ..PointForkRequest::default()
+    }
+}
+
+const OFF: StopRequest = StopRequest {
+    force: true,
+    timeout_s: None,
+};
+
+#[test]
+fn a_fork_point_outlives_its_parent_and_the_daemon() {
+    let mut bed = Bed::new();
+    bed.client
+        .run(&bed.with_disk(bed.request("a", "")))
+        .unwrap();
+    let prepared = bed
+        .client
+        .prepare("a", &PrepareRequest::default(), |_| ())
+        .unwrap();
+    assert_eq!(prepared.fork_point.memory, "memory");
+    assert_eq!(prepared.fork_point.stun_us, 5);
+    bed.client.remove("a", true).unwrap();
+    bed.restart();
+    let forked = bed.client.fork_children("a", &children(3), |_| ()).unwrap();
+    assert!(forked.cloned.clones.iter().all(|c| c.error.is_none()));
+    assert_eq!(forked.cloned.stun_us, 0);
+    bed.assert_only(&["a-1", "a-2", "a-3"]);
+    let refused = bed.client.unprepare("a", false).unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::Conflict));
+    assert!(refused.to_string().contains("--force"), "{refused}");
+    bed.client.unprepare("a", true).unwrap();
+    assert!(bed.client.fork_points().unwrap().is_empty());
+    for name in ["a-1", "a-2", "a-3"] {
+        assert_eq!(bed.detail(name).vm.state, "running");
+        bed.client.remove(name, true).unwrap();
+    }
+    bed.assert_only(&[]);
+}
+
+#[test]
+fn children_made_ahead_are_started_first() {
+    let bed = Bed::new();
+    bed.client
+        .run(&bed.with_disk(bed.request("a", "")))
+        .unwrap();
+    let request = PrepareRequest {
+        children: 2,
+        prefix: Some("w".into()),
+        ..PrepareRequest::default()
+    };
+    let prepared = bed.client.prepare("a", &request, |_| ()).unwrap();
+    assert_eq!(prepared.children, ["w-1", "w-2"]);
+    assert_eq!(bed.detail("w-1").vm.state, "poweredOff");
+    assert_eq!(prepared.fork_point.children_registered, 2);
+    let mut more = children(3);
+    more.prefix = Some("x".into());
+    let forked = bed.client.fork_children("a", &more, |_| ()).unwrap();
+    let names: Vec<_> = forked.cloned.clones.iter().map(|c| &*c.name).collect();
+    assert_eq!(names, ["w-1", "w-2", "x-1"]);
+    assert_eq!(bed.client.fork_point("a").unwrap().children_running, 3);
+    bed.assert_only(&["a", "w-1", "w-2", "x-1"]);
+}
+
+#[test]
+fn a_child_that_is_not_persistent_returns_to_its_fork_point() {
+    let bed = Bed::new();
+    bed.client
+        .run(&bed.with_disk(bed.request("a", "")))
+        .unwrap();
+    bed.client
+        .prepare("a", &PrepareRequest::default(), |_| ())
+        .unwrap();
+    bed.client.fork_children("a", &children(1), |_| ()).unwrap();
+    let before = bed.detail("a-1").disks[0].layers.clone();
+    bed.client.stop("a-1", &OFF).unwrap();
+    bed.until("its changes are gone", || {
+        bed.detail("a-1").disks[0].layers[0] != before[0]
+            && !std::path::Path::new(&before[0]).exists()
+    });
+    bed.client.start("a-1").unwrap();
+    let again = bed.detail("a-1");
+    assert_eq!(again.vm.state, "running");
+    assert_eq!(again.disks[0].layers[1..], before[1..]);
+    bed.client.reset("a-1").unwrap();
+    assert_ne!(
+        bed.detail("a-1").disks[0].layers[0],
+        again.disks[0].layers[0]
+    );
+    let refused = bed.client.set_persistence("a-1", true).unwrap_err();
+    assert!(refused.to_string().contains("--quiesce"), "{refused}");
+    bed.assert_only(&["a", "a-1"]);
+}
+
+#[test]
+fn a_persistent_child_keeps_its_disks_and_needs_a_parent_at_rest() {
+    let bed = Bed::new();
+    bed.client
+        .run(&bed.with_disk(bed.request("a", "")))
+        .unwrap();
+    let request = PrepareRequest {
+        quiesce: true,
+        persistent: true,
+        children: 1,
+        ..PrepareRequest::default()
+    };
+    bed.client.prepare("a", &request, |_| ()).unwrap();
+    assert_eq!(bed.detail("a").vm.state, "paused");
+    bed.client.fork_children("a", &children(1), |_| ()).unwrap();
+    let before = bed.detail("a-1").disks[0].layers.clone();
+    bed.client.stop("a-1", &OFF).unwrap();
+    let refused = bed.client.set_persistence("a-1", false).unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::Conflict));
+    bed.client.start("a-1").unwrap();
+    assert_eq!(bed.detail("a-1").disks[0].layers, before);
+    bed.client.unprepare("a", false).unwrap();
+    bed.assert_only(&["a", "a-1"]);
+}
+
+#[test]
+fn a_vm_on_a_private_view_is_kept_in_files_and_a_dead_keeper_is_told() {
+    let bed = Bed::new();
+    bed.client
+        .run(&bed.with_disk(bed.request("a", "")))
+        .unwrap();
+    bed.client.fork("a", &clones(&["b"])).unwrap();
+    let prepared = bed
+        .client
+        .prepare("b", &PrepareRequest::default(), |_| ())
+        .unwrap();
+    assert_eq!(prepared.fork_point.memory, "files");
+    bed.client.fork_children("b", &children(2), |_| ()).unwrap();
+    bed.assert_only(&["a", "b", "b-1", "b-2"]);
+}
+
+#[test]
+fn a_batch_larger_than_a_group_and_one_that_fails_in_part() {
+    let bed = Bed::new();
+    bed.client
+        .run(&bed.with_disk(bed.request("a", "")))
+        .unwrap();
+    bed.client
+        .prepare("a", &PrepareRequest::default(), |_| ())
+        .unwrap();
+    let forked = bed
+        .client
+        .fork_children("a", &children(60), |_| ())
+        .unwrap();
+    assert_eq!(forked.cloned.clones.len(), 60);
+    assert!(forked.cloned.clones.iter().all(|c| c.error.is_none()));
+    let taken = PointForkRequest {
+        names: vec!["n".into(), "a-7".into()],
+        ..PointForkRequest::default()
+    };
+    let refused = bed.client.fork_children("a", &taken, |_| ()).unwrap_err();
+    assert!(refused.to_string().contains("a-7"), "{refused}");
+    assert!(bed.client.vm("n").is_err());
+}
