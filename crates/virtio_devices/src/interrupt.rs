@@ -38,6 +38,11 @@ impl Interrupt {
         self.raise(INTERRUPT_CONFIG);
     }
 
+    /// Notes that the configuration changed, without an edge: one has to follow.
+    pub(crate) fn note_config(&self) {
+        self.status.fetch_or(INTERRUPT_CONFIG, Ordering::SeqCst);
+    }
+
     fn raise(&self, bit: u32) {
         self.status.fetch_or(bit, Ordering::SeqCst);
         // The line is edge-triggered: an edge follows every cause, also when the bit is still set.

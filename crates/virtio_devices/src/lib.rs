@@ -30,7 +30,7 @@ mod worker;
 pub use balloon::{Balloon, ReclaimRam};
 pub use block::{
     Block, BlockBackend, BlockConfig, BlockCounters, BlockEvent, BlockEventSink, BlockOp,
-    MemoryBackend,
+    InsertError, MemoryBackend,
 };
 pub use config_space::ConfigSpace;
 pub use device::{DeviceIo, DeviceKind, Poller, Progress, Readiness, VirtioDevice};

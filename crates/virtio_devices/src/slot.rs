@@ -259,6 +259,15 @@ impl Slot {
         self.shared.interrupt.reset();
     }
 
+    /// Notes that the configuration changed; the driver is interrupted at the next turn. A device
+    /// without a driver needs no word: the next driver reads the configuration anyway.
+    pub(crate) fn config_changed(&mut self) {
+        if self.status != 0 {
+            self.shared.interrupt.note_config();
+            self.raise_again = true;
+        }
+    }
+
     /// Lets the device work on what is pending; returns whether it wants another turn.
     pub(crate) fn run(&mut self, gate: &Gate) -> bool {
         let kicked = self.shared.pending.swap(0, Ordering::SeqCst);

@@ -422,6 +422,14 @@ impl WorkerGuard<'_> {
         slot.device.as_any_mut().downcast_mut::<T>()
     }
 
+    /// Has the driver of device `index` told that the configuration changed: when the guard is
+    /// dropped, or, with the gate shut, when it opens.
+    pub fn config_changed(&mut self, index: usize) {
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.config_changed();
+        }
+    }
+
     /// Brings everything that devices hold of the guest's data into their back ends' files.
     pub fn quiesce(&mut self) -> io::Result<()> {
         self.slots

@@ -8,7 +8,7 @@ use disk_layers::{DiskError, DiskStack};
 /// The host side of a block device. Offsets and lengths are bytes; callers keep them inside
 /// [`BlockBackend::size`]. Calls block.
 pub trait BlockBackend: Send + Debug {
-    /// Returns the size of the disk, bytes. It does not change while the device exists.
+    /// Returns the size of the disk, bytes. It changes only where a medium is put into an empty slot.
     fn size(&self) -> u64;
 
     /// Says whether writes are refused.
@@ -152,6 +152,50 @@ impl BlockBackend for DiskStack {
     fn sync(&mut self) -> io::Result<()> {
         DiskStack::sync(self).map_err(to_io)
     }
+}
+
+/// A slot that may be empty: a disk of 0 bytes, on which nothing but a flush succeeds.
+impl<B: BlockBackend> BlockBackend for Option<B> {
+    fn size(&self) -> u64 {
+        self.as_ref().map_or(0, B::size)
+    }
+
+    fn read_only(&self) -> bool {
+        self.as_ref().is_some_and(B::read_only)
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        medium(self)?.read_at(offset, buf)
+    }
+
+    fn write_at(&mut self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        medium(self)?.write_at(offset, buf)
+    }
+
+    fn discard_granularity(&self) -> u64 {
+        self.as_ref().map_or(4096, B::discard_granularity)
+    }
+
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        medium(self)?.discard(offset, len)
+    }
+
+    fn write_zeroes(&mut self, offset: u64, len: u64, may_unmap: bool) -> io::Result<()> {
+        medium(self)?.write_zeroes(offset, len, may_unmap)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.as_mut().map_or(Ok(()), B::flush)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.as_mut().map_or(Ok(()), B::sync)
+    }
+}
+
+fn medium<B>(slot: &mut Option<B>) -> io::Result<&mut B> {
+    slot.as_mut()
+        .ok_or_else(|| io::Error::other("the disk slot is empty"))
 }
 
 /// Keeps apart what a device treats differently: no space, and everything else.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::backend::BlockBackend;
-use super::events::{BlockConfig, BlockCounters, BlockEvent, BlockEventSink, BlockOp};
+use super::events::{InsertError, BlockConfig, BlockCounters, BlockEvent, BlockEventSink, BlockOp};
 use super::regs::*;
 use super::saved::SavedBlock;
 use crate::config_space::ConfigSpace;
@@ -82,7 +82,8 @@ impl<B: BlockBackend + 'static> Block<B> {
         }
     }
 
-    /// The back end; to be changed only for one with the same content and size.
+    /// The back end; to be changed only for one with the same content and size, see also
+    /// [`Block::insert`].
     pub fn backend_mut(&mut self) -> &mut B {
         &mut self.backend
     }
@@ -417,6 +418,26 @@ impl<B: BlockBackend + 'static> VirtioDevice for Block<B> {
 
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
+    }
+}
+
+impl<B: BlockBackend + 'static> Block<Option<B>> {
+    /// Puts a medium into the empty slot. The driver learns the new size from the configuration:
+    /// tell it with [`crate::WorkerGuard::config_changed`].
+    pub fn insert(&mut self, medium: B) -> Result<(), InsertError> {
+        if self.backend.is_some() {
+            return Err(InsertError::Occupied);
+        }
+        if medium.read_only() != self.read_only {
+            return Err(InsertError::ReadOnly);
+        }
+        self.capacity_sectors = medium.size() / SECTOR_BYTES;
+        let bytes = config_bytes(&medium);
+        for field in [0..8, config::DISCARD_ALIGNMENT..config::DISCARD_ALIGNMENT + 4] {
+            self.config.set_field(field.start, &bytes[field]);
+        }
+        self.backend = Some(medium);
+        Ok(())
     }
 }
 

@@ -44,6 +44,17 @@ pub enum BlockEvent {
     },
 }
 
+/// Why a medium could not be put into a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InsertError {
+    /// There is one already.
+    #[error("the slot has a medium already")]
+    Occupied,
+    /// The guest was told that it can write.
+    #[error("the slot is for a disk that can be written to")]
+    ReadOnly,
+}
+
 /// Receives [`BlockEvent`]s. It is called on the worker's thread with its devices locked, so it
 /// hands the event on and returns.
 #[derive(Default)]

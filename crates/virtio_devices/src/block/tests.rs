@@ -1,5 +1,6 @@
 //! The block device: every request, malformed ones, no space, save and restore.
 
+mod slots;
 mod trouble;
 
 use std::io;
