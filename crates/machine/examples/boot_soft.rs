@@ -42,10 +42,10 @@ fn main() -> Result<(), Failure> {
                 });
                 let file = File::options().read(true).write(true).open(value)?;
                 let format = DiskFormat::Raw;
-                disks.push(DiskFiles {
+                disks.push(Some(DiskFiles {
                     top: LayerFile { file, format },
                     below: vec![],
-                });
+                }));
             }
             "--cpus" => spec.cpus = value.parse()?,
             "--memory" => spec.memory_bytes = value.parse::<u64>()? << 20,

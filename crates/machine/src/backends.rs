@@ -30,8 +30,8 @@ impl fmt::Debug for SerialSink {
 pub struct Backends {
     /// `/dev/kvm`, for the KVM engine.
     pub kvm: Option<OwnedFd>,
-    /// One for each disk of the description.
-    pub disks: Vec<DiskFiles>,
+    /// One for each disk of the description; none for an empty slot.
+    pub disks: Vec<Option<DiskFiles>>,
     /// One for each NIC of the description; none where nothing is plugged in.
     pub taps: Vec<Option<OwnedFd>>,
     /// One for each serial port, COM1 first; ports without one discard their output.

@@ -45,6 +45,21 @@ pub enum BuildError {
         #[source]
         source: OpenDiskError,
     },
+    /// An empty slot is for a disk that can be written to.
+    #[error("disk {index}: an empty slot cannot be read-only; give it layers or make it writable")]
+    EmptyReadOnly {
+        /// Index of the disk.
+        index: usize,
+    },
+    /// A clone's medium does not go into its slot.
+    #[error("cannot put a medium into disk slot {index}")]
+    Insert {
+        /// Index of the disk.
+        index: usize,
+        /// Why.
+        #[source]
+        source: virtio_devices::InsertError,
+    },
     /// A device could not be set up.
     #[error("cannot set up device {index}")]
     Device {
@@ -88,12 +103,12 @@ pub enum ForkCause {
     /// A test asked for it.
     #[error("failure injected for a test")]
     Injected,
-    /// The number of new tops is not the number of disks.
-    #[error("{found} new tops for {wanted} disks")]
+    /// The number of new tops is not the number of disks that can be written to.
+    #[error("{found} new tops for {wanted} writable disks with a medium")]
     Tops {
         /// Given.
         found: usize,
-        /// Disks.
+        /// Disks with a medium that can be written to.
         wanted: usize,
     },
     /// A new top cannot be used.

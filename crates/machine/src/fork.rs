@@ -16,15 +16,16 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use disk_layers::{DiskStack, LayerFile, PreparedTop};
+use disk_layers::{LayerFile, PreparedTop};
 use guest_memory::{GuestRam, SealedView, View};
 use jail::SoleThread;
-use virtio_devices::{Block, Worker, WorkerGuard};
+use virtio_devices::WorkerGuard;
 use vmm_protocol::ForkStep;
 
 pub(crate) use self::finishing::Finishing;
 use crate::checkpoint::Checkpoint;
 use crate::clock::{monotonic_ns, us_between};
+use crate::disks::stack_of;
 use crate::durability::Durability;
 use crate::error::{ForkCause, ForkError};
 use crate::machine::{Machine, lock_ram};
@@ -32,7 +33,7 @@ use crate::machine::{Machine, lock_ram};
 /// What a fork needs, made ahead of it.
 #[derive(Debug)]
 pub struct ForkPlan {
-    /// The next top of each disk.
+    /// The next top of each disk that has a medium and can be written to, in slot order.
     pub next_tops: Vec<LayerFile>,
     /// Takes the checkpoint, where clones do not inherit it.
     pub checkpoint: File,
@@ -141,7 +142,10 @@ impl Machine {
         let finishing = self.finishing.clone();
         let quiet = finishing.quiet();
         let held_from = monotonic_ns();
-        self.platform.disks.iter().for_each(|disk| disk.gate());
+        self.platform
+            .disks
+            .iter()
+            .for_each(|disk| disk.worker.gate());
         let result = self.fork_gated(tops, drain_ms_max, &mut steps);
         if let Ok((Instant_::Holder(held), _)) = result {
             // The guard belongs to the source's process.
@@ -151,7 +155,10 @@ impl Machine {
         drop(quiet);
         // The vCPUs are about to run; nothing below is part of the stun.
         if self.begun {
-            self.platform.disks.iter().for_each(|disk| disk.ungate());
+            self.platform
+                .disks
+                .iter()
+                .for_each(|disk| disk.worker.ungate());
         }
         let io_held_us = if self.platform.disks.is_empty() {
             0
@@ -182,11 +189,14 @@ impl Machine {
         }))
     }
 
-    /// Opens the next tops; a read-only disk has none. Returns them with their disks' indices.
+    /// Opens the next tops; a read-only disk and an empty slot have none. Returns them with their
+    /// disks' indices.
     fn prepare_tops(&self, files: Vec<LayerFile>) -> Result<Vec<(usize, PreparedTop)>, ForkError> {
         let step = ForkStep::PrepareTops;
-        let disks = self.spec.disks.iter().enumerate();
-        let writable: Vec<_> = disks.filter(|(_, disk)| !disk.read_only).collect();
+        let disks = self.spec.disks.iter().zip(&self.platform.disks).enumerate();
+        let writable: Vec<_> = disks
+            .filter(|(_, (spec, disk))| !spec.read_only && disk.has_medium)
+            .collect();
         let (found, wanted) = (files.len(), writable.len());
         if found != wanted {
             return Err(ForkError {
@@ -233,7 +243,7 @@ impl Machine {
                     ms: drain_ms_max,
                 },
             };
-            let mut guard = disk.lock_until(deadline).ok_or_else(busy)?;
+            let mut guard = disk.worker.lock_until(deadline).ok_or_else(busy)?;
             guard.quiesce().map_err(|source| ForkError {
                 step,
                 cause: ForkCause::Flush { index, source },
@@ -244,7 +254,11 @@ impl Machine {
         let stun_from = monotonic_ns();
         let states = vcpus.park_and_save();
         // Only now: a vCPU that resets a device wants the same locks before it can stand still.
-        let mut disks: Vec<_> = platform.disks.iter().map(Worker::lock).collect();
+        let mut disks: Vec<_> = platform
+            .disks
+            .iter()
+            .map(|disk| disk.worker.lock())
+            .collect();
         let shared = platform.shared.lock();
         let result = states.map_err(at(ForkStep::Stop)).and_then(|vcpus| {
             steps.done(ForkStep::Stop)?;
@@ -302,18 +316,17 @@ fn swap_all(
     let mut result = Ok(());
     durability.awaited();
     for (index, top) in tops {
-        let Some(block) = disks[index].device_mut::<Block<DiskStack>>(0) else {
+        let Some(stack) = stack_of(&mut disks[index]) else {
             continue;
         };
-        if let Err(source) = block.backend_mut().push_top(top) {
+        if let Err(source) = stack.push_top(top) {
             result = Err(ForkError {
                 step: ForkStep::SwapDisks,
                 cause: ForkCause::Swap { index, source },
             });
             break;
         }
-        let hook = durability.before_first_sync();
-        block.backend_mut().before_first_sync(hook);
+        stack.before_first_sync(durability.before_first_sync());
         swapped.push(index);
     }
     let result = result
@@ -321,9 +334,8 @@ fn swap_all(
         .and_then(|()| switch_ram(ram, checkpoint, steps));
     if result.is_err() {
         for index in swapped {
-            if let Some(block) = disks[index].device_mut::<Block<DiskStack>>(0) {
-                block
-                    .backend_mut()
+            if let Some(stack) = stack_of(&mut disks[index]) {
+                stack
                     .pop_top()
                     .expect("a top that nothing wrote to comes off");
             }

@@ -12,6 +12,7 @@
 mod backends;
 mod checkpoint;
 mod clock;
+mod disks;
 mod durability;
 mod error;
 mod fork;
@@ -23,6 +24,7 @@ mod vcpus;
 pub use backends::{Backends, DiskFiles, SerialSink};
 pub use checkpoint::{CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointError};
 pub use clock::monotonic_ns;
+pub use disks::DiskChangeError;
 pub use error::{BuildError, ForkCause, ForkError};
 pub use fork::{ForkOutcome, ForkPlan, ForkReport, Held};
 pub use machine::{BootFiles, CloneOrigin, Machine, MachineEvent, OnEvent};

@@ -14,18 +14,17 @@ use chipset::{
     Bus, BusDevice, Ged, IoApic, KeyboardController, MsiMessage, MsiSink, PowerControl, Rtc,
     SavedGed, SavedIoApic, SavedRtc, SavedSerial, Serial,
 };
-use disk_layers::{DiskStack, StackOptions};
-use guest_memory::{GuestMemoryMmap, GuestRam};
+use guest_memory::GuestRam;
 use serde::{Deserialize, Serialize};
 use vcpu::{GuestIo, Vm};
 use virtio_devices::{
-    Balloon, Block, BlockConfig, BlockEvent, BlockEventSink, GuestConnectSink, MmioTransport, Net,
-    NetConfig, ReclaimRam, Rng, SavedTransport, VirtioDevice, Vsock, VsockConfig, Worker,
-    WorkerBuilder,
+    Balloon, GuestConnectSink, MmioTransport, Net, NetConfig, ReclaimRam, Rng, SavedDevice,
+    SavedTransport, VirtioDevice, Vsock, VsockConfig, Worker, WorkerBuilder,
 };
 use vm_spec::VmSpec;
 
-use crate::backends::{Backends, DiskFiles};
+use crate::backends::Backends;
+use crate::disks::{Disk, DiskDevice, stack_of};
 use crate::durability::Durability;
 use crate::error::BuildError;
 
@@ -82,7 +81,7 @@ pub(crate) struct Platform {
     pub(crate) ged: Arc<Ged>,
     rtc: Arc<Rtc>,
     /// One for each disk.
-    pub(crate) disks: Vec<Worker>,
+    pub(crate) disks: Vec<Disk>,
     /// NICs from index 0, then vsock, entropy, balloon.
     pub(crate) shared: Worker,
     nics: usize,
@@ -176,7 +175,7 @@ pub(crate) struct Parts<'a> {
 }
 
 /// Puts devices into slots, one after the other.
-struct Slots<'a> {
+pub(crate) struct Slots<'a> {
     bus: Bus,
     next: usize,
     ioapic: Arc<IoApic>,
@@ -184,7 +183,13 @@ struct Slots<'a> {
 }
 
 impl Slots<'_> {
-    fn add(
+    /// The saved device of the next slot.
+    pub(crate) fn next_saved(&self) -> Option<&SavedDevice> {
+        let saved = self.saved?.get(self.next)?;
+        Some(&saved.device)
+    }
+
+    pub(crate) fn add(
         &mut self,
         worker: &mut WorkerBuilder,
         device: Box<dyn VirtioDevice>,
@@ -318,7 +323,8 @@ impl Platform {
         };
         let mut disks = vec![];
         for (index, files) in backends.disks.into_iter().enumerate() {
-            disks.push(add_disk(&mut slots, spec, &memory, events, index, files)?);
+            let disk = Disk::build(&mut slots, spec, &memory, events, index, files)?;
+            disks.push(disk);
         }
         let mut io = Worker::builder("io", memory).map_err(BuildError::Worker)?;
         for (nic, tap) in spec.nics.iter().zip(backends.taps) {
@@ -360,6 +366,7 @@ impl Platform {
     pub(crate) fn ungate(&self) {
         self.disks
             .iter()
+            .map(|disk| &disk.worker)
             .chain([&self.shared])
             .for_each(Worker::ungate);
     }
@@ -398,12 +405,9 @@ impl Platform {
     /// Makes everything that guests wrote durable; what fails is logged, since the VM ends anyway.
     pub(crate) fn sync_disks(&self) {
         for (index, disk) in self.disks.iter().enumerate() {
-            disk.gate();
-            let mut guard = disk.lock();
-            let synced = guard
-                .device_mut::<Block<DiskStack>>(0)
-                .map(|block| block.backend_mut().sync());
-            if let Some(Err(error)) = synced {
+            disk.worker.gate();
+            let mut guard = disk.worker.lock();
+            if let Some(Err(error)) = stack_of(&mut guard).map(|stack| stack.sync()) {
                 tracing::error!(index, %error, "a disk could not be made durable at the end");
             }
         }
@@ -412,10 +416,9 @@ impl Platform {
     /// Makes the first flush of each disk wait for the daemon's word.
     pub(crate) fn hold_flushes(&self, durability: &Durability) {
         for disk in &self.disks {
-            let mut guard = disk.lock();
-            if let Some(block) = guard.device_mut::<Block<DiskStack>>(0) {
-                let hook = durability.before_first_sync();
-                block.backend_mut().before_first_sync(hook);
+            let mut guard = disk.worker.lock();
+            if let Some(stack) = stack_of(&mut guard) {
+                stack.before_first_sync(durability.before_first_sync());
             }
         }
     }
@@ -423,45 +426,12 @@ impl Platform {
     /// Lets disks that found no space try again.
     pub(crate) fn retry_disks(&self) {
         for disk in &self.disks {
-            let mut guard = disk.lock();
-            if let Some(block) = guard.device_mut::<Block<DiskStack>>(0) {
+            let mut guard = disk.worker.lock();
+            if let Some(block) = guard.device_mut::<DiskDevice>(0) {
                 block.resume();
             }
         }
     }
-}
-
-fn add_disk(
-    slots: &mut Slots<'_>,
-    spec: &VmSpec,
-    memory: &Arc<GuestMemoryMmap>,
-    events: &EventSink,
-    index: usize,
-    files: DiskFiles,
-) -> Result<Worker, BuildError> {
-    let disk = spec.disks.get(index).ok_or(BuildError::Slots(index))?;
-    let options = StackOptions {
-        read_only: disk.read_only,
-        ..StackOptions::default()
-    };
-    let stack = DiskStack::open(files.top, files.below, options)
-        .map_err(|source| BuildError::OpenDisk { index, source })?;
-    let sink = Arc::clone(events);
-    let on_event = BlockEventSink::new(move |event| match event {
-        BlockEvent::NoSpace => sink(PlatformEvent::NoSpace { disk: index }),
-        other => sink(PlatformEvent::DiskError {
-            disk: index,
-            message: format!("{other:?}"),
-        }),
-    });
-    let config = BlockConfig {
-        serial: disk.serial.clone(),
-        events: on_event,
-    };
-    let mut worker =
-        Worker::builder(&format!("disk{index}"), Arc::clone(memory)).map_err(BuildError::Worker)?;
-    slots.add(&mut worker, Box::new(Block::new(stack, config)))?;
-    worker.spawn().map_err(BuildError::Worker)
 }
 
 fn vsock(listener: std::os::unix::net::UnixListener, events: &EventSink) -> io::Result<Vsock> {

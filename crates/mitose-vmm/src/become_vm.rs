@@ -12,7 +12,7 @@ use guest_memory::GuestRam;
 use machine::{
     Backends, BootFiles, Checkpoint, CloneOrigin, DiskFiles, Machine, OnEvent, Prepared, SerialSink,
 };
-use vmm_protocol::{Boot, CloneRam, Fd, LayerFd, LayerFormat, Restore, SerialBackend};
+use vmm_protocol::{Boot, CloneRam, DiskBackend, Fd, LayerFd, LayerFormat, Restore, SerialBackend};
 
 use crate::serial::SerialPeer;
 use crate::server::Inherited;
@@ -65,6 +65,21 @@ impl Descriptors {
         Ok((SerialSink(Box::new(peer.output(log))), peer))
     }
 
+    /// Layers in the order of the message.
+    pub(crate) fn layers(&mut self, layers: &[LayerFd]) -> anyhow::Result<Vec<LayerFile>> {
+        layers.iter().map(|layer| self.layer(*layer)).collect()
+    }
+
+    /// The files of a disk; none for an empty slot.
+    pub(crate) fn disk(&mut self, disk: &DiskBackend) -> anyhow::Result<Option<DiskFiles>> {
+        let mut layers = self.layers(&disk.layers)?.into_iter();
+        let top = layers.next();
+        Ok(top.map(|top| DiskFiles {
+            top,
+            below: layers.collect(),
+        }))
+    }
+
     /// Also returns who else is at the other ends of the serial ports.
     fn backends(
         &mut self,
@@ -79,12 +94,7 @@ impl Descriptors {
         }
         let mut disks = vec![];
         for disk in &named.disks {
-            let mut layers = disk.layers.iter().map(|layer| self.layer(*layer));
-            let top = layers.next().context("a disk has no layer")??;
-            disks.push(DiskFiles {
-                top,
-                below: layers.collect::<anyhow::Result<_>>()?,
-            });
+            disks.push(self.disk(disk)?);
         }
         let mut taps = vec![];
         for nic in &named.nics {

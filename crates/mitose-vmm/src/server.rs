@@ -2,6 +2,7 @@
 //! happens in the VM.
 
 mod change;
+mod disks;
 mod dump;
 mod keep;
 
@@ -293,6 +294,8 @@ impl Server {
             }
             Command::TellAgent(message) => self.tell_agent(&message),
             Command::SetSerial(order) => self.set_serial(order, fds),
+            Command::Rebase(order) => self.rebase(&order, fds),
+            Command::InsertMedium(order) => self.insert_medium(&order, fds),
             other => self.drive(&other),
         };
         match result {

@@ -61,6 +61,9 @@ pub struct LayerFd {
 }
 
 /// Back end of one disk: the writable top first, then what lies below it, nearest first.
+///
+/// A clone whose checkpoint knows a slot as empty can be given layers for it: the guest hears of the
+/// medium when it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskBackend {
     /// Layers, top first; the top is writable unless the disk is read-only. None at all: an empty
@@ -211,7 +214,8 @@ pub enum Sown {
 /// Fork the running VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fork {
-    /// The source's next delta for each disk, made on top of its present top.
+    /// The source's next delta for each disk that has a medium and can be written to, in slot order,
+    /// made on top of its present top.
     pub next_tops: Vec<LayerFd>,
     /// Empty memfd that takes the checkpoint; it stays empty where clones are born by `fork()`.
     pub checkpoint: Fd,
@@ -255,7 +259,12 @@ pub struct Dump {
     pub pagemap: Option<Fd>,
 }
 
-/// Replace everything below the writable top of a disk by other layers with the same content.
+/// Replace everything below the writable top of a disk by other layers with the same content,
+/// sealed. The guest runs on; the disk's queue is held for a moment.
+///
+/// After [`Outcome::Done`] the process uses the new layers only, and the top's header names them,
+/// not durably: the old files can go once the top's file was synced, by whoever. After a failure
+/// the disk is as before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rebase {
     /// Index of the disk.
@@ -266,7 +275,7 @@ pub struct Rebase {
     pub backing: String,
 }
 
-/// Put a medium into an empty slot, or replace the back end of a disk that was never used.
+/// Put a medium into an empty slot: the guest is told of the new size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InsertMedium {
     /// Index of the disk.

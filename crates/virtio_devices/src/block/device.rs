@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::backend::BlockBackend;
-use super::events::{InsertError, BlockConfig, BlockCounters, BlockEvent, BlockEventSink, BlockOp};
+use super::events::{BlockConfig, BlockCounters, BlockEvent, BlockEventSink, BlockOp, InsertError};
 use super::regs::*;
 use super::saved::SavedBlock;
 use crate::config_space::ConfigSpace;
@@ -433,7 +433,10 @@ impl<B: BlockBackend + 'static> Block<Option<B>> {
         }
         self.capacity_sectors = medium.size() / SECTOR_BYTES;
         let bytes = config_bytes(&medium);
-        for field in [0..8, config::DISCARD_ALIGNMENT..config::DISCARD_ALIGNMENT + 4] {
+        for field in [
+            0..8,
+            config::DISCARD_ALIGNMENT..config::DISCARD_ALIGNMENT + 4,
+        ] {
             self.config.set_field(field.start, &bytes[field]);
         }
         self.backend = Some(medium);

@@ -37,7 +37,9 @@ fn interrupts(bench: &Bench) -> u32 {
 
 fn generation(bench: &Bench) -> u32 {
     let mut bytes = [0; 4];
-    bench.transport(0).read(crate::regs::CONFIG_GENERATION, &mut bytes);
+    bench
+        .transport(0)
+        .read(crate::regs::CONFIG_GENERATION, &mut bytes);
     u32::from_le_bytes(bytes)
 }
 
@@ -57,7 +59,10 @@ fn an_empty_slot_is_a_disk_of_nothing() {
     }
     let range = driver.input(&ranges(&[(0, 8, 0)]));
     for kind in [T_DISCARD, T_WRITE_ZEROES] {
-        assert_eq!(request(&bench, &mut driver, kind, 0, &[range]), (S_IOERR, 1));
+        assert_eq!(
+            request(&bench, &mut driver, kind, 0, &[range]),
+            (S_IOERR, 1)
+        );
     }
     assert_eq!(request(&bench, &mut driver, T_FLUSH, 0, &[]), (S_OK, 1));
     bench.lock().quiesce().expect("nothing to write");
@@ -154,5 +159,11 @@ fn a_clone_of_an_empty_slot_gets_a_medium_at_once() {
     third.run();
     assert!(twin.line().edges() > 0, "the driver had not acknowledged");
     let empty = Bench::default().add_restored(slot(None), &again, &twin);
-    assert!(matches!(empty, Err(RestoreError::Field { field: "capacity_sectors", .. })));
+    assert!(matches!(
+        empty,
+        Err(RestoreError::Field {
+            field: "capacity_sectors",
+            ..
+        })
+    ));
 }
