@@ -1,5 +1,6 @@
 //! A VM process driven as the daemon drives it: sockets, descriptors, messages.
 
+mod disks;
 mod instant;
 
 pub use self::instant::InstantFiles;
