@@ -14,5 +14,6 @@ pub fn full() -> bool {
 pub use cli::Cli;
 pub use programs::program;
 pub use vmm::{
-    Clone, Disk, ForkOptions, InstantFiles, SpawnOptions, VmProcess, kvm_present, memory_file,
+    Clone, Disk, ForkOptions, InstantFiles, SpawnOptions, StartOptions, VmProcess, kvm_present,
+    memory_file,
 };

@@ -78,6 +78,15 @@ pub struct ForkOptions {
     pub fail_at: Option<ForkStep>,
 }
 
+/// How a clone starts.
+#[derive(Debug, Default)]
+pub struct StartOptions {
+    /// Disks in slot order.
+    pub disks: Vec<Disk>,
+    /// It stands still.
+    pub paused: bool,
+}
+
 /// A clone and when it first ran.
 #[derive(Debug)]
 pub struct Clone {
@@ -265,6 +274,12 @@ impl VmProcess {
         command: VmmCommand,
         fds: Vec<OwnedFd>,
     ) -> anyhow::Result<(Outcome, Vec<OwnedFd>)> {
+        let id = self.post(command, fds)?;
+        self.reply_to(id)
+    }
+
+    /// Sends `command`; returns its number.
+    fn post(&mut self, command: VmmCommand, fds: Vec<OwnedFd>) -> anyhow::Result<u64> {
         let id = self.next_id;
         self.next_id += 1;
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -274,6 +289,11 @@ impl VmProcess {
             command,
         };
         fd_channel::send(&self.socket, &request, &borrowed)?;
+        Ok(id)
+    }
+
+    /// Waits for the reply to request `id`, which comes next.
+    fn reply_to(&mut self, id: u64) -> anyhow::Result<(Outcome, Vec<OwnedFd>)> {
         loop {
             let frame = fd_channel::receive::<FromVmm>(&self.socket)
                 .with_context(|| format!("no reply; log: {}", self.process_log()))?;
@@ -369,7 +389,11 @@ impl VmProcess {
             None => self.meet(name)?,
         };
         let point = point.layer.as_ref().map(|layer| (layer, &point.checkpoint));
-        let first_run_at_ns = vm.restore(self, point, disks, false)?;
+        let options = StartOptions {
+            disks,
+            paused: false,
+        };
+        let first_run_at_ns = vm.restore(self, point, options)?;
         Ok(Clone {
             vm,
             first_run_at_ns: first_run_at_ns.context("the clone does not run")?,
@@ -393,9 +417,9 @@ impl VmProcess {
         &mut self,
         source: &Self,
         point: Option<(&File, &File)>,
-        disks: Vec<Disk>,
-        paused: bool,
+        options: StartOptions,
     ) -> anyhow::Result<Option<u64>> {
+        let StartOptions { disks, paused } = options;
         let spec = source.spec.clone();
         let mut spec = spec.context("the source was not booted here")?;
         self.soft = source.soft;

@@ -331,3 +331,6 @@ impl Control {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

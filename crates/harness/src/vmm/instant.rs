@@ -4,7 +4,7 @@ use std::fs::File;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -12,7 +12,7 @@ use vmm_protocol::{
     Command, Dump, Fd, Forked, Keep, Outcome, SerialBackend, SerialPeer, SetSerial, Status,
 };
 
-use super::{Frame, Point, TIMEOUT, VmProcess, memory_file};
+use super::{Frame, Point, StartOptions, TIMEOUT, VmProcess, memory_file};
 
 /// An instant in two files.
 #[derive(Debug)]
@@ -60,22 +60,26 @@ fn done(outcome: Outcome) -> anyhow::Result<()> {
 }
 
 impl VmProcess {
-    /// Forks the VM without clones: figures and fork point.
-    pub fn fork_point(&mut self) -> anyhow::Result<(Forked, InstantFiles)> {
+    /// Forks the VM without clones, with next tops for its disks: figures and fork point.
+    pub fn fork_point(&mut self, tops: &[PathBuf]) -> anyhow::Result<(Forked, InstantFiles)> {
         let Point {
             forked,
             layer,
             checkpoint,
-        } = self.fork_for(&[], &[], None)?;
+        } = self.fork_for(&[], tops, None)?;
         let ram = layer.context("the VM runs on a private view: nothing has its instant")?;
         Ok((forked, InstantFiles { ram, checkpoint }))
     }
 
     /// Forks a VM that runs on a private view: the newborns of these names wait for what they are
     /// to do.
-    pub fn bear(&mut self, names: &[&str]) -> anyhow::Result<(Forked, Vec<Self>)> {
+    pub fn bear(
+        &mut self,
+        names: &[&str],
+        tops: &[PathBuf],
+    ) -> anyhow::Result<(Forked, Vec<Self>)> {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let point = self.fork_for(&names, &[], None)?;
+        let point = self.fork_for(&names, tops, None)?;
         ensure!(point.layer.is_none(), "the VM was never forked");
         let newborns = names.iter().map(|name| self.meet(name));
         Ok((point.forked, newborns.collect::<anyhow::Result<_>>()?))
@@ -86,21 +90,36 @@ impl VmProcess {
         &self,
         name: &str,
         instant: &InstantFiles,
-        paused: bool,
+        options: StartOptions,
     ) -> anyhow::Result<Self> {
         let mut vm = Self::shell(&self.folder, name)?;
         let point = (&instant.ram, &instant.checkpoint);
-        vm.restore(self, Some(point), vec![], paused)?;
+        vm.restore(self, Some(point), options)?;
         Ok(vm)
     }
 
     /// Makes this newborn a clone of `source`.
-    pub fn restore_inherited(&mut self, source: &Self, paused: bool) -> anyhow::Result<()> {
-        self.restore(source, None, vec![], paused).map(drop)
+    pub fn restore_inherited(
+        &mut self,
+        source: &Self,
+        options: StartOptions,
+    ) -> anyhow::Result<()> {
+        self.restore(source, None, options).map(drop)
     }
 
     /// Has this newborn write its instant.
     pub fn dump(&mut self, files: &InstantFiles) -> anyhow::Result<()> {
+        let id = self.start_dump(files)?;
+        self.finish_dump(id)
+    }
+
+    /// Waits for the reply to [`start_dump`](Self::start_dump), the next one.
+    pub fn finish_dump(&mut self, id: u64) -> anyhow::Result<()> {
+        done(self.reply_to(id)?.0)
+    }
+
+    /// Has this newborn begin to write its instant; returns the request's number.
+    pub fn start_dump(&mut self, files: &InstantFiles) -> anyhow::Result<u64> {
         let mut frame = Frame::default();
         let (ram, checkpoint) = files.add_to(&mut frame)?;
         let pagemap = linux_sys::open_pagemap(self.pid())?;
@@ -109,7 +128,7 @@ impl VmProcess {
             checkpoint,
             pagemap: Some(frame.add(pagemap)),
         };
-        done(self.call_with(Command::Dump(dump), frame.0)?.0)
+        self.post(Command::Dump(dump), frame.0)
     }
 
     /// Makes this shell the keeper of `instant`.
