@@ -182,7 +182,8 @@ impl Server {
     /// Builds what a clone born by `fork()` can, while the daemon prepares its order to run. What
     /// fails here fails again then, and is told.
     fn prepare_inherited(&mut self) {
-        let Some(inherited) = self.inherited.as_mut() else {
+        // While the instant is written its RAM is locked, and nothing is to be built.
+        let Some(inherited) = self.inherited.as_mut().filter(|_| !self.dumping) else {
             return;
         };
         let kvm = inherited.kvm.take();

@@ -288,7 +288,7 @@ fn dump(dumper: &Dumper, ram: &File, state: &File) -> anyhow::Result<()> {
     let pagemap = dumper
         .link
         .peer_pid()
-        .and_then(|pid| File::open(format!("/proc/{pid}/pagemap")).ok());
+        .and_then(|pid| linux_sys::open_pagemap(pid).ok());
     let order = Command::Dump(Dump {
         ram: Fd(0),
         checkpoint: Fd(1),
