@@ -1,5 +1,7 @@
 //! Clones.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -16,6 +18,33 @@ pub enum CloneMode {
     Linked,
     /// Powered off, with disks of its own.
     Full,
+}
+
+/// What is special about one clone of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CloneEdit {
+    /// Folder that it is to lie in.
+    #[schema(schema_with = schema::optional_folder)]
+    pub folder: Option<String>,
+    /// Free text about it.
+    #[schema(schema_with = schema::optional_annotation)]
+    pub annotation: Option<String>,
+    /// Custom attributes, beside the source's.
+    #[schema(schema_with = schema::attributes)]
+    pub attributes: BTreeMap<String, String>,
+    /// Instance UUID; a random one where not given.
+    #[schema(schema_with = schema::optional_uuid)]
+    pub uuid: Option<String>,
+    /// BIOS UUID; the instance's where not given.
+    #[schema(schema_with = schema::optional_uuid)]
+    pub bios_uuid: Option<String>,
+    /// NICs, in the source's order; those not given are on the source's networks.
+    #[schema(max_items = 11)]
+    pub nets: Vec<NetRequest>,
+    /// Back ends of serial ports, COM1 first.
+    #[schema(max_items = 4)]
+    pub serial: Vec<SerialRequest>,
 }
 
 /// Clone a VM.
@@ -37,6 +66,29 @@ pub struct ForkRequest {
     #[serde(default)]
     #[schema(max_items = 4)]
     pub serial: Vec<SerialRequest>,
+    /// Folder that the clones are to lie in; the source's where not given.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_folder)]
+    pub folder: Option<String>,
+    /// Resource pool that the clones are to belong to; the source's where not given.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_name)]
+    pub pool: Option<String>,
+    /// Free text about the clones; the source's where not given.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_annotation)]
+    pub annotation: Option<String>,
+    /// Custom attributes of the clones, beside the source's.
+    #[serde(default)]
+    #[schema(schema_with = schema::attributes)]
+    pub attributes: BTreeMap<String, String>,
+    /// What is special about each clone, in the order of the names; none, or one for each.
+    #[serde(default)]
+    #[schema(max_items = 240)]
+    pub each: Vec<CloneEdit>,
+    /// Instant clones stand still at the fork point until they are resumed.
+    #[serde(default)]
+    pub paused: bool,
     /// The clones keep the source's hardware addresses and links.
     #[serde(default)]
     pub keep_mac: bool,

@@ -36,17 +36,24 @@ pub struct DiskRequest {
 }
 
 /// One NIC of a new VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetRequest {
     /// Name of an existing TAP interface; none for a NIC without a link.
     #[serde(default)]
     #[schema(schema_with = schema::optional_interface)]
     pub tap: Option<String>,
+    /// Network, by its name or id: the TAP interface is made when the VM starts.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_label)]
+    pub network: Option<String>,
     /// Hardware address; a random one where not given.
     #[serde(default)]
     #[schema(schema_with = schema::optional_unicast_mac)]
     pub mac: Option<MacAddr>,
+    /// Its cable is not plugged in.
+    #[serde(default)]
+    pub disconnected: bool,
 }
 
 /// Back end of a serial port.

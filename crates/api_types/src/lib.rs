@@ -13,16 +13,19 @@ mod fork_point;
 mod hardware;
 mod home;
 mod image;
+mod lineage;
 mod name;
 mod problem;
+mod reconfigure;
 mod run;
 pub mod schema;
 mod task;
+mod tree;
 mod vm;
 
 pub use daemon::{Check, CheckLevel, DaemonStatus};
 pub use event::Event;
-pub use fork::{CloneMode, Cloned, ClonedVm, ForkRequest};
+pub use fork::{CloneEdit, CloneMode, Cloned, ClonedVm, ForkRequest};
 pub use fork_point::{
     ForkPoint, MAX_CHILDREN, PersistenceRequest, PointForkRequest, PointForked, PrepareRequest,
     Prepared,
@@ -30,10 +33,17 @@ pub use fork_point::{
 pub use hardware::{DiskRequest, ImageFormat, NetRequest, SerialDetail, SerialRequest};
 pub use home::{SOCKET_NAME, default_home, socket_of};
 pub use image::{BuildKind, Image, ImageRequest, InitKind};
+pub use lineage::{FamilyUse, Lineage, LineageVm};
 pub use name::{MAX_NAME_BYTES, name_problem};
 pub use problem::{ErrorKind, Problem};
+pub use reconfigure::{DryRun, NicChange, ReconfigureRequest, SerialChange, WouldMake};
 pub use run::{RunReply, RunRequest, StopRequest};
 pub use task::{Task, TaskItem, TaskState};
+pub use tree::{
+    Folder, FolderRequest, LabelsReply, MAX_ANNOTATION_BYTES, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES,
+    MAX_FOLDER_DEPTH, Network, NetworkRequest, ObjectRequest, PoolRequest, ResourcePool,
+    TreeObject,
+};
 pub use vm::{DiskDetail, DiskUse, GuestReply, MemoryUse, NicDetail, StunRecord, Vm, VmDetail};
 
 /// Prefix of every path.

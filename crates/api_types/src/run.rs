@@ -1,5 +1,6 @@
 //! Making VMs and powering them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -20,9 +21,36 @@ fn default_memory_bytes() -> u64 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunRequest {
-    /// Its name, unique on the host.
+    /// Its name, unique in its folder.
     #[schema(schema_with = schema::name)]
     pub name: String,
+    /// Folder that it is to lie in: an id, or names joined by `/`; the first one where not given.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_folder)]
+    pub folder: Option<String>,
+    /// Resource pool that it is to belong to; the first one where not given.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_name)]
+    pub pool: Option<String>,
+    /// Make it and do not start it.
+    #[serde(default)]
+    pub powered_off: bool,
+    /// Free text about it.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_annotation)]
+    pub annotation: Option<String>,
+    /// Custom attributes.
+    #[serde(default)]
+    #[schema(schema_with = schema::attributes)]
+    pub attributes: BTreeMap<String, String>,
+    /// Instance UUID; a random one where not given.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_uuid)]
+    pub uuid: Option<String>,
+    /// BIOS UUID; the instance's where not given.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_uuid)]
+    pub bios_uuid: Option<String>,
     /// Image to boot.
     #[serde(default)]
     #[schema(schema_with = schema::optional_name)]
@@ -81,14 +109,45 @@ pub struct RunRequest {
     pub wait_ready_s: Option<u64>,
 }
 
+impl RunRequest {
+    /// A request that only names its VM; the rest is as it is where a member is not given.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            folder: None,
+            pool: None,
+            powered_off: false,
+            annotation: None,
+            attributes: BTreeMap::new(),
+            uuid: None,
+            bios_uuid: None,
+            image: None,
+            kernel: None,
+            initrd: None,
+            cmdline: None,
+            disks: Vec::new(),
+            cpus: default_cpus(),
+            memory_bytes: default_memory_bytes(),
+            memory_limit_bytes: None,
+            nets: Vec::new(),
+            serial: SerialRequest::default(),
+            more_serial: Vec::new(),
+            engine: EngineChoice::default(),
+            entry: None,
+            wait_ready_s: None,
+        }
+    }
+}
+
 /// Answer to [`RunRequest`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RunReply {
     /// The VM.
     #[serde(flatten)]
     pub vm: Vm,
-    /// Arrival of the request to the first entry of the guest, microseconds.
-    pub first_run_us: u64,
+    /// Arrival of the request to the first entry of the guest, microseconds; none where it was not
+    /// started.
+    pub first_run_us: Option<u64>,
     /// Arrival of the request to the agent's word, microseconds; none without an agent or waiting.
     pub ready_us: Option<u64>,
     /// What the user should know, one line each.

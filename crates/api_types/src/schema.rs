@@ -51,6 +51,102 @@ pub fn optional_name() -> Schema {
     nullable(name())
 }
 
+/// Id or name of an object that may have spaces in it.
+pub fn label() -> Schema {
+    of(json!({
+        "type": "string", "minLength": 1, "maxLength": 128,
+        "pattern": "^[A-Za-z0-9]([A-Za-z0-9 ._-]*[A-Za-z0-9])?$", "examples": ["network-1"],
+    }))
+}
+
+/// Folder of VMs: an id, or names joined by `/`.
+pub fn folder() -> Schema {
+    of(json!({
+        "type": "string", "minLength": 1, "maxLength": 2048,
+        "pattern": "^[A-Za-z0-9._/-]*$", "examples": ["folder-1"],
+    }))
+}
+
+/// Version of an object as a header has it.
+pub fn entity_tag() -> Schema {
+    of(json!({
+        "type": "string", "minLength": 3, "maxLength": 22, "pattern": "^\"[0-9]+\"$",
+        "examples": ["\"1\""],
+    }))
+}
+
+/// Id or name of an object that may have spaces in it, or null.
+pub fn optional_label() -> Schema {
+    nullable(label())
+}
+
+/// Folder of VMs: an id, or names joined by `/`, or null.
+pub fn optional_folder() -> Schema {
+    nullable(folder())
+}
+
+/// Free text about an object, or null.
+pub fn optional_annotation() -> Schema {
+    of(json!({ "type": ["string", "null"], "maxLength": crate::MAX_ANNOTATION_BYTES }))
+}
+
+/// Custom attributes of an object.
+pub fn attributes() -> Schema {
+    of(json!({
+        "type": "object",
+        "additionalProperties": { "type": "string", "maxLength": crate::MAX_ATTRIBUTE_BYTES },
+    }))
+}
+
+/// Custom attributes to set; null removes one.
+pub fn attribute_changes() -> Schema {
+    of(json!({
+        "type": "object",
+        "additionalProperties": {
+            "type": ["string", "null"], "maxLength": crate::MAX_ATTRIBUTE_BYTES,
+        },
+    }))
+}
+
+/// UUID, or null.
+pub fn optional_uuid() -> Schema {
+    of(json!({
+        "type": ["string", "null"], "minLength": 36, "maxLength": 36,
+        "pattern": "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
+        "examples": ["0b8f7a52-3c7e-4b62-9a53-1f2f4a6d7c11"],
+    }))
+}
+
+/// Places of disks or NICs in their VM.
+pub fn places() -> Schema {
+    of(json!({
+        "type": "array", "maxItems": 11, "uniqueItems": true,
+        "items": { "type": "integer", "minimum": 0, "maximum": 13 },
+    }))
+}
+
+/// Number of vCPUs, or null.
+pub fn optional_cpus() -> Schema {
+    nullable(cpus())
+}
+
+/// Guest memory, bytes, or null.
+pub fn optional_memory_bytes() -> Schema {
+    nullable(memory_bytes())
+}
+
+/// Bytes where zero means no limit, or null.
+pub fn optional_limit() -> Schema {
+    of(json!({
+        "type": ["integer", "null"], "format": "int64", "minimum": 0, "maximum": 1_u64 << 60,
+    }))
+}
+
+/// Engine, or null where it stays.
+pub fn optional_engine() -> Schema {
+    of(json!({ "type": ["string", "null"], "enum": ["auto", "kvm", "soft", null] }))
+}
+
 /// Names of new objects: no two alike.
 pub fn names() -> Schema {
     of(json!({

@@ -250,7 +250,7 @@ impl Client {
         self.json("GET", path, None)
     }
 
-    fn post<T: DeserializeOwned>(
+    pub(crate) fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
@@ -291,6 +291,26 @@ impl Client {
             .map_err(|error| ClientError::Answer(error.to_string()))
     }
 
+    /// Changes an object; with a version only where it still has that.
+    pub(crate) fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        version: Option<u64>,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|e| ClientError::Answer(e.to_string()))?;
+        let path = format!("{API_PREFIX}{path}");
+        let ask_for = Ask {
+            method: "PATCH",
+            path: &path,
+            body: Some(body),
+            accept: "application/json",
+            if_match: version,
+        };
+        let bytes = read_all(ask(&self.socket, &ask_for)?)?;
+        serde_json::from_slice(&bytes).map_err(|error| ClientError::Answer(error.to_string()))
+    }
+
     /// A call whose answer has no body.
     pub(crate) fn done(&self, method: &'static str, path: &str) -> Result<(), ClientError> {
         read_all(self.ask(method, path, None, "application/json")?).map(drop)
@@ -321,6 +341,7 @@ impl Client {
                 path: &path,
                 body,
                 accept,
+                if_match: None,
             },
         )
     }

@@ -22,6 +22,8 @@ pub(crate) struct Ask<'a> {
     pub path: &'a str,
     pub body: Option<Vec<u8>>,
     pub accept: &'static str,
+    /// Version that the object must have.
+    pub if_match: Option<u64>,
 }
 
 /// Body of an answer.
@@ -62,6 +64,7 @@ pub(crate) fn ask_stream(socket: &Path, path: &str) -> Result<UnixStream, Client
         path,
         body: None,
         accept: "application/json",
+        if_match: None,
     };
     let headers = format!("Connection: upgrade\r\nUpgrade: {STREAM_PROTOCOL}\r\n");
     let mut stream = send(socket, &ask, &headers)?;
@@ -100,6 +103,9 @@ fn send(socket: &Path, ask: &Ask<'_>, headers: &str) -> Result<UnixStream, Clien
     );
     if ask.body.is_some() {
         message.push_str("Content-Type: application/json\r\n");
+    }
+    if let Some(version) = ask.if_match {
+        message.push_str(&format!("If-Match: \"{version}\"\r\n"));
     }
     if ask.method != "GET" {
         message.push_str(&format!("Content-Length: {}\r\n", body.len()));

@@ -1,4 +1,4 @@
-//! Linux calls that have no safe wrapper elsewhere: opening a TAP interface, a pseudo-terminal or
+//! Linux calls that have no safe wrapper elsewhere: TAP interfaces and bridges, a pseudo-terminal or
 //! the page map of a VM process, and starting a process with one descriptor at a fixed number.
 
 #![expect(
@@ -6,12 +6,14 @@
     reason = "ioctls on TAP and terminal devices and work between fork and exec have no safe wrapper"
 )]
 
+mod bridge;
 mod pagemap;
 mod pty;
 mod spawn;
 mod tap;
 
+pub use bridge::{BridgeError, find_bridge, make_bridge, make_tap, remove_bridge};
 pub use pagemap::open_pagemap;
 pub use pty::{Pty, open_pty};
 pub use spawn::spawn_with_fd;
-pub use tap::{TapError, open_tap};
+pub use tap::{TapError, check_tap, open_tap};

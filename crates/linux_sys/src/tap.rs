@@ -14,6 +14,9 @@ pub enum TapError {
     /// No such interface.
     #[error("tap: there is no interface {0:?}; make it with 'ip tuntap add {0} mode tap'")]
     Missing(String),
+    /// The interface exists.
+    #[error("tap: there is an interface {0:?} already; its VM may just be ending, try again")]
+    Taken(String),
     /// `/dev/net/tun` cannot be opened.
     #[error("cannot open /dev/net/tun; load the module 'tun' or run as root")]
     Device(#[source] io::Error),
@@ -34,20 +37,9 @@ const VNET_HEADER_BYTES: libc::c_int = 12;
 /// Opens the existing TAP interface `name` for frames with a virtio header of 12 bytes and no
 /// offloads; the descriptor does not block.
 pub fn open_tap(name: &str) -> Result<OwnedFd, TapError> {
-    let plain = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b'%';
-    if name.is_empty() || name.len() >= libc::IFNAMSIZ || !name.bytes().all(plain) {
-        return Err(TapError::Name(name.to_owned()));
-    }
     // TUNSETIFF makes an interface that does not exist; a misspelt name is to fail instead.
-    if !std::path::Path::new("/sys/class/net").join(name).exists() {
-        return Err(TapError::Missing(name.to_owned()));
-    }
-    let tun = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
-        .open("/dev/net/tun")
-        .map_err(TapError::Device)?;
+    check_tap(name)?;
+    let tun = open_tun()?;
     attach(&tun, name).map_err(|source| TapError::Attach {
         name: name.to_owned(),
         source,
@@ -55,12 +47,48 @@ pub fn open_tap(name: &str) -> Result<OwnedFd, TapError> {
     Ok(tun.into())
 }
 
-fn attach(tun: &File, name: &str) -> io::Result<()> {
+/// Makes sure that the interface `name` exists.
+pub fn check_tap(name: &str) -> Result<(), TapError> {
+    check_name(name)?;
+    if !std::path::Path::new("/sys/class/net").join(name).exists() {
+        return Err(TapError::Missing(name.to_owned()));
+    }
+    Ok(())
+}
+
+/// Refuses what cannot be the name of an interface.
+pub(crate) fn check_name(name: &str) -> Result<(), TapError> {
+    let plain = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b'%';
+    let dots = name.bytes().all(|b| b == b'.');
+    if dots || name.len() >= libc::IFNAMSIZ || !name.bytes().all(plain) {
+        return Err(TapError::Name(name.to_owned()));
+    }
+    Ok(())
+}
+
+/// Opens the device that makes interfaces; its descriptor does not block.
+pub(crate) fn open_tun() -> Result<File, TapError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open("/dev/net/tun")
+        .map_err(TapError::Device)
+}
+
+/// A request about the interface `name`.
+pub(crate) fn interface_request(name: &str) -> libc::ifreq {
     // SAFETY: `ifreq` is plain data for which all zero bytes are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
+    request
+}
+
+/// Makes an open device the interface `name`, one that exists or a new one.
+pub(crate) fn attach(tun: &File, name: &str) -> io::Result<()> {
+    let mut request = interface_request(name);
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: TUNSETIFF takes a `struct ifreq *`, which lives until the call returns.
@@ -72,7 +100,7 @@ fn attach(tun: &File, name: &str) -> io::Result<()> {
     check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD as _, 0) })
 }
 
-fn check(result: libc::c_int) -> io::Result<()> {
+pub(crate) fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

@@ -5,18 +5,25 @@ mod clone;
 mod completion;
 mod console;
 mod cp;
+mod create;
 mod daemon;
+mod description;
 mod doctor;
 mod events;
 mod exec;
+mod folder;
 mod image;
 mod info;
 mod logs;
 mod ls;
+mod network;
+mod object;
 mod parent;
 mod power;
+mod respool;
 mod rm;
 mod run;
+mod set;
 mod tree;
 
 use std::path::PathBuf;
@@ -91,6 +98,7 @@ impl Context {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Run(run::Args),
+    Create(create::Args),
     Clone(clone::Args),
     Prepare(parent::PrepareArgs),
     Fork(parent::ForkArgs),
@@ -108,7 +116,14 @@ pub enum Command {
     Pause(power::PauseArgs),
     Resume(power::ResumeArgs),
     Reset(power::ResetArgs),
+    Set(set::Args),
+    Rename(set::RenameArgs),
+    Template(set::TemplateArgs),
     Rm(rm::Args),
+    Folder(folder::Args),
+    Network(network::Args),
+    Respool(respool::Args),
+    Object(object::Args),
     Tree(tree::Args),
     Events(events::Args),
     Image(image::Args),
@@ -123,6 +138,7 @@ impl Command {
     pub fn run(self, context: &Context) -> anyhow::Result<u8> {
         match self {
             Self::Run(args) => run::run(args, context),
+            Self::Create(args) => create::run(args, context),
             Self::Clone(args) => clone::run(args, context),
             Self::Prepare(args) => parent::prepare(args, context),
             Self::Fork(args) => parent::fork(args, context),
@@ -140,7 +156,14 @@ impl Command {
             Self::Pause(args) => power::pause(&args, context),
             Self::Resume(args) => power::resume(&args, context),
             Self::Reset(args) => power::reset(&args, context),
+            Self::Set(args) => set::run(args, context),
+            Self::Rename(args) => set::rename(args, context),
+            Self::Template(args) => set::template(&args, context),
             Self::Rm(args) => rm::run(&args, context),
+            Self::Folder(args) => folder::run(&args, context),
+            Self::Network(args) => network::run(&args, context),
+            Self::Respool(args) => respool::run(&args, context),
+            Self::Object(args) => object::run(args, context),
             Self::Tree(args) => tree::run(&args, context),
             Self::Events(args) => events::run(&args, context),
             Self::Image(args) => image::run(args, context),

@@ -5,6 +5,8 @@
 
 use api_types::ErrorKind;
 
+use crate::inventory::InventoryError;
+
 /// An operation was refused or failed.
 #[derive(Debug)]
 pub struct OpError {
@@ -92,6 +94,17 @@ impl OpError {
     /// The whole chain of causes in one line.
     pub fn message(&self) -> String {
         chain_line(&self.cause)
+    }
+}
+
+impl From<InventoryError> for OpError {
+    fn from(error: InventoryError) -> Self {
+        let kind = if error.is_passing() {
+            ErrorKind::Unavailable
+        } else {
+            ErrorKind::Failed
+        };
+        Self::caused(kind, error)
     }
 }
 

@@ -5,22 +5,31 @@
 //! VM's `live`, then `layers`.
 
 mod backends;
+mod check;
+mod commit;
+mod describe;
 mod events;
+mod folders;
 mod fork;
 mod guest_exec;
 mod identity;
 mod image_store;
 mod limits;
+mod lineage;
 mod listing;
 mod memory;
+mod networks;
 mod objects;
+mod pools;
 mod power;
 mod probe;
+mod reconfigure;
 mod recover;
 mod remove;
 mod run;
 mod shell;
 mod show;
+mod states;
 mod tasks;
 mod vm;
 
@@ -54,8 +63,8 @@ pub struct Host {
     /// How it was started.
     pub config: Config,
     inventory: Box<dyn Inventory>,
-    /// Taken around "read rows, write them": the store never falls behind memory.
-    store: Mutex<()>,
+    /// Taken around "read rows, write them"; holds what could not be written yet.
+    store: Mutex<commit::Backlog>,
     vms: RwLock<Listing>,
     objects: RwLock<Objects>,
     /// Taken around "read an object, change it, write it".
@@ -90,7 +99,7 @@ impl Host {
         Arc::new(Self {
             config,
             inventory,
-            store: Mutex::new(()),
+            store: Mutex::default(),
             vms: RwLock::default(),
             objects: RwLock::default(),
             object_turn: Mutex::new(()),
@@ -204,9 +213,17 @@ impl Host {
         }
     }
 
-    /// Lists new VMs, all or none.
+    /// Lists new VMs, all or none, where their pool takes them.
     fn reserve(&self, new: &[Arc<Vm>]) -> OpResult<()> {
         let mut vms = self.vms.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = new.first() {
+            let pool = describe::pool_of(&first.live().row.pool).to_owned();
+            let bytes = new.iter().map(|vm| vm.live().row.spec.memory_bytes);
+            let bytes = bytes.fold(0u64, u64::saturating_add);
+            let count = u32::try_from(new.len()).unwrap_or(u32::MAX);
+            let members: Vec<_> = vms.all().cloned().collect();
+            self.check_pool_among(&members, &pool, count, bytes)?;
+        }
         vms.insert(new).map_err(|taken| {
             let name = taken.name();
             OpError::conflict(format!(
@@ -214,6 +231,15 @@ impl Host {
             ))
             .about("name")
         })
+    }
+
+    /// Lists VMs of the inventory.
+    fn list_known(&self, known: &[Arc<Vm>]) {
+        let mut vms = self.vms.write().unwrap_or_else(PoisonError::into_inner);
+        if vms.insert(known).is_err() {
+            // Places are unique in the store.
+            tracing::error!("two VMs of the inventory have one name");
+        }
     }
 
     fn unlist(&self, vm: &Vm) {
@@ -229,50 +255,14 @@ impl Host {
         self.layers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the present rows of `vms` and `changes` to the inventory in one batch, and tells the
-    /// events.
-    fn commit(&self, vms: &[&Arc<Vm>], mut changes: Changes) -> OpResult<()> {
-        let _order = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        changes
-            .vms
-            .extend(vms.iter().filter_map(|vm| vm.row_to_store()));
-        let events = self
-            .inventory
-            .apply(&changes)
-            .map_err(|error| OpError::caused(ErrorKind::Failed, error))?;
-        self.apply_objects(&changes);
-        for event in events {
-            tracing::info!(
-                subject = event.subject,
-                kind = event.kind,
-                "{}",
-                event.message
-            );
-            let _ = self.news.send(event);
-        }
-        Ok(())
-    }
-
-    /// As [`Host::commit`], where nobody can be told of a failure.
-    fn commit_logged(&self, vms: &[&Arc<Vm>], changes: Changes) {
-        if let Err(error) = self.commit(vms, changes) {
-            tracing::error!("{}", error.message());
-        }
-    }
-
     /// Events after the number `after`.
     pub fn events(&self, after: i64, limit: usize) -> OpResult<Vec<Event>> {
-        self.inventory
-            .events(after, limit)
-            .map_err(|error| OpError::caused(ErrorKind::Failed, error))
+        self.inventory.events(after, limit).map_err(OpError::from)
     }
 
     /// The latest events.
     pub fn latest_events(&self, limit: usize) -> OpResult<Vec<Event>> {
-        let last = self
-            .inventory
-            .last_event()
-            .map_err(|error| OpError::caused(ErrorKind::Failed, error))?;
+        let last = self.inventory.last_event().map_err(OpError::from)?;
         self.events(last.saturating_sub(limit as i64), limit)
     }
 

@@ -8,8 +8,13 @@ mod conform;
 mod daemon;
 mod document;
 mod events;
+mod folders;
 mod fork_points;
 mod images;
+mod lineage;
+mod networks;
+mod objects;
+mod respools;
 mod started;
 mod streams;
 mod tasks;
@@ -75,6 +80,11 @@ fn described() -> OpenApiRouter<Arc<Host>> {
         .merge(vms::routes())
         .merge(fork_points::routes())
         .merge(images::routes())
+        .merge(objects::routes())
+        .merge(folders::routes())
+        .merge(networks::routes())
+        .merge(respools::routes())
+        .merge(lineage::routes())
         .merge(tasks::routes())
         .merge(events::routes())
         .merge(daemon::routes())

@@ -25,10 +25,12 @@ pub use sqlite::{Sqlite, sync_directory};
 #[derive(Debug, thiserror::Error)]
 pub enum InventoryError {
     /// The file cannot be opened or has another form.
-    #[error("cannot open the inventory {path}")]
+    #[error("cannot open the inventory {path} ({source}); {remedy}")]
     Open {
         /// Its path.
         path: String,
+        /// What to do about it.
+        remedy: &'static str,
         /// The store's error.
         #[source]
         source: rusqlite::Error,
@@ -45,11 +47,24 @@ pub enum InventoryError {
         /// Newest form that is known.
         known: i64,
     },
+    /// The file opens, but its content is damaged.
+    #[error("the inventory {path} is damaged ({found}); {RESTORE}")]
+    Damaged {
+        /// Its path.
+        path: String,
+        /// What SQLite found first.
+        found: String,
+    },
+    /// A copy of the file could not be put in its place.
+    #[error("cannot keep a backup of the inventory")]
+    Backup(#[source] std::io::Error),
     /// A read or write failed.
-    #[error("cannot {action} the inventory")]
+    #[error("cannot {action} the inventory, so nothing was changed ({source}); {remedy}")]
     Access {
         /// "read", "change", "sync".
         action: &'static str,
+        /// What to do about it.
+        remedy: &'static str,
         /// The store's error.
         #[source]
         source: rusqlite::Error,
@@ -58,7 +73,7 @@ pub enum InventoryError {
     #[error("cannot make the inventory durable")]
     Sync(#[source] std::io::Error),
     /// A row is no valid document.
-    #[error("the inventory has a row that cannot be read: {id}")]
+    #[error("the inventory has a row that cannot be read: {id}; {RESTORE}")]
     Row {
         /// Its key.
         id: String,
@@ -67,6 +82,17 @@ pub enum InventoryError {
         source: serde_json::Error,
     },
 }
+
+impl InventoryError {
+    /// Whether the store may work again later by itself.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Access { .. } | Self::Sync(_))
+    }
+}
+
+/// What to do about a damaged inventory.
+const RESTORE: &str = "stop mitosed, move inventory.db.bak in its directory to inventory.db, remove \
+                       inventory.db-wal, then start mitosed";
 
 /// Folder of VMs that every inventory has.
 pub const VM_FOLDER: &str = "folder-1";
@@ -123,6 +149,38 @@ pub struct Changes {
     pub events: Vec<NewEvent>,
 }
 
+impl Changes {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.vms.is_empty()
+            && self.removed_vms.is_empty()
+            && self.objects.is_empty()
+            && self.removed_objects.is_empty()
+            && self.layers.is_empty()
+            && self.removed_layers.is_empty()
+            && self.events.is_empty()
+    }
+
+    /// Adds later changes: what they remove is not added by these, and the other way round.
+    pub fn append(&mut self, later: Self) {
+        let gone = |id: &String| !later.removed_vms.contains(id);
+        self.vms.retain(|row| gone(&row.id));
+        self.objects
+            .retain(|row| !later.removed_objects.contains(&row.id));
+        self.layers
+            .retain(|row| !later.removed_layers.contains(&row.id));
+        self.removed_layers
+            .retain(|id| later.layers.iter().all(|row| row.id != *id));
+        self.vms.extend(later.vms);
+        self.removed_vms.extend(later.removed_vms);
+        self.objects.extend(later.objects);
+        self.removed_objects.extend(later.removed_objects);
+        self.layers.extend(later.layers);
+        self.removed_layers.extend(later.removed_layers);
+        self.events.extend(later.events);
+    }
+}
+
 /// All objects of the store.
 #[derive(Debug, Default)]
 pub struct Contents {
@@ -145,6 +203,8 @@ pub trait Inventory: Send + Sync {
     fn take_numbers(&self, prefix: &str, count: u64) -> Result<u64, InventoryError>;
     /// Makes everything applied so far durable.
     fn sync(&self) -> Result<(), InventoryError>;
+    /// Keeps a copy of the store as it is, in place of an earlier copy.
+    fn back_up(&self) -> Result<(), InventoryError>;
     /// Returns at most `limit` events with a number above `after`, oldest first.
     fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>, InventoryError>;
     /// Number of the latest event, 0 when there is none.

@@ -13,10 +13,7 @@ use bed::{Bed, clones};
 fn clones_are_vms_of_their_own() {
     let bed = Bed::new();
     let mut request = bed.with_disk(bed.request("a", ""));
-    request.nets = vec![NetRequest {
-        tap: None,
-        mac: None,
-    }];
+    request.nets = vec![NetRequest::default()];
     bed.client.run(&request).unwrap();
     let cloned = bed.client.fork("a", &clones(&["b", "c", "d"])).unwrap();
     assert_eq!(

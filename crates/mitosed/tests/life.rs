@@ -28,7 +28,7 @@ fn the_agents_word_makes_a_vm_ready() {
     let mut request = bed.request("a", "agent");
     request.wait_ready_s = Some(20);
     let reply = bed.client.run(&request).unwrap();
-    assert!(reply.ready_us.unwrap() >= reply.first_run_us);
+    assert!(reply.ready_us >= reply.first_run_us);
     let detail = bed.detail("a");
     assert!(detail.vm.ready);
     assert_eq!(detail.guest.unwrap().hostname, "h");

@@ -180,7 +180,7 @@ impl<'a> Family<'a> {
     /// Takes one sample of each figure; returns the engine.
     fn measure(&mut self, args: &Args, samples: &mut Samples) -> anyhow::Result<String> {
         let ran = self.client.run(&self.request(args)?)?;
-        samples.add("run.first_run_us", "us", ran.first_run_us);
+        samples.add("run.first_run_us", "us", ran.first_run_us.unwrap_or(0));
         self.until_says("M")?;
         let first = self.fork(1)?;
         samples.add("fork.first.stun_us", "us", first.stun_us);
@@ -218,25 +218,17 @@ impl<'a> Family<'a> {
             .with_context(|| format!("cannot write to {}", self.folder.path().display()))?;
         let touch = (args.memory >> 20) - UNTOUCHED_MIB;
         Ok(RunRequest {
-            name: self.source.clone(),
-            image: None,
             kernel: Some(guest),
-            initrd: None,
             cmdline: Some(format!("touch={touch} percent=10 scatter=1")),
             disks: vec![DiskRequest {
                 path: disk,
                 format: Some(api_types::ImageFormat::Raw),
                 read_only: false,
             }],
-            cpus: 1,
             memory_bytes: args.memory,
-            memory_limit_bytes: None,
-            nets: Vec::new(),
-            serial: SerialRequest::Log,
-            more_serial: Vec::new(),
             engine: args.engine,
-            entry: None,
             wait_ready_s: Some(0),
+            ..RunRequest::named(&self.source)
         })
     }
 

@@ -3,6 +3,7 @@
 use api_types::{CloneMode, Cloned, ForkRequest, MAX_CLONES, SerialRequest};
 
 use super::Context;
+use super::description::{self, Description};
 use super::run::{NetChoice, absolute_serial, parse_memory, parse_net, parse_serial};
 use crate::output::{self, Format, Table, microseconds};
 use crate::progress::Waiting;
@@ -36,13 +37,22 @@ pub struct Args {
     /// Most host memory that each clone takes beside what it shares [default: the source's]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     memory_limit: Option<u64>,
-    /// NIC of the clone, tap=NAME[,mac=ADDRESS], in the source's order; only with --name
+    /// NIC of the clone as with run, in the source's order; only with --name [default: on the
+    /// source's networks]
     #[arg(long = "net", value_name = "SPEC", value_parser = parse_net, conflicts_with = "count")]
     nets: Vec<NetChoice>,
     /// Back end of a serial port of the clone, as with run, COM1 first; only with --name [default:
     /// logs, and pseudo-terminals where the source has such]
     #[arg(long, value_name = "SPEC", value_parser = parse_serial, conflicts_with = "count")]
     serial: Vec<SerialRequest>,
+    #[command(flatten)]
+    description: Description,
+    /// The clones stand still at the fork point until they are resumed
+    #[arg(long)]
+    paused: bool,
+    /// Only tell what stands in the way, all of it at once
+    #[arg(long)]
+    check: bool,
     /// keep-mac: the clones keep the source's hardware addresses and links
     #[arg(long, value_name = "RULE", value_parser = ["keep-mac"])]
     nic: Option<String>,
@@ -62,12 +72,18 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
-    let names = match (args.name, args.count, args.prefix) {
+    let names: Vec<String> = match (args.name, args.count, args.prefix) {
         (None, Some(count), Some(prefix)) => (1..=count).map(|n| format!("{prefix}{n}")).collect(),
         (name, ..) => name.into_iter().collect(),
     };
     let request = ForkRequest {
+        each: args.description.each(names.len())?,
         names,
+        folder: args.description.folder,
+        pool: args.description.pool,
+        annotation: args.description.annotation,
+        attributes: args.description.attributes.into_iter().collect(),
+        paused: args.paused,
         mode: args.mode,
         nets: NetChoice::requests(args.nets),
         serial: absolute_serial(args.serial)?,
@@ -78,6 +94,9 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         fail_at: args.fail_at,
     };
     let client = context.client()?;
+    if args.check {
+        return description::tell(&client.check_fork(&args.source, &request)?, context.format);
+    }
     let waiting = Waiting::for_(format!("{} is cloned", args.source));
     let cloned = client.fork(&args.source, &request);
     drop(waiting);

@@ -7,6 +7,7 @@ use api_types::{DiskRequest, ImageFormat, NetRequest, RunReply, RunRequest, Seri
 use vm_spec::{EngineChoice, MacAddr, parse_size};
 
 use super::Context;
+use super::description::{self, Description};
 use crate::output::{self, Format, microseconds};
 use crate::progress::Waiting;
 
@@ -50,7 +51,7 @@ pub struct Args {
     /// memory and what its process needs]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     memory_limit: Option<u64>,
-    /// NIC: none, or tap=NAME[,mac=ADDRESS] for an existing TAP interface; may be repeated
+    /// NIC: none, NETWORK or tap=NAME, then [,mac=ADDRESS][,disconnected]; may be repeated
     #[arg(long = "net", value_name = "SPEC", value_parser = parse_net)]
     nets: Vec<NetChoice>,
     /// Back end of a serial port: log, none, file=PATH, pty or unix=PATH; given again for COM2 to
@@ -63,6 +64,11 @@ pub struct Args {
     /// Entry address that overrides the kernel file's own, hexadecimal with 0x or decimal
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     entry: Option<u64>,
+    #[command(flatten)]
+    description: Description,
+    /// Only tell what stands in the way, all of it at once
+    #[arg(long)]
+    pub(super) check: bool,
     /// Seconds to wait for the guest agent; 0 does not wait [default: 180 where the image has one]
     #[arg(long, value_name = "SECONDS")]
     wait: Option<u64>,
@@ -88,12 +94,26 @@ impl NetChoice {
     }
 }
 
-/// Runs the command.
+/// Runs `run`.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
+    let check = args.check;
     let request = request(args)?;
+    make(&request, check, context)
+}
+
+/// Makes a VM, or tells what stands in the way of it.
+pub(super) fn make(request: &RunRequest, check: bool, context: &Context) -> anyhow::Result<u8> {
     let client = context.client()?;
-    let waiting = Waiting::for_(format!("{} boots", request.name));
-    let reply = client.run(&request);
+    if check {
+        return description::tell(&client.check_run(request)?, context.format);
+    }
+    let doing = if request.powered_off {
+        "is made"
+    } else {
+        "boots"
+    };
+    let waiting = Waiting::for_(format!("{} {doing}", request.name));
+    let reply = client.run(request);
     drop(waiting);
     let reply = reply?;
     for note in &reply.notes {
@@ -107,19 +127,17 @@ fn print(reply: &RunReply, format: Format) -> anyhow::Result<()> {
     if format == Format::Json {
         return output::json(reply);
     }
-    let mut line = format!(
-        "{} {}, first run after {}",
-        reply.vm.name,
-        reply.vm.state,
-        microseconds(reply.first_run_us)
-    );
+    let mut line = format!("{} {}", reply.vm.name, reply.vm.state);
+    if let Some(first_run) = reply.first_run_us {
+        line.push_str(&format!(", first run after {}", microseconds(first_run)));
+    }
     if let Some(ready) = reply.ready_us {
         line.push_str(&format!(", ready after {}", microseconds(ready)));
     }
     output::text_line(&line)
 }
 
-fn request(args: Args) -> anyhow::Result<RunRequest> {
+pub(super) fn request(args: Args) -> anyhow::Result<RunRequest> {
     let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
     let mut disks = args.disks;
     for disk in &mut disks {
@@ -142,6 +160,13 @@ fn request(args: Args) -> anyhow::Result<RunRequest> {
         engine: args.engine,
         entry: args.entry,
         wait_ready_s: args.wait,
+        powered_off: false,
+        folder: args.description.folder,
+        pool: args.description.pool,
+        annotation: args.description.annotation,
+        attributes: args.description.attributes.into_iter().collect(),
+        uuid: args.description.uuid,
+        bios_uuid: args.description.bios_uuid,
     })
 }
 
@@ -149,7 +174,7 @@ pub(super) fn parse_memory(text: &str) -> Result<u64, String> {
     parse_size(text).map_err(|error| error.to_string())
 }
 
-fn parse_disk(text: &str) -> Result<DiskRequest, String> {
+pub(super) fn parse_disk(text: &str) -> Result<DiskRequest, String> {
     let mut parts = text.split(',');
     let path = parts.next().unwrap_or_default();
     if path.is_empty() {
@@ -179,15 +204,24 @@ pub(super) fn parse_net(text: &str) -> Result<NetChoice, String> {
     }
     let mut net = NetRequest {
         tap: None,
+        network: None,
         mac: None,
+        disconnected: false,
     };
-    for part in text.split(',') {
+    for (index, part) in text.split(',').enumerate() {
         match part.split_once('=') {
+            None if part == "disconnected" => net.disconnected = true,
+            None if index == 0 && !part.is_empty() => net.network = Some(part.to_owned()),
+            Some(("network", name)) if !name.is_empty() => net.network = Some(name.to_owned()),
             Some(("tap", name)) if !name.is_empty() => net.tap = Some(name.to_owned()),
             Some(("mac", mac)) => {
                 net.mac = Some(mac.parse::<MacAddr>().map_err(|error| error.to_string())?);
             }
-            _ => return Err(format!("{part:?} is not none, tap=NAME or mac=ADDRESS")),
+            _ => {
+                return Err(format!(
+                    "{part:?} is not none, NETWORK, tap=NAME, mac=ADDRESS or disconnected"
+                ));
+            }
         }
     }
     Ok(NetChoice::Nic(net))

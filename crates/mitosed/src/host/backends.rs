@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use api_types::{ErrorKind, SerialRequest};
+use api_types::SerialRequest;
 use rustix::fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create};
 use vmm_protocol::{Backends, DiskBackend, Fd, LayerFd, NicBackend, SerialBackend, SerialPeer};
 
@@ -95,14 +95,8 @@ impl Host {
 
     /// Opens the TAP interfaces of a VM's NICs.
     pub(super) fn open_taps(&self, row: &VmRow) -> OpResult<OpenTaps> {
-        let open = |name: &String| {
-            linux_sys::open_tap(name)
-                .map(Arc::new)
-                .map_err(|error| OpError::caused(ErrorKind::Invalid, error))
-        };
-        row.nics
-            .iter()
-            .map(|nic| nic.tap.as_ref().map(open).transpose())
+        (0..row.nics.len())
+            .map(|index| self.open_nic(row, index))
             .collect()
     }
 
@@ -180,7 +174,7 @@ impl Host {
         home.join(format!("serial{}.pty", port + 1))
     }
 
-    fn open_serial(
+    pub(super) fn open_serial(
         &self,
         row: &VmRow,
         port: usize,

@@ -69,7 +69,12 @@ impl Host {
 
     fn agent_ready(&self, vm: &Arc<Vm>, link: &Arc<Link>) {
         let row = vm.row();
-        for (nic, _) in row.nics.iter().enumerate().filter(|(_, n)| n.tap.is_some()) {
+        for (nic, _) in row
+            .nics
+            .iter()
+            .enumerate()
+            .filter(|(_, n)| n.has_tap() && !n.disconnected)
+        {
             let up = Command::SetLink { nic, up: true };
             if let Err(error) = link.call(up, &[], Duration::from_secs(5)) {
                 tracing::warn!(vm = &*vm.name(), nic, "cannot raise the link: {error:#}");

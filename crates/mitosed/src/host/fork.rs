@@ -14,6 +14,7 @@
 //! on its new top is answered; the final rows may come later, since a valid pending top is adopted by recovery. A delta's name tells
 //! whose it is, so its directory entry alone is a sufficient record.
 
+mod edits;
 mod fail_at;
 mod linked;
 mod outcome;
@@ -37,7 +38,8 @@ use self::fail_at::{FailAt, HostStep};
 use self::record::Recording;
 use self::seats::{Seat, for_each};
 use super::backends::{FdList, make_checkpoint, reopen_read_only};
-use super::{Host, Vm, needs_process};
+use super::states::Operation;
+use super::{Host, Vm};
 use crate::clock::{monotonic_ns, us_between};
 use crate::error::{OpError, OpResult};
 use crate::layers::{OpenLayer, make_delta};
@@ -109,6 +111,7 @@ impl Host {
             forked?
         };
         let wait_s = match request.wait_ready_s {
+            _ if request.paused => 0,
             Some(wait_s) => wait_s,
             None if source.live().row.has_agent => DEFAULT_READY_WAIT_S,
             None => 0,
@@ -126,12 +129,15 @@ impl Host {
         fail_at: FailAt,
         phases: &mut Phases,
     ) -> OpResult<(Cloned, Vec<Seat>)> {
-        needs_process(&source.name(), source.state())?;
+        self.allow(source, Operation::Fork)?;
         let Some(link) = source.link() else {
             return Err(OpError::conflict(format!("{} is ending", source.name())));
         };
         let kvm = self.open_engine(&source.row().engine)?;
         let mut seats = self.plan_clones(&source.row(), request, MAX_CLONES as usize)?;
+        seats
+            .iter_mut()
+            .for_each(|seat| seat.paused = request.paused);
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
         self.reserve(&vms)?;
         let forked = self

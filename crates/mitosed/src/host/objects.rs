@@ -26,7 +26,7 @@ impl Host {
         let first = self
             .inventory
             .take_numbers(prefix, count as u64)
-            .map_err(|error| OpError::caused(ErrorKind::Failed, error))?;
+            .map_err(OpError::from)?;
         let numbers = first..first + count as u64;
         Ok(numbers.map(|number| format!("{prefix}-{number}")).collect())
     }

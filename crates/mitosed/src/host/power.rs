@@ -7,6 +7,7 @@ use api_types::{ErrorKind, StopRequest};
 use vmm_protocol::Command;
 
 use super::events::with_event;
+use super::states::Operation;
 use super::{Host, Vm, needs_process, vm_event};
 use crate::error::{OpError, OpResult};
 use crate::inventory::PowerState;
@@ -22,17 +23,7 @@ impl Host {
     pub fn start(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<()> {
         let _busy = self.pool.busy();
         let _turn = self.turn(vm)?;
-        match vm.state() {
-            state if state.is_off() => {}
-            PowerState::Creating => needs_process(&vm.name(), PowerState::Creating)?,
-            state => {
-                return Err(OpError::conflict(format!(
-                    "{} is {} already",
-                    vm.name(),
-                    state.word()
-                )));
-            }
-        }
+        self.allow(vm, Operation::Start)?;
         if !vm.row().returns_to_point() {
             self.check_memory("the VM", vm.row().spec.memory_bytes)?;
         }
@@ -43,10 +34,14 @@ impl Host {
     /// Powers a VM off: asks the guest and waits, or at once.
     pub fn power_off(&self, vm: &Arc<Vm>, request: &StopRequest) -> OpResult<()> {
         let _turn = self.turn(vm)?;
-        if vm.state().is_off() {
+        let operation = if request.force {
+            Operation::PowerOff
+        } else {
+            Operation::ShutDown
+        };
+        if !self.allow(vm, operation)? {
             return Ok(());
         }
-        needs_process(&vm.name(), vm.state())?;
         if request.force {
             self.end_process(vm);
         } else {
@@ -63,12 +58,6 @@ impl Host {
     }
 
     fn ask_to_stop(&self, vm: &Arc<Vm>, timeout_s: u64) -> OpResult<()> {
-        if vm.state() != PowerState::Running {
-            return Err(OpError::conflict(format!(
-                "{0} is paused, so its guest cannot shut down; 'mitose resume {0}' first, or use --force",
-                vm.name()
-            )));
-        }
         let deadline = Instant::now() + Duration::from_secs(timeout_s.min(86_400));
         match self.order(vm, Command::PowerButton) {
             Ok(()) => {}
@@ -96,9 +85,8 @@ impl Host {
 
     /// As [`Host::pause`], for a caller that has the VM's turn.
     pub(super) fn pause_now(&self, vm: &Arc<Vm>) -> OpResult<()> {
-        match vm.state() {
-            PowerState::Paused => return Ok(()),
-            state => needs_process(&vm.name(), state)?,
+        if !self.allow(vm, Operation::Pause)? {
+            return Ok(());
         }
         self.order(vm, Command::Pause)?;
         self.set_state(vm, PowerState::Paused, "vm.paused", "paused")
@@ -108,8 +96,7 @@ impl Host {
     pub fn resume(&self, vm: &Arc<Vm>) -> OpResult<()> {
         let _turn = self.turn(vm)?;
         let state = vm.state();
-        needs_process(&vm.name(), state)?;
-        if state == PowerState::Running {
+        if !self.allow(vm, Operation::Resume)? {
             return Ok(());
         }
         // Set first: the retried write may find no space again before the answer is here.
@@ -129,7 +116,7 @@ impl Host {
     pub fn reset(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<()> {
         let _busy = self.pool.busy();
         let _turn = self.turn(vm)?;
-        needs_process(&vm.name(), vm.state())?;
+        self.allow(vm, Operation::Reset)?;
         self.end_process(vm);
         if !vm.state().is_off() {
             return Err(OpError::failed(format!(

@@ -38,7 +38,10 @@ impl Host {
         host.tell_limits();
         host.fail_interrupted_tasks();
         host.settle_in(host.all(), None);
+        host.sweep_bridges();
+        host.all().iter().for_each(|vm| host.pull_cables(vm));
         host.pool.fill_in_background()?;
+        host.keep_catching_up()?;
         Ok(host)
     }
 
@@ -59,10 +62,7 @@ impl Host {
             ..Changes::default()
         });
         self.hold_points();
-        if let Err(error) = self.reserve(&vms) {
-            // Names are unique in the store.
-            tracing::error!("{}", error.message());
-        }
+        self.list_known(&vms);
     }
 
     /// Connects to every process that a row may have, and settles each VM by its answer.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::states::Operation;
 use super::{Host, Vm, vm_event};
 use crate::error::{OpError, OpResult};
 
@@ -9,14 +10,13 @@ impl Host {
     /// Removes a VM with its own disks; a running one only with `force`.
     pub fn remove(&self, vm: &Arc<Vm>, force: bool) -> OpResult<()> {
         let _turn = self.turn(vm)?;
+        let operation = if force {
+            Operation::RemoveByForce
+        } else {
+            Operation::Remove
+        };
+        self.allow(vm, operation)?;
         if vm.state().has_process() {
-            if !force {
-                return Err(OpError::conflict(format!(
-                    "{0} is {1}; stop it with 'mitose stop {0}', or remove it with --force",
-                    vm.name(),
-                    vm.state().word()
-                )));
-            }
             self.end_process(vm);
         }
         if !vm.state().is_off() {

@@ -16,12 +16,13 @@ use vmm_protocol::{Boot, Command, LayerFormat, Outcome, RamView};
 
 use self::plan::{Base, Plan};
 use super::backends::{FdList, make_ram, open_given};
+use super::check::Problems;
 use super::events::with_event;
 use super::identity::identity_message;
 use super::{Host, Vm, vm_event};
 use crate::clock::us_between;
 use crate::error::{OpError, OpResult};
-use crate::inventory::{Changes, DiskRow, LayerRow, NewEvent, VmRow};
+use crate::inventory::{Changes, DiskRow, LayerRow, NewEvent, PowerState, VmRow};
 use crate::layers::{make_delta, remove_files};
 
 /// Longest time from the order to boot to the first entry of the guest.
@@ -30,28 +31,52 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_READY_WAIT_S: u64 = 180;
 
 impl Host {
-    /// Makes a VM and boots it; `arrived_ns` is when the request came.
+    /// Makes a VM and boots it where the request says so; `arrived_ns` is when the request came.
     pub fn run(self: &Arc<Self>, request: RunRequest, arrived_ns: u64) -> OpResult<RunReply> {
-        let wait_s = request.wait_ready_s;
-        let Plan { row, bases, notes } = self.plan(request)?;
+        let mut problems = Problems::default();
+        let planned = self.plan(&request, &mut problems);
+        problems.finish()?;
+        let Some(Plan {
+            mut row,
+            bases,
+            notes,
+        }) = planned
+        else {
+            return Err(OpError::failed("the request gave no plan"));
+        };
+        row.id = self.new_id("vm")?;
         let vm = Vm::new(row);
         let first_run_at_ns = {
             let _busy = self.pool.busy();
             let _turn = vm.operate();
             self.reserve(std::slice::from_ref(&vm))?;
-            let booted = self
+            let made = self
                 .make_disks(&vm, &bases)
                 .and_then(|()| self.make_home(&vm.id).map_err(OpError::from))
-                .and_then(|()| self.power_on(&vm));
-            booted.inspect_err(|_| self.erase(&vm, None))?
+                .and_then(|()| match request.powered_off {
+                    true => self.leave_off(&vm).map(|()| None),
+                    false => self.power_on(&vm).map(Some),
+                });
+            made.inspect_err(|_| self.erase(&vm, None))?
         };
         self.link_tops(&vm.row());
-        let ready_us = self.wait_for_agent(&vm, wait_s, arrived_ns)?;
+        let ready_us = match first_run_at_ns {
+            Some(_) => self.wait_for_agent(&vm, request.wait_ready_s, arrived_ns)?,
+            None => None,
+        };
         Ok(RunReply {
             vm: self.show(&vm),
-            first_run_us: us_between(arrived_ns, first_run_at_ns),
+            first_run_us: first_run_at_ns.map(|at| us_between(arrived_ns, at)),
             ready_us,
             notes,
+        })
+    }
+
+    /// A VM that was made is not started.
+    fn leave_off(&self, vm: &Arc<Vm>) -> OpResult<()> {
+        let told = vm_event(vm, "vm.created", "created, powered off");
+        self.change_row(vm, with_event(told), |row| {
+            row.state = PowerState::PoweredOff;
         })
     }
 
@@ -139,6 +164,7 @@ impl Host {
                 if let Some(disk) = no_space {
                     self.no_space(vm, disk);
                 }
+                self.pull_cables(vm);
                 self.settle_in(vec![Arc::clone(vm)], None);
                 if !alive {
                     // It ended before its state was set: what its end means is decided now.

@@ -10,7 +10,7 @@
 //! same task.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use api_types::{ErrorKind, Task, TaskItem, TaskState};
 use images::CancelToken;
@@ -200,13 +200,34 @@ impl Host {
         Ok(handle)
     }
 
+    /// Runs `work` as a task and waits for what it gives.
+    pub fn in_task<T: Serialize + Clone + Send + 'static>(
+        self: &Arc<Self>,
+        spec: TaskSpec,
+        work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
+    ) -> OpResult<T> {
+        let (sender, receiver) = mpsc::channel();
+        self.start_task(spec, move |context| {
+            let result = work(context);
+            let told = result.as_ref().map(T::clone);
+            let _ = sender.send(told.map_err(|error| (error.kind, error.message())));
+            result
+        })?;
+        match receiver.recv() {
+            Ok(told) => told.map_err(|(kind, message)| OpError::new(kind, message)),
+            Err(_) => Err(OpError::failed(
+                "the operation broke off; see the daemon's log",
+            )),
+        }
+    }
+
     /// The task that was asked for with the same key; one of another kind is an error.
     fn earlier_task(&self, task: &Task) -> OpResult<Option<TaskHandle>> {
         let Some(key) = task.idempotency_key.as_deref() else {
             return Ok(None);
         };
         let id = self.inventory.task_of_key(key);
-        let Some(id) = id.map_err(|error| OpError::caused(ErrorKind::Failed, error))? else {
+        let Some(id) = id.map_err(OpError::from)? else {
             return Ok(None);
         };
         let earlier = self.task(id)?;
@@ -230,12 +251,30 @@ impl Host {
             result.as_ref().map(Clone::clone),
             context.cancel.is_cancelled(),
         );
-        if let Err(error) = self.put_task(&task) {
-            tracing::error!("{}", error.message());
-        }
         let id = task.id;
+        let written = self.put_task(&task);
         context.progress.send_replace(task);
-        self.live_tasks().remove(&id);
+        match written {
+            Ok(_) => {
+                self.live_tasks().remove(&id);
+            }
+            // It is told from memory until its end can be written.
+            Err(error) => tracing::error!("{}; it is tried again", error.message()),
+        }
+    }
+
+    /// Writes the ends of tasks that could not be written when they came.
+    pub(super) fn end_waiting_tasks(&self) {
+        let ended: Vec<Task> = {
+            let live = self.live_tasks();
+            let tasks = live.values().map(TaskHandle::task);
+            tasks.filter(|t| t.state != TaskState::Running).collect()
+        };
+        for task in ended {
+            if self.put_task(&task).is_ok() {
+                self.live_tasks().remove(&task.id);
+            }
+        }
     }
 
     /// A task in work, to be followed.
@@ -249,16 +288,13 @@ impl Host {
             return Ok(handle.task());
         }
         let found = self.inventory.task(id);
-        let found = found.map_err(|error| OpError::caused(ErrorKind::Failed, error))?;
+        let found = found.map_err(OpError::from)?;
         found.ok_or_else(|| OpError::new(ErrorKind::NotFound, format!("there is no task {id}")))
     }
 
     /// At most `limit` tasks with a number below `before`, latest first.
     pub fn list_tasks(&self, before: i64, limit: usize) -> OpResult<Vec<Task>> {
-        let mut tasks = self
-            .inventory
-            .tasks(before, limit)
-            .map_err(|error| OpError::caused(ErrorKind::Failed, error))?;
+        let mut tasks = self.inventory.tasks(before, limit).map_err(OpError::from)?;
         for task in &mut tasks {
             if let Some(handle) = self.live_task(task.id) {
                 *task = handle.task();
@@ -294,9 +330,7 @@ impl Host {
     }
 
     fn put_task(&self, task: &Task) -> OpResult<i64> {
-        self.inventory
-            .put_task(task)
-            .map_err(|error| OpError::caused(ErrorKind::Failed, error))
+        self.inventory.put_task(task).map_err(OpError::from)
     }
 
     fn live_tasks(&self) -> std::sync::MutexGuard<'_, HashMap<i64, TaskHandle>> {
@@ -319,7 +353,8 @@ fn check_key(key: Option<&str>) -> OpResult<()> {
 
 /// Sets a task's end. Work that was done in spite of being cancelled is a success.
 fn conclude(task: &mut Task, result: Result<serde_json::Value, &OpError>, cancelled: bool) {
-    task.ended_at_ms = Some(now_ms());
+    // The clock may have been set back.
+    task.ended_at_ms = Some(now_ms().max(task.started_at_ms));
     match result {
         Ok(result) => {
             task.state = TaskState::Success;

@@ -28,6 +28,10 @@ const CHANGING: &[&str] = &["post", "put", "patch", "delete"];
     components(schemas(api_types::Problem)),
     tags(
         (name = "vms", description = "Virtual machines and their clones"),
+        (name = "objects", description = "What all kinds of objects have"),
+        (name = "folders", description = "Folders of virtual machines"),
+        (name = "networks", description = "What network cards connect to"),
+        (name = "respools", description = "Virtual machines that share limits"),
         (name = "images", description = "What virtual machines boot"),
         (name = "tasks", description = "Operations in work and their results"),
         (name = "events", description = "What happened"),

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use api_types::{Cloned, ForkRequest, RunReply, RunRequest, StopRequest, Vm, VmDetail, schema};
+use api_types::{
+    Cloned, DryRun, ForkRequest, RunReply, RunRequest, StopRequest, Vm, VmDetail, schema,
+};
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use serde::Deserialize;
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -49,16 +51,46 @@ async fn list(State(host): Shared) -> Answer<Vec<Vm>> {
 
 /// Make a VM and start it
 #[utoipa::path(post, path = "/vms", tag = "vms", operation_id = "run_vm",
-    request_body = RunRequest, responses(
-    (status = 200, description = "It runs", body = RunReply),
+    params(DryRunQuery), request_body = RunRequest, responses(
+    (status = 200, description = "It is there, or with `dry_run` what stands in the way", body = RunAnswer),
 ))]
 async fn run(
     State(host): Shared,
     Extension(Arrived(at)): Extension<Arrived>,
+    Query(query): Query<DryRunQuery>,
     bytes: Bytes,
-) -> Answer<RunReply> {
+) -> Answer<RunAnswer> {
     let request: RunRequest = body(&bytes)?;
-    blocking(move || host.run(request, at)).await
+    blocking(move || match query.dry_run {
+        true => Ok(RunAnswer::Tried(host.check_run(&request))),
+        false => host.run(request, at).map(RunAnswer::Made),
+    })
+    .await
+}
+
+/// Whether a request is only tried out.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct DryRunQuery {
+    /// Only tell what stands in the way; nothing is made.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// A VM that was made, or what a dry run found.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum RunAnswer {
+    Made(RunReply),
+    Tried(DryRun),
+}
+
+/// Clones that were made, or what a dry run found.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum ForkAnswer {
+    Made(Cloned),
+    Tried(DryRun),
 }
 
 /// One VM
@@ -93,17 +125,25 @@ async fn remove(
 
 /// Clone a VM
 #[utoipa::path(post, path = "/vms/{vm}/fork", tag = "vms", operation_id = "fork_vm",
-    params(VmPath), request_body = ForkRequest, responses(
-    (status = 200, description = "The clones, each with its result", body = Cloned),
+    params(VmPath, DryRunQuery), request_body = ForkRequest, responses(
+    (status = 200, description = "The clones, each with its result, or with `dry_run` what stands in the way", body = ForkAnswer),
 ))]
 async fn fork(
     State(host): Shared,
     Path(path): Path<VmPath>,
     Extension(Arrived(at)): Extension<Arrived>,
+    Query(query): Query<DryRunQuery>,
     bytes: Bytes,
-) -> Answer<Cloned> {
+) -> Answer<ForkAnswer> {
     let request: ForkRequest = body(&bytes)?;
-    blocking(move || host.fork(&host.find(&path.vm)?, &request, at)).await
+    blocking(move || {
+        let vm = host.find(&path.vm)?;
+        match query.dry_run {
+            true => Ok(ForkAnswer::Tried(host.check_fork(&vm, &request))),
+            false => host.fork(&vm, &request, at).map(ForkAnswer::Made),
+        }
+    })
+    .await
 }
 
 /// Power a VM off

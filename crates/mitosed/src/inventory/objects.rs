@@ -121,7 +121,12 @@ kinds! {
     /// The machine that VMs run on.
     HostSystem "host" "host" "host" {}
     /// A share of a host.
-    ResourcePool "resource_pool" "resource pool" "resgroup" {}
+    ResourcePool "resource_pool" "resource pool" "resgroup" {
+        /// Most VMs in it.
+        pub vms_max: Option<u32>,
+        /// Most guest memory of the VMs in it, bytes.
+        pub memory_bytes_max: Option<u64>,
+    }
     /// A place for disks.
     Datastore "datastore" "datastore" "datastore" {
         /// Absolute path of its directory.
@@ -135,5 +140,7 @@ kinds! {
     Network "network" "network" "network" {
         /// Bridge that TAPs of its NICs join; none: NICs on it have no link.
         pub bridge: Option<String>,
+        /// The daemon made that bridge, and removes it with the network.
+        pub isolated: bool,
     }
 }

@@ -90,8 +90,21 @@ pub struct DiskRow {
 /// One NIC of a VM, host side.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicRow {
-    /// TAP interface.
+    /// TAP interface that the user made.
     pub tap: Option<String>,
+    /// Network that it is on: the daemon makes its TAP interface.
+    #[serde(default)]
+    pub network: Option<ObjectId>,
+    /// Its cable is pulled.
+    #[serde(default)]
+    pub disconnected: bool,
+}
+
+impl NicRow {
+    /// Whether it has, or is to have, a TAP interface.
+    pub fn has_tap(&self) -> bool {
+        self.tap.is_some() || self.network.is_some()
+    }
 }
 
 /// One VM.
@@ -110,6 +123,12 @@ pub struct VmRow {
     /// Words of a user.
     #[serde(default)]
     pub labels: Labels,
+    /// Resource pool that it belongs to; the host's first one where none is named.
+    #[serde(default)]
+    pub pool: Option<ObjectId>,
+    /// It is not to be started, only cloned.
+    #[serde(default)]
+    pub template: bool,
     /// Power state.
     pub state: PowerState,
     /// Why it is in that state, where a fault or the guest led there.
@@ -129,8 +148,11 @@ pub struct VmRow {
     pub nics: Vec<NicRow>,
     /// Back ends of the serial ports, COM1 first.
     pub serial: Vec<SerialRequest>,
-    /// Instance and BIOS UUID.
+    /// Instance UUID, also the BIOS UUID where no other one is named.
     pub uuid: String,
+    /// BIOS UUID that is not the instance's.
+    #[serde(default)]
+    pub bios_uuid: Option<String>,
     /// Machine id that the agent is told.
     pub machine_id: String,
     /// Name of the VM that it was cloned from, as it was then.
@@ -192,6 +214,8 @@ impl VmRow {
             folder: None,
             version: first_version(),
             labels: Labels::default(),
+            pool: None,
+            template: false,
             state: PowerState::Creating,
             reason: None,
             created_at_ms: now_ms(),
@@ -202,6 +226,7 @@ impl VmRow {
             nics: Vec::new(),
             serial: vec![SerialRequest::Log],
             uuid: random_uuid(),
+            bios_uuid: None,
             machine_id: random_hex::<16>(),
             source: None,
             source_id: None,

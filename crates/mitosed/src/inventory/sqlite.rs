@@ -12,7 +12,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::migrations::{FORM, migrate};
 use super::{
-    Changes, Contents, Inventory, InventoryError, LayerRow, NewEvent, ObjectRow, VM_FOLDER, VmRow,
+    Changes, Contents, Inventory, InventoryError, LayerRow, NewEvent, ObjectRow, RESTORE,
+    VM_FOLDER, VmRow,
 };
 use crate::clock::now_ms;
 
@@ -26,6 +27,7 @@ const MAX_TASKS: i64 = 20_000;
 #[derive(Debug)]
 pub struct Sqlite {
     connection: Mutex<Connection>,
+    path: PathBuf,
     log: PathBuf,
 }
 
@@ -34,6 +36,7 @@ impl Sqlite {
     pub fn open(path: &Path) -> Result<Self, InventoryError> {
         let failed = |source| InventoryError::Open {
             path: path.display().to_string(),
+            remedy: remedy_of(&source),
             source,
         };
         let mut connection = Connection::open(path).map_err(failed)?;
@@ -42,6 +45,7 @@ impl Sqlite {
                        PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=5000; \
                        PRAGMA foreign_keys=ON;";
         connection.execute_batch(pragmas).map_err(failed)?;
+        check_whole(&connection, path)?;
         let found: i64 = connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(failed)?;
@@ -59,6 +63,7 @@ impl Sqlite {
         sync_directory(path.parent().unwrap_or(Path::new("/"))).map_err(InventoryError::Sync)?;
         Ok(Self {
             connection: Mutex::new(connection),
+            path: path.to_owned(),
             log,
         })
     }
@@ -109,6 +114,23 @@ impl Sqlite {
     }
 }
 
+/// Refuses a file whose pages do not fit together, before anything relies on it or replaces the
+/// backup.
+fn check_whole(connection: &Connection, path: &Path) -> Result<(), InventoryError> {
+    let damaged = |found: String| InventoryError::Damaged {
+        path: path.display().to_string(),
+        found,
+    };
+    let found: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|error| damaged(error.to_string()))?;
+    if found == "ok" {
+        Ok(())
+    } else {
+        Err(damaged(found.replace('\n', " ")))
+    }
+}
+
 /// An object but for its document.
 fn object_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<ObjectRow> {
     Ok(ObjectRow {
@@ -155,6 +177,29 @@ impl Inventory for Sqlite {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(InventoryError::Sync(error)),
         }
+    }
+
+    fn back_up(&self) -> Result<(), InventoryError> {
+        let with = |ending: &str| {
+            let mut path = self.path.as_os_str().to_owned();
+            path.push(ending);
+            PathBuf::from(path)
+        };
+        let (new, kept) = (with(".bak.new"), with(".bak"));
+        let _ = std::fs::remove_file(&new);
+        {
+            let connection = self.lock();
+            check_whole(&connection, &self.path)?;
+            let target = new.to_string_lossy();
+            connection
+                .execute("VACUUM INTO ?1", [&*target])
+                .map_err(access("copy"))?;
+        }
+        let placed = File::open(&new)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| std::fs::rename(&new, &kept))
+            .and_then(|()| sync_directory(kept.parent().unwrap_or(Path::new("/"))));
+        placed.map_err(InventoryError::Backup)
     }
 
     fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>, InventoryError> {
@@ -378,7 +423,31 @@ fn data_of(text: Option<String>) -> Option<serde_json::Value> {
 }
 
 fn access(action: &'static str) -> impl Fn(rusqlite::Error) -> InventoryError {
-    move |source| InventoryError::Access { action, source }
+    move |source| InventoryError::Access {
+        action,
+        remedy: remedy_of(&source),
+        source,
+    }
+}
+
+/// What to do where SQLite fails.
+fn remedy_of(error: &rusqlite::Error) -> &'static str {
+    use rusqlite::ErrorCode;
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "make space on the file system of the data directory",
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
+            "make the data directory and inventory.db in it writable for mitosed"
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "end the program that holds inventory.db open, then try again"
+        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => RESTORE,
+        Some(ErrorCode::ConstraintViolation) => {
+            "an object that it names was changed meanwhile; try again"
+        }
+        Some(ErrorCode::SystemIoFailure) => "look for errors of the disk in the kernel's log",
+        _ => "see the daemon's log",
+    }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(id: &str, doc: &str) -> Result<T, InventoryError> {

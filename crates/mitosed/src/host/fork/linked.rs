@@ -9,7 +9,8 @@ use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest, MAX_CLONES};
 use disk_layers::{LayerFile, flatten};
 
 use super::seats::Seat;
-use crate::error::{OpError, OpResult};
+use crate::error::OpResult;
+use crate::host::states::Operation;
 use crate::host::{Host, Vm, vm_event};
 use crate::inventory::{Changes, DiskRow, LayerRow, PowerState, sync_directory};
 use crate::layers::{disk_format, make_delta};
@@ -23,14 +24,7 @@ impl Host {
         request: &ForkRequest,
     ) -> OpResult<Cloned> {
         let _turn = self.turn(source)?;
-        if !source.state().is_off() {
-            return Err(OpError::conflict(format!(
-                "{0} is {1}: linked and full clones are made of powered-off VMs; \
-                 stop it with 'mitose stop {0}', or use --mode instant",
-                source.name(),
-                source.state().word()
-            )));
-        }
+        self.allow(source, Operation::Copy)?;
         let mut seats = self.plan_clones(&source.row(), request, MAX_CLONES as usize)?;
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
         self.reserve(&vms)?;

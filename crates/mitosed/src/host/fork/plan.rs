@@ -3,17 +3,19 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use api_types::{ForkRequest, SerialRequest};
+use api_types::{CloneMode, ForkRequest, SerialRequest};
 
+use super::edits::{check_edits, request_for};
 use super::record::Recording;
 use super::seats::Seat;
 use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
+use crate::host::check::Problems;
 use crate::host::identity::new_mac;
 use crate::host::memory::CLONE_COST_BYTES;
-use crate::host::run::plan::check_serial;
+use crate::host::run::plan::{check_serial, claim_mac};
 use crate::host::{Host, Vm};
-use crate::inventory::{Changes, DiskRow, LayerId, LayerRow, NicRow, PowerState, VmRow};
+use crate::inventory::{Changes, DiskRow, LayerId, LayerRow, PowerState, VM_FOLDER, VmRow};
 
 impl Host {
     /// Returns a seat for each clone of the request, of which there are at most `max`.
@@ -23,54 +25,21 @@ impl Host {
         request: &ForkRequest,
         max: usize,
     ) -> OpResult<Vec<Seat>> {
+        let mut problems = Problems::default();
+        self.check_clones(row, request, max, &mut problems);
+        problems.finish()?;
         let count = request.names.len();
-        if count == 0 || count > max {
-            return Err(OpError::invalid(format!(
-                "count: {count} is not between 1 and {max} clones in one call"
-            )));
-        }
-        let mut names = HashSet::new();
-        for name in &request.names {
-            if let Some(problem) = api_types::name_problem(name) {
-                return Err(OpError::invalid(problem));
-            }
-            if !names.insert(name) {
-                return Err(OpError::invalid(format!("name: {name:?} is given twice")));
-            }
-        }
-        if request.keep_mac && !request.nets.is_empty() {
-            return Err(OpError::invalid(
-                "net: clones that keep the source's addresses take no NICs of their own",
-            ));
-        }
-        if !request.serial.is_empty() && count > 1 {
-            return Err(OpError::invalid(
-                "serial: serial ports can be given for one clone at a time; use --name",
-            ));
-        }
-        if !request.nets.is_empty() && count > 1 {
-            return Err(OpError::invalid(
-                "net: NICs can be given for one clone at a time; use --name",
-            ));
-        }
-        self.check_limit(request.memory_limit_bytes)?;
-        self.check_memory("the call", CLONE_COST_BYTES * count as u64)?;
-        if request.nets.len() > row.spec.nics.len() {
-            return Err(OpError::invalid(format!(
-                "net: {} has {} NICs, {} were given for its clone",
-                row.name,
-                row.spec.nics.len(),
-                request.nets.len()
-            )));
-        }
         let mut used = self.macs_in_use();
         let ids = self.new_ids("vm", count)?;
         request
             .names
             .iter()
             .zip(ids)
-            .map(|(name, id)| {
-                let clone = clone_row(row, id, name, request, &mut used)?;
+            .enumerate()
+            .map(|(index, (name, id))| {
+                let own = request_for(request, index);
+                let mut clone = clone_row(self, row, id, name, &own, &mut used)?;
+                self.edit_clone(&mut clone, request, index)?;
                 let taps = self.open_taps(&clone)?;
                 Ok(Seat::new(Vm::new(clone), taps))
             })
@@ -104,6 +73,54 @@ impl Host {
         drop(layers);
         let vms = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
         Recording::start(self, vms, changes)
+    }
+
+    /// Adds all that is in the way of the clones of a request to `problems`; nothing is made.
+    pub(in crate::host) fn check_clones(
+        &self,
+        row: &VmRow,
+        request: &ForkRequest,
+        max: usize,
+        problems: &mut Problems,
+    ) {
+        let count = request.names.len();
+        let clones = u32::try_from(count).unwrap_or(u32::MAX);
+        problems.take(check_count(count, max));
+        problems.take(check_choices(request));
+        problems.take(check_edits(request));
+        problems.take(self.check_limit(request.memory_limit_bytes));
+        problems.take(self.check_memory("the call", CLONE_COST_BYTES * u64::from(clones)));
+        let pool = request.pool.as_deref().or(row.pool.as_deref());
+        problems.take(self.pool_id(pool).and_then(|pool| {
+            let bytes = row.spec.memory_bytes.saturating_mul(clones.into());
+            self.check_pool(&pool, clones, bytes)
+        }));
+        let mut used = self.macs_in_use();
+        let mut names = HashSet::new();
+        // Names that are too many are not looked at one by one.
+        for (index, name) in request.names.iter().enumerate().take(max) {
+            let own = request_for(request, index);
+            problems.take(check_nets(row, &own));
+            let planned =
+                clone_row(self, row, String::new(), name, &own, &mut used).and_then(|mut clone| {
+                    self.edit_clone(&mut clone, request, index)?;
+                    Ok(clone)
+                });
+            let folder = match problems.take(planned) {
+                Some(clone) => clone.folder,
+                None => row.folder.clone(),
+            };
+            let folder = folder.as_deref().unwrap_or(VM_FOLDER);
+            problems.take(match api_types::name_problem(name) {
+                Some(problem) => Err(OpError::invalid(problem)),
+                None => self.check_name_free(name, folder),
+            });
+            if !names.insert((name.clone(), folder.to_owned())) {
+                problems.take(Err::<(), _>(OpError::invalid(format!(
+                    "name: {name:?} is given twice; give each clone its own"
+                ))));
+            }
+        }
     }
 
     /// Starts to record the clones as `creating` and the source's next tops as pending; returns the
@@ -173,8 +190,55 @@ impl Host {
     }
 }
 
+fn check_count(count: usize, max: usize) -> OpResult<()> {
+    if count == 0 || count > max {
+        return Err(OpError::invalid(format!(
+            "count: {count} is not between 1 and {max} clones in one call; make several calls"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses choices that do not go together.
+fn check_choices(request: &ForkRequest) -> OpResult<()> {
+    let count = request.names.len();
+    if request.keep_mac && !request.nets.is_empty() {
+        return Err(OpError::invalid(
+            "net: clones that keep the source's addresses take no NICs of their own; leave one of both out",
+        ));
+    }
+    if !request.serial.is_empty() && count > 1 {
+        return Err(OpError::invalid(
+            "serial: serial ports can be given for one clone at a time; use --name",
+        ));
+    }
+    if !request.nets.is_empty() && count > 1 {
+        return Err(OpError::invalid(
+            "net: NICs can be given for one clone at a time; use --name",
+        ));
+    }
+    if request.paused && request.mode != CloneMode::Instant {
+        return Err(OpError::invalid(
+            "paused: only instant clones run, so only they can stand still; leave it out",
+        ));
+    }
+    Ok(())
+}
+
+fn check_nets(row: &VmRow, request: &ForkRequest) -> OpResult<()> {
+    let (given, count) = (request.nets.len(), row.spec.nics.len());
+    if given > count {
+        return Err(OpError::invalid(format!(
+            "net: {} has {count} NICs, {given} were given for its clone; leave some out",
+            row.name
+        )));
+    }
+    Ok(())
+}
+
 /// The row of one clone, without disks.
 pub(super) fn clone_row(
+    host: &Host,
     source: &VmRow,
     id: String,
     name: &str,
@@ -189,6 +253,8 @@ pub(super) fn clone_row(
         reason: None,
         created_at_ms: now_ms(),
         uuid: random_uuid(),
+        bios_uuid: None,
+        template: false,
         machine_id: random_hex::<16>(),
         source: Some(source.name.clone()),
         source_id: Some(source.id.clone()),
@@ -213,22 +279,10 @@ pub(super) fn clone_row(
         if !request.keep_mac {
             nic.mac = match net.and_then(|net| net.mac) {
                 None => new_mac(used),
-                Some(mac) if !mac.is_unicast() => {
-                    return Err(OpError::invalid(format!(
-                        "mac: {mac} is not a unicast address"
-                    )));
-                }
-                Some(mac) if !used.insert(mac) => {
-                    return Err(OpError::conflict(format!(
-                        "mac: {mac} belongs to another NIC"
-                    )));
-                }
-                Some(mac) => mac,
+                Some(mac) => claim_mac(mac, used)?,
             };
         }
-        row.nics.push(NicRow {
-            tap: net.and_then(|net| net.tap.clone()),
-        });
+        row.nics.push(host.clone_nic(&source.nics[index], net)?);
     }
     Ok(row)
 }

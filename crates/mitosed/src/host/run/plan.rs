@@ -12,12 +12,14 @@ use vmm_protocol::LayerFormat;
 use crate::error::{OpError, OpResult};
 use crate::host::Host;
 use crate::host::backends::{ENGINE_KVM, ENGINE_SOFT, open_given};
+use crate::host::check::Problems;
+use crate::host::describe::changed_labels;
 use crate::host::identity::new_mac;
-use crate::inventory::{BootSource, LayerRow, NicRow, VmRow};
+use crate::inventory::{BootSource, LayerRow, VmRow};
 
 /// A disk of a new VM: the layers that exist, nearest first, and how the guest sees it.
 #[derive(Debug)]
-pub(super) struct Base {
+pub(in crate::host) struct Base {
     /// Layers, nearest first.
     pub layers: Vec<LayerRow>,
     /// The guest cannot write.
@@ -26,7 +28,7 @@ pub(super) struct Base {
 
 /// A checked request.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(in crate::host) struct Plan {
     /// The VM, without its disks' rows.
     pub row: VmRow,
     /// What its disks stand on.
@@ -45,64 +47,141 @@ struct Guest {
 }
 
 impl Host {
-    /// Checks a request and works out the VM.
-    pub(super) fn plan(&self, request: RunRequest) -> OpResult<Plan> {
-        if let Some(problem) = api_types::name_problem(&request.name) {
-            return Err(OpError::invalid(problem));
-        }
-        if self.find(&request.name).is_ok() {
-            return Err(OpError::conflict(format!(
-                "name: there is a VM {0:?} already; choose another name or remove it with 'mitose rm {0}'",
-                request.name
-            )));
-        }
-        let (engine, notes) = self.choose_engine(request.engine)?;
-        let Guest {
-            boot,
-            cmdline,
-            has_agent,
-            disk,
-        } = self.plan_guest(&request)?;
-        let cpus = u8::try_from(request.cpus);
+    /// Checks a request and works out the VM, which has no id yet. All that is in the way is added
+    /// to `problems`; there is a plan where nothing is.
+    pub(in crate::host) fn plan(
+        &self,
+        request: &RunRequest,
+        problems: &mut Problems,
+    ) -> Option<Plan> {
+        let folder = problems.take(self.plan_place(request));
+        let engine = problems.take(self.choose_engine(request.engine));
+        let guest = problems.take(self.plan_guest(request));
         let spec = VmSpec {
-            cpus: cpus.map_err(|_| invalid_spec(SpecError::Cpus(request.cpus)))?,
+            cpus: u8::try_from(request.cpus).unwrap_or(u8::MAX),
             memory_bytes: request.memory_bytes,
-            cmdline: request.cmdline.unwrap_or(cmdline),
+            cmdline: match (&request.cmdline, &guest) {
+                (Some(cmdline), _) => cmdline.clone(),
+                (None, Some(guest)) => guest.cmdline.clone(),
+                (None, None) => String::new(),
+            },
             entry: request.entry,
             disks: Vec::new(),
             nics: Vec::new(),
             serial_ports: u8::try_from(request.more_serial.len() + 1).unwrap_or(u8::MAX),
         };
-        spec.validate().map_err(invalid_spec)?;
-        self.check_limit(request.memory_limit_bytes)?;
-        self.check_memory("the VM", spec.memory_bytes)?;
-        check_boot_files(&boot, spec.memory_bytes)?;
-        let mut bases = Vec::from_iter(disk);
+        check_spec(&spec, request.cpus, problems);
+        problems.take(self.check_limit(request.memory_limit_bytes));
+        problems.take(self.check_memory("the VM", spec.memory_bytes));
+        let pool = problems.take(self.plan_pool(request.pool.as_deref(), spec.memory_bytes));
+        let mut bases = Vec::new();
         for disk in &request.disks {
-            bases.push(self.inspect("disk", &disk.path, disk.format, disk.read_only)?);
+            bases.extend(problems.take(self.inspect(
+                "disk",
+                &disk.path,
+                disk.format,
+                disk.read_only,
+            )));
         }
+        let mut serial = vec![request.serial.clone()];
+        serial.extend(request.more_serial.iter().cloned());
+        problems.take(check_serial(&serial));
+        let (engine, notes) = engine?;
+        let guest = guest?;
+        problems.take(check_boot_files(&guest.boot, spec.memory_bytes));
+        bases.splice(0..0, guest.disk);
         let mut row = VmRow::new(
-            self.new_id("vm")?,
-            request.name,
+            String::new(),
+            request.name.clone(),
             engine.to_owned(),
-            boot,
+            guest.boot,
             spec,
         );
-        row.has_agent = has_agent;
-        row.serial = vec![request.serial];
-        row.serial.extend(request.more_serial);
+        row.folder = folder;
+        row.pool = pool;
+        row.has_agent = guest.has_agent;
+        row.serial = serial;
         row.memory_limit_bytes = request.memory_limit_bytes;
-        check_serial(&row.serial)?;
+        problems.take(self.plan_identity(&mut row, request));
         let mut used = self.macs_in_use();
-        add_nics(&mut row, &request.nets, &mut used)?;
+        for net in &request.nets {
+            let net = std::slice::from_ref(net);
+            problems.take(add_nics(self, &mut row, net, &mut used));
+        }
         for (index, base) in bases.iter().enumerate() {
             row.spec.disks.push(DiskSpec {
                 serial: format!("mitose-disk{index}"),
                 read_only: base.read_only,
             });
         }
-        row.spec.validate().map_err(invalid_spec)?;
-        Ok(Plan { row, bases, notes })
+        if let Err(error @ SpecError::Devices(_)) = row.spec.validate() {
+            problems.take(Err::<(), _>(invalid_spec(error)));
+        }
+        problems.is_empty().then_some(Plan { row, bases, notes })
+    }
+
+    /// The folder that a VM is to lie in, with its name free there.
+    fn plan_place(&self, request: &RunRequest) -> OpResult<String> {
+        if let Some(problem) = api_types::name_problem(&request.name) {
+            return Err(OpError::invalid(problem));
+        }
+        let folder = self.folder_id(request.folder.as_deref())?;
+        self.check_name_free(&request.name, &folder)?;
+        Ok(folder)
+    }
+
+    /// Refuses a name that a VM of the folder has.
+    pub(in crate::host) fn check_name_free(&self, name: &str, folder: &str) -> OpResult<()> {
+        let taken = self
+            .listing()
+            .named(name)
+            .any(|vm| *vm.place().folder == *folder);
+        if taken {
+            return Err(OpError::conflict(format!(
+                "name: there is a VM {name:?} already; choose another name or remove it with 'mitose rm {name}'"
+            )));
+        }
+        Ok(())
+    }
+
+    fn plan_pool(&self, pool: Option<&str>, memory_bytes: u64) -> OpResult<String> {
+        let pool = self.pool_id(pool)?;
+        self.check_pool(&pool, 1, memory_bytes)?;
+        Ok(pool)
+    }
+
+    /// What a user says that a VM is.
+    fn plan_identity(&self, row: &mut VmRow, request: &RunRequest) -> OpResult<()> {
+        let attributes = request.attributes.iter();
+        let attributes = attributes.map(|(key, value)| (key.clone(), Some(value.clone())));
+        let labels = changed_labels(
+            &row.labels,
+            request.annotation.as_deref(),
+            &attributes.collect(),
+        )?;
+        row.labels = labels.unwrap_or_default();
+        if let Some(uuid) = &request.uuid {
+            row.uuid = check_uuid("uuid", uuid)?;
+            self.check_uuid_free(&row.uuid, None)?;
+        }
+        if let Some(uuid) = &request.bios_uuid {
+            row.bios_uuid = Some(check_uuid("bios_uuid", uuid)?);
+        }
+        Ok(())
+    }
+
+    /// Refuses memory that an image cannot do with.
+    pub(in crate::host) fn check_image_memory(
+        &self,
+        image: Option<&str>,
+        bytes: u64,
+    ) -> OpResult<()> {
+        let Some(name) = image else { return Ok(()) };
+        // An image may have been removed since its VMs were made.
+        let Ok(image) = crate::image::resolve(&self.config.home, name) else {
+            return Ok(());
+        };
+        check_image_memory(name, image.min_memory_bytes, bytes)
     }
 
     /// Works out what boots: the image's parts, or the files given in their place.
@@ -119,13 +198,7 @@ impl Host {
         };
         if let Some(name) = &request.image {
             let image = crate::image::resolve(&self.config.home, name)?;
-            if request.memory_bytes < image.min_memory_bytes {
-                return Err(OpError::invalid(format!(
-                    "memory: image {name} needs at least {}, {} was given",
-                    format_size(image.min_memory_bytes),
-                    format_size(request.memory_bytes)
-                )));
-            }
+            check_image_memory(name, image.min_memory_bytes, request.memory_bytes)?;
             guest.has_agent = image.agent;
             guest.boot.kernel = image.kernel;
             guest.boot.initrd = image.initrd;
@@ -150,7 +223,10 @@ impl Host {
     }
 
     /// Chooses the engine of a VM; also returns what an automatic choice has to tell.
-    fn choose_engine(&self, choice: EngineChoice) -> OpResult<(&'static str, Vec<String>)> {
+    pub(in crate::host) fn choose_engine(
+        &self,
+        choice: EngineChoice,
+    ) -> OpResult<(&'static str, Vec<String>)> {
         match choice {
             EngineChoice::Kvm => self.open_kvm().map(|_| (ENGINE_KVM, Vec::new())),
             EngineChoice::Soft => Ok((ENGINE_SOFT, Vec::new())),
@@ -186,7 +262,7 @@ impl Host {
     }
 
     /// Checks a disk file and what lies below it.
-    fn inspect(
+    pub(in crate::host) fn inspect(
         &self,
         field: &str,
         path: &Path,
@@ -299,35 +375,105 @@ fn base_rows(files: &[(PathBuf, DiskFormat, u64)]) -> Vec<LayerRow> {
         .collect()
 }
 
-/// Gives a VM its NICs.
-fn add_nics(row: &mut VmRow, nets: &[NetRequest], used: &mut HashSet<MacAddr>) -> OpResult<()> {
+/// Refuses what the machine cannot be, field by field.
+fn check_spec(spec: &VmSpec, cpus: u32, problems: &mut Problems) {
+    let least = VmSpec {
+        cpus: 1,
+        memory_bytes: vm_spec::MIN_MEMORY_BYTES,
+        cmdline: String::new(),
+        entry: None,
+        disks: Vec::new(),
+        nics: Vec::new(),
+        serial_ports: 1,
+    };
+    let each = [
+        VmSpec {
+            memory_bytes: spec.memory_bytes,
+            ..least.clone()
+        },
+        VmSpec {
+            cmdline: spec.cmdline.clone(),
+            ..least.clone()
+        },
+        VmSpec {
+            serial_ports: spec.serial_ports,
+            ..least.clone()
+        },
+    ];
+    if cpus == 0 || cpus > vm_spec::MAX_CPUS.into() {
+        problems.take(Err::<(), _>(invalid_spec(SpecError::Cpus(cpus))));
+    }
+    for spec in each {
+        problems.take(spec.validate().map_err(invalid_spec));
+    }
+}
+
+fn check_image_memory(name: &str, least: u64, bytes: u64) -> OpResult<()> {
+    if bytes >= least {
+        return Ok(());
+    }
+    Err(OpError::invalid(format!(
+        "memory: image {name} needs at least {}, {} was given",
+        format_size(least),
+        format_size(bytes)
+    )))
+}
+
+/// Gives a VM further NICs.
+pub(in crate::host) fn add_nics(
+    host: &Host,
+    row: &mut VmRow,
+    nets: &[NetRequest],
+    used: &mut HashSet<MacAddr>,
+) -> OpResult<()> {
     for net in nets {
+        let nic = host.nic_of(net)?;
         let mac = match net.mac {
             None => new_mac(used),
-            Some(mac) if !mac.is_unicast() => {
-                return Err(OpError::invalid(format!(
-                    "mac: {mac} is not a unicast address"
-                )));
-            }
-            Some(mac) if !used.insert(mac) => {
-                return Err(OpError::conflict(format!(
-                    "mac: {mac} belongs to another NIC; leave it out for a new one"
-                )));
-            }
-            Some(mac) => mac,
+            Some(mac) => claim_mac(mac, used)?,
         };
         row.spec.nics.push(NicSpec {
             mac,
             keep_mac: false,
         });
-        row.nics.push(NicRow {
-            tap: net.tap.clone(),
-        });
+        row.nics.push(nic);
     }
     Ok(())
 }
 
-fn invalid_spec(error: SpecError) -> OpError {
+/// Takes a hardware address that a user gave.
+pub(in crate::host) fn claim_mac(mac: MacAddr, used: &mut HashSet<MacAddr>) -> OpResult<MacAddr> {
+    if !mac.is_unicast() {
+        return Err(OpError::invalid(format!(
+            "mac: {mac} is not a unicast address; leave it out for a new one"
+        )));
+    }
+    if !used.insert(mac) {
+        return Err(OpError::conflict(format!(
+            "mac: {mac} belongs to another NIC; leave it out for a new one"
+        )));
+    }
+    Ok(mac)
+}
+
+/// A UUID in the one form that is stored.
+pub(in crate::host) fn check_uuid(field: &str, text: &str) -> OpResult<String> {
+    let dashes = [8, 13, 18, 23];
+    let good = text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match byte {
+            b'-' => dashes.contains(&at),
+            byte => byte.is_ascii_hexdigit() && !dashes.contains(&at),
+        });
+    if good {
+        return Ok(text.to_ascii_lowercase());
+    }
+    let shown: String = text.chars().take(40).collect();
+    Err(OpError::invalid(format!(
+        "{field}: {shown:?} is no UUID; write 8-4-4-4-12 hexadecimal digits"
+    )))
+}
+
+pub(in crate::host) fn invalid_spec(error: SpecError) -> OpError {
     OpError::caused(ErrorKind::Invalid, error)
 }
 

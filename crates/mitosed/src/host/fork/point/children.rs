@@ -221,6 +221,7 @@ impl Host {
         found.retain(|vm| {
             let live = vm.live();
             live.row.state == PowerState::PoweredOff
+                && !live.row.template
                 && live.row.child.as_ref().is_some_and(|child| !child.started)
         });
         // web-2 comes before web-10.
@@ -245,7 +246,8 @@ impl Host {
         persistent: Option<bool>,
     ) -> OpResult<Option<Seat>> {
         let claimed = vm.update(|live| {
-            let free = live.row.state == PowerState::PoweredOff && !live.removed;
+            let off = live.row.state == PowerState::PoweredOff;
+            let free = off && !live.removed && !live.row.template;
             match live.row.child.as_mut() {
                 Some(child) if free && !child.started => {
                     child.started = true;

@@ -15,7 +15,8 @@ use super::super::{Ground, OpenLayer, make_delta, tell_durable};
 use super::keeper::finish_file;
 use crate::error::{OpError, OpResult};
 use crate::host::limits::Lodging;
-use crate::host::{Host, Vm, needs_process};
+use crate::host::states::Operation;
+use crate::host::{Host, Vm};
 use crate::inventory::{LayerId, PointMemory};
 use crate::vmm::{self, Link, Notice};
 
@@ -75,7 +76,7 @@ impl Host {
         memory: bool,
         drain_ms_max: Option<u32>,
     ) -> OpResult<Sealed> {
-        needs_process(&source.name(), source.state())?;
+        self.allow(source, Operation::Fork)?;
         let Some(link) = source.link() else {
             return Err(OpError::conflict(format!("{} is ending", source.name())));
         };

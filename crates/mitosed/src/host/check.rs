@@ -1,0 +1,131 @@
+//! Trying a request out: all that is in its way at once, and what it would make. Nothing is made,
+//! and no id is used up.
+
+use api_types::{CloneMode, DryRun, ForkRequest, MAX_CLONES, Problem, RunRequest, WouldMake};
+
+use super::run::plan::Plan;
+use super::states::Operation;
+use super::{Host, Vm};
+use crate::error::{OpError, OpResult};
+
+/// Errors of the parts of one request.
+#[derive(Debug, Default)]
+pub(super) struct Problems {
+    found: Vec<OpError>,
+}
+
+impl Problems {
+    /// Takes what a check gave, and notes its error.
+    pub fn take<T>(&mut self, result: OpResult<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.found.push(error);
+                None
+            }
+        }
+    }
+
+    /// Whether nothing is in the way.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// The first error, for a request that is to be carried out.
+    pub fn finish(self) -> OpResult<()> {
+        self.found.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// All errors as a user sees them, each once.
+    fn shown(&self) -> Vec<Problem> {
+        let mut all: Vec<Problem> = Vec::new();
+        for error in &self.found {
+            let problem = shown(error);
+            if !all.contains(&problem) {
+                all.push(problem);
+            }
+        }
+        all
+    }
+}
+
+impl Host {
+    /// Tries a request for a VM out.
+    pub fn check_run(&self, request: &RunRequest) -> DryRun {
+        let mut problems = Problems::default();
+        let plan = self.plan(request, &mut problems);
+        let would_make = plan.iter().map(|plan| self.would_make(request, plan));
+        DryRun {
+            would_make: would_make.collect(),
+            problems: problems.shown(),
+        }
+    }
+
+    fn would_make(&self, request: &RunRequest, plan: &Plan) -> WouldMake {
+        let row = &plan.row;
+        WouldMake {
+            path: self.path_in(row.folder.as_deref(), &row.name),
+            macs: given_macs(&request.nets),
+            memory_bytes: row.spec.memory_bytes,
+            disk_bytes: DELTA_BYTES * plan.bases.iter().filter(|b| !b.read_only).count() as u64,
+        }
+    }
+
+    /// Tries a request for clones out.
+    pub fn check_fork(&self, source: &Vm, request: &ForkRequest) -> DryRun {
+        let mut problems = Problems::default();
+        let operation = match request.mode {
+            CloneMode::Instant => Operation::Fork,
+            CloneMode::Linked | CloneMode::Full => Operation::Copy,
+        };
+        problems.take(self.allow(source, operation));
+        let row = source.row();
+        self.check_clones(&row, request, MAX_CLONES as usize, &mut problems);
+        let mut would_make = Vec::new();
+        if problems.is_empty() {
+            let disks = row.spec.disks.iter().filter(|disk| !disk.read_only).count();
+            for (index, name) in request.names.iter().enumerate() {
+                let edit = request.each.get(index);
+                let folder = edit.and_then(|e| e.folder.as_deref());
+                let folder = folder.or(request.folder.as_deref());
+                let folder = folder.and_then(|folder| self.folder_id(Some(folder)).ok());
+                let nets = edit.map(|e| &e.nets).filter(|nets| !nets.is_empty());
+                would_make.push(WouldMake {
+                    path: self.path_in(folder.as_deref().or(row.folder.as_deref()), name),
+                    macs: given_macs(nets.unwrap_or(&request.nets)),
+                    memory_bytes: row.spec.memory_bytes,
+                    disk_bytes: DELTA_BYTES * disks as u64,
+                });
+            }
+        }
+        DryRun {
+            problems: problems.shown(),
+            would_make,
+        }
+    }
+
+    /// A name behind those of its folders.
+    pub(super) fn path_in(&self, folder: Option<&str>, name: &str) -> String {
+        match folder.map(|folder| self.folder_path(folder)) {
+            Some(path) if !path.is_empty() => format!("{path}/{name}"),
+            _ => name.to_owned(),
+        }
+    }
+}
+
+/// Space that a new delta takes: header, one table of each kind, rounded up.
+pub(super) const DELTA_BYTES: u64 = 256 << 10;
+
+/// Hardware addresses that a request names.
+pub(super) fn given_macs(nets: &[api_types::NetRequest]) -> Vec<Option<String>> {
+    let macs = nets.iter().map(|net| net.mac);
+    macs.map(|mac| mac.map(|mac| mac.to_string())).collect()
+}
+
+/// An error as a user sees it among others.
+fn shown(error: &OpError) -> Problem {
+    let mut problem = Problem::new(error.kind, error.message());
+    problem.field = error.field().map(str::to_owned);
+    problem.remedy = error.remedy().map(str::to_owned);
+    problem
+}

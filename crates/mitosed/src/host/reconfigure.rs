@@ -1,0 +1,235 @@
+//! Changing a VM that exists.
+//!
+//! ```text
+//! any time    name, folder, pool, words      the record alone
+//! any time    cables, serial back ends       the record, then the VM's process
+//! powered off everything else                the record with intents, then files
+//! ```
+//! All of a change is checked before any of it is done.
+
+mod cold;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::{ErrorKind, ReconfigureRequest, SerialChange};
+use serde_json::json;
+use vmm_protocol::{Command, SetSerial};
+
+use super::backends::FdList;
+use super::events::with_event;
+use super::run::plan::check_serial;
+use super::states::Operation;
+use super::{Host, Vm, check_version, vm_event};
+use crate::error::{OpError, OpResult};
+use crate::inventory::VmRow;
+
+/// Time that a VM process has for a change.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Host {
+    /// Changes a VM. `expected` is the version that the caller knows, where it names one.
+    pub fn reconfigure(
+        self: &Arc<Self>,
+        vm: &Arc<Vm>,
+        expected: Option<u64>,
+        change: &ReconfigureRequest,
+    ) -> OpResult<()> {
+        let _turn = self.turn(vm)?;
+        check_version("VM", &vm.name(), expected, vm.live().row.version)?;
+        let cold = is_cold(change);
+        self.allow(vm, Operation::Describe)?;
+        if cold {
+            self.allow(vm, Operation::Reconfigure)?;
+        }
+        if is_hot(change) {
+            self.allow(vm, Operation::Adjust)?;
+        }
+        let mark = self.plan_template(vm, change.template)?;
+        let description = self.plan_description(vm, change)?;
+        let before = vm.row();
+        check_hot(&before, change)?;
+        let rebuilt = match cold {
+            true => Some(self.plan_rebuilt(vm, change)?),
+            false => None,
+        };
+        if let Some(rebuilt) = rebuilt {
+            self.rebuild(vm, rebuilt)?;
+        }
+        if is_hot(change) {
+            self.adjust(vm, change)?;
+        }
+        if let Some(template) = mark {
+            self.mark(vm, template)?;
+        }
+        if !description.is_empty() {
+            self.describe(vm, description)?;
+        }
+        Ok(())
+    }
+
+    /// What becomes of the mark of a template, where it changes.
+    fn plan_template(&self, vm: &Vm, template: Option<bool>) -> OpResult<Option<bool>> {
+        let operation = match template {
+            None => return Ok(None),
+            Some(true) => Operation::MarkTemplate,
+            Some(false) => Operation::UnmarkTemplate,
+        };
+        Ok(self.allow(vm, operation)?.then_some(template).flatten())
+    }
+
+    fn mark(&self, vm: &Arc<Vm>, template: bool) -> OpResult<()> {
+        let (kind, message) = match template {
+            true => ("vm.template_marked", "marked as a template"),
+            false => ("vm.template_unmarked", "made an ordinary VM"),
+        };
+        let changes = with_event(vm_event(vm, kind, message));
+        self.change_row(vm, changes, |row| {
+            row.template = template;
+            row.version += 1;
+        })
+    }
+
+    /// Changes cables and back ends of serial ports, of a VM that runs or of one that does not.
+    fn adjust(&self, vm: &Arc<Vm>, change: &ReconfigureRequest) -> OpResult<()> {
+        let before = vm.row();
+        let told = json!({ "nics": change.nics, "serial": change.serial });
+        let told = vm_event(vm, "vm.reconfigured", "cables or serial ports changed").with(told);
+        self.change_row(vm, with_event(told), |row| {
+            set_adjusted(row, change);
+            row.version += 1;
+        })?;
+        let sent = self.send_links(vm, change).and_then(|()| {
+            let mut ports = change.serial.iter();
+            ports.try_for_each(|port| self.send_serial(vm, port))
+        });
+        sent.inspect_err(|error| {
+            let message = format!("not changed: {}", error.message());
+            let told = vm_event(vm, "vm.reconfigure_failed", message);
+            let back = |row: &mut VmRow| {
+                for (nic, was) in row.nics.iter_mut().zip(&before.nics) {
+                    nic.disconnected = was.disconnected;
+                }
+                row.serial.clone_from(&before.serial);
+                row.version += 1;
+            };
+            if let Err(error) = self.change_row(vm, with_event(told), back) {
+                tracing::error!("{}", error.message());
+            }
+        })
+    }
+
+    fn send_links(&self, vm: &Vm, change: &ReconfigureRequest) -> OpResult<()> {
+        let Some(link) = vm.link() else { return Ok(()) };
+        let row = vm.row();
+        for nic in &change.nics {
+            let (Some(connected), index) = (nic.connected, usize::from(nic.nic)) else {
+                continue;
+            };
+            if !row.nics[index].has_tap() {
+                continue;
+            }
+            let order = Command::SetLink {
+                nic: index,
+                up: connected,
+            };
+            let answer = link.call(order, &[], CHANGE_TIMEOUT);
+            answer.map_err(|error| self.explain(vm, "nics: cannot set a link of", error))?;
+        }
+        Ok(())
+    }
+
+    fn send_serial(&self, vm: &Vm, change: &SerialChange) -> OpResult<()> {
+        let Some(link) = vm.link() else { return Ok(()) };
+        let port = usize::from(change.port);
+        let mut fds = FdList::default();
+        let backend = self.open_serial(&vm.row(), port, &mut fds)?;
+        let order = Command::SetSerial(SetSerial { port, backend });
+        let answer = link.call(order, &fds.borrowed(), CHANGE_TIMEOUT);
+        answer.map_err(|error| self.explain(vm, "serial: cannot change a port of", error))?;
+        Ok(())
+    }
+
+    /// Sets the links of a VM's NICs as its row says, after a start or where an earlier daemon may
+    /// have ended in the middle of a change.
+    pub(super) fn pull_cables(&self, vm: &Vm) {
+        let Some(link) = vm.link() else { return };
+        let nics = vm.row().nics;
+        let pulled = nics.iter().enumerate();
+        for (nic, _) in pulled.filter(|(_, nic)| nic.disconnected && nic.has_tap()) {
+            let order = Command::SetLink { nic, up: false };
+            if let Err(error) = link.call(order, &[], CHANGE_TIMEOUT) {
+                tracing::warn!(vm = &*vm.name(), nic, "cannot pull a cable: {error:#}");
+            }
+        }
+    }
+}
+
+/// Whether a change has something that goes to the VM's process.
+fn is_hot(change: &ReconfigureRequest) -> bool {
+    let plugged = |nic: &api_types::NicChange| nic.connected.is_some();
+    change.nics.iter().any(plugged) || !change.serial.is_empty()
+}
+
+/// Whether a change has something that only a VM without a process takes.
+fn is_cold(change: &ReconfigureRequest) -> bool {
+    let moved = |nic: &api_types::NicChange| nic.network.is_some() || nic.tap.is_some();
+    change.nics.iter().any(moved)
+        || change.cpus.is_some()
+        || change.memory_bytes.is_some()
+        || change.memory_limit_bytes.is_some()
+        || change.cmdline.is_some()
+        || change.engine.is_some()
+        || change.uuid.is_some()
+        || change.bios_uuid.is_some()
+        || change.serial_ports.is_some()
+        || !change.add_disks.is_empty()
+        || !change.remove_disks.is_empty()
+        || !change.add_nics.is_empty()
+        || !change.remove_nics.is_empty()
+}
+
+/// Refuses NICs and ports that do not exist, and back ends that cannot be.
+fn check_hot(row: &VmRow, change: &ReconfigureRequest) -> OpResult<()> {
+    for nic in &change.nics {
+        let index = usize::from(nic.nic);
+        if index >= row.nics.len() {
+            return Err(missing("nics", "NIC", index, row.nics.len()));
+        }
+    }
+    let ports = usize::from(change.serial_ports.unwrap_or(0)).max(row.serial.len());
+    for port in &change.serial {
+        let index = usize::from(port.port);
+        if index >= ports {
+            return Err(missing("serial", "serial port", index, ports));
+        }
+    }
+    let mut after = row.clone();
+    let log = api_types::SerialRequest::Log;
+    after.serial.resize(ports, log);
+    set_adjusted(&mut after, change);
+    check_serial(&after.serial)
+}
+
+/// The error about a part that a VM does not have.
+fn missing(field: &str, what: &str, index: usize, count: usize) -> OpError {
+    OpError::new(
+        ErrorKind::Conflict,
+        format!("{field}: there is no {what} {index}, the VM has {count}; they count from 0"),
+    )
+}
+
+fn set_adjusted(row: &mut VmRow, change: &ReconfigureRequest) {
+    for nic in &change.nics {
+        if let (Some(connected), Some(row)) =
+            (nic.connected, row.nics.get_mut(usize::from(nic.nic)))
+        {
+            row.disconnected = !connected;
+        }
+    }
+    for port in &change.serial {
+        if let Some(backend) = row.serial.get_mut(usize::from(port.port)) {
+            backend.clone_from(&port.backend);
+        }
+    }
+}

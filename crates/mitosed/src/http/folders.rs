@@ -1,0 +1,80 @@
+//! Endpoints of folders of VMs.
+
+use std::sync::Arc;
+
+use api_types::{Folder, FolderRequest, schema};
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Shared;
+use super::answer::{Answer, HttpError, blocking, blocking_empty, body};
+use crate::host::{Host, TaskSpec};
+
+pub fn routes() -> OpenApiRouter<Arc<Host>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, make))
+        .routes(routes!(detail, remove))
+}
+
+/// Which folder of VMs.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct FolderPath {
+    /// Its id or path.
+    #[param(schema_with = schema::folder)]
+    folder: String,
+}
+
+/// Folders of VMs
+#[utoipa::path(get, path = "/folders", tag = "folders", operation_id = "list_folders", responses(
+    (status = 200, description = "All of them", body = Vec<Folder>),
+))]
+async fn list(State(host): Shared) -> Answer<Vec<Folder>> {
+    blocking(move || Ok(host.list_folders())).await
+}
+
+/// Make a folder of VMs
+#[utoipa::path(post, path = "/folders", tag = "folders", operation_id = "make_folder",
+    request_body = FolderRequest, responses((status = 200, description = "It is there", body = Folder)))]
+async fn make(State(host): Shared, bytes: Bytes) -> Answer<Folder> {
+    let request: FolderRequest = body(&bytes)?;
+    blocking(move || {
+        let spec = TaskSpec::new("folder.create", &request.name);
+        let worker = Arc::clone(&host);
+        host.in_task(spec, move |_| worker.make_folder(&request))
+    })
+    .await
+}
+
+/// One folder of VMs
+#[utoipa::path(get, path = "/folders/{folder}", tag = "folders", operation_id = "get_folder",
+    params(FolderPath), responses((status = 200, description = "It", body = Folder)))]
+async fn detail(State(host): Shared, Path(path): Path<FolderPath>) -> Answer<Folder> {
+    blocking(move || {
+        let found = host.folder(&path.folder)?;
+        Ok(host.show_folder(&found))
+    })
+    .await
+}
+
+/// Remove a folder of VMs
+///
+/// Only while nothing uses it.
+#[utoipa::path(delete, path = "/folders/{folder}", tag = "folders", operation_id = "remove_folder",
+    params(FolderPath), responses((status = 204, description = "It is gone")))]
+async fn remove(
+    State(host): Shared,
+    Path(path): Path<FolderPath>,
+) -> Result<StatusCode, HttpError> {
+    blocking_empty(move || {
+        let spec = TaskSpec::new("folder.remove", &path.folder);
+        let worker = Arc::clone(&host);
+        host.in_task(spec, move |_| worker.remove_folder(&path.folder))
+    })
+    .await
+}

@@ -1,0 +1,81 @@
+//! Endpoints of networks.
+
+use std::sync::Arc;
+
+use api_types::{Network, NetworkRequest, schema};
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Shared;
+use super::answer::{Answer, HttpError, blocking, blocking_empty, body};
+use crate::host::{Host, TaskSpec};
+use crate::inventory::Network as NetworkDoc;
+
+pub fn routes() -> OpenApiRouter<Arc<Host>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, make))
+        .routes(routes!(detail, remove))
+}
+
+/// Which network.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct NetworkPath {
+    /// Its id or name.
+    #[param(schema_with = schema::label)]
+    network: String,
+}
+
+/// Networks
+#[utoipa::path(get, path = "/networks", tag = "networks", operation_id = "list_networks", responses(
+    (status = 200, description = "All of them", body = Vec<Network>),
+))]
+async fn list(State(host): Shared) -> Answer<Vec<Network>> {
+    blocking(move || Ok(host.list_networks())).await
+}
+
+/// Make a network
+#[utoipa::path(post, path = "/networks", tag = "networks", operation_id = "make_network",
+    request_body = NetworkRequest, responses((status = 200, description = "It is there", body = Network)))]
+async fn make(State(host): Shared, bytes: Bytes) -> Answer<Network> {
+    let request: NetworkRequest = body(&bytes)?;
+    blocking(move || {
+        let spec = TaskSpec::new("network.create", &request.name);
+        let worker = Arc::clone(&host);
+        host.in_task(spec, move |_| worker.make_network(&request))
+    })
+    .await
+}
+
+/// One network
+#[utoipa::path(get, path = "/networks/{network}", tag = "networks", operation_id = "get_network",
+    params(NetworkPath), responses((status = 200, description = "It", body = Network)))]
+async fn detail(State(host): Shared, Path(path): Path<NetworkPath>) -> Answer<Network> {
+    blocking(move || {
+        let found = host.object::<NetworkDoc>(&path.network)?;
+        Ok(host.show_network(&found))
+    })
+    .await
+}
+
+/// Remove a network
+///
+/// Only while nothing uses it.
+#[utoipa::path(delete, path = "/networks/{network}", tag = "networks", operation_id = "remove_network",
+    params(NetworkPath), responses((status = 204, description = "It is gone")))]
+async fn remove(
+    State(host): Shared,
+    Path(path): Path<NetworkPath>,
+) -> Result<StatusCode, HttpError> {
+    blocking_empty(move || {
+        let spec = TaskSpec::new("network.remove", &path.network);
+        let worker = Arc::clone(&host);
+        host.in_task(spec, move |_| worker.remove_network(&path.network))
+    })
+    .await
+}

@@ -1,0 +1,136 @@
+//! Endpoints of any object: what all kinds of the inventory have; and of changes of VMs.
+
+use std::sync::Arc;
+
+use api_types::{ObjectRequest, ReconfigureRequest, TreeObject, VmDetail, schema};
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Shared;
+use super::answer::{Answer, HttpError, blocking, body, run_blocking};
+use super::vms::VmPath;
+use crate::host::{Host, TaskSpec};
+
+pub fn routes() -> OpenApiRouter<Arc<Host>> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(detail, change))
+        .routes(routes!(reconfigure))
+}
+
+/// Which object.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct ObjectPath {
+    /// Its id.
+    #[param(schema_with = schema::reference)]
+    object: String,
+}
+
+/// Header of changes.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct VersionHeader {
+    /// Version of the object that the change is made for, as its `ETag` told it.
+    #[serde(rename = "If-Match")]
+    #[param(schema_with = schema::entity_tag, required = false)]
+    #[expect(
+        dead_code,
+        reason = "it is read from the headers; this is its documentation"
+    )]
+    version: Option<String>,
+}
+
+/// Objects of all kinds
+#[utoipa::path(get, path = "/objects", tag = "objects", operation_id = "list_objects", responses(
+    (status = 200, description = "All of them", body = Vec<TreeObject>),
+))]
+async fn list(State(host): Shared) -> Answer<Vec<TreeObject>> {
+    blocking(move || Ok(host.list_objects())).await
+}
+
+/// One object
+#[utoipa::path(get, path = "/objects/{object}", tag = "objects", operation_id = "get_object",
+    params(ObjectPath), responses((status = 200, description = "It", body = TreeObject,
+        headers(("ETag" = String, description = "Its version")))))]
+async fn detail(State(host): Shared, Path(path): Path<ObjectPath>) -> Result<Response, HttpError> {
+    let found = run_blocking(move || host.show_any(&path.object)).await?;
+    Ok(tagged(found.version, found))
+}
+
+/// Change name, place and words of an object
+#[utoipa::path(patch, path = "/objects/{object}", tag = "objects", operation_id = "change_object",
+    params(ObjectPath, VersionHeader), request_body = ObjectRequest,
+    responses((status = 200, description = "As it is now", body = TreeObject,
+        headers(("ETag" = String, description = "Its version")))))]
+async fn change(
+    State(host): Shared,
+    Path(path): Path<ObjectPath>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Result<Response, HttpError> {
+    let request: ObjectRequest = body(&bytes)?;
+    let expected = if_match(&headers);
+    let changed = run_blocking(move || {
+        let found = host.show_any(&path.object)?;
+        let spec = TaskSpec::new("object.change", &found.name).about(&found.id);
+        let worker = Arc::clone(&host);
+        host.in_task(spec, move |_| {
+            worker.change_any(&found.id, expected, &request)
+        })
+    });
+    let changed = changed.await?;
+    Ok(tagged(changed.version, changed))
+}
+
+/// Change a VM
+///
+/// Name, folder, pool, annotation, attributes, cables and back ends of serial ports change at any
+/// time, everything else while the VM is powered off.
+#[utoipa::path(patch, path = "/vms/{vm}", tag = "vms", operation_id = "change_vm",
+    params(VmPath, VersionHeader), request_body = ReconfigureRequest,
+    responses((status = 200, description = "As it is now", body = VmDetail,
+        headers(("ETag" = String, description = "Its version")))))]
+async fn reconfigure(
+    State(host): Shared,
+    Path(path): Path<VmPath>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Result<Response, HttpError> {
+    let request: ReconfigureRequest = body(&bytes)?;
+    let expected = if_match(&headers);
+    let changed = run_blocking(move || {
+        let vm = host.find(&path.vm)?;
+        let spec = TaskSpec::new("vm.reconfigure", &vm.name()).about(&vm.id);
+        let worker = Arc::clone(&host);
+        host.in_task(spec, move |_| {
+            worker.reconfigure(&vm, expected, &request)?;
+            let version = vm.live().row.version;
+            Ok((version, worker.detail(&vm)))
+        })
+    });
+    let (version, detail) = changed.await?;
+    Ok(tagged(version, detail))
+}
+
+/// Version that a request names in `If-Match`; none for any.
+fn if_match(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get(header::IF_MATCH)?.to_str().ok()?;
+    text.trim_matches('"').parse().ok()
+}
+
+/// An object as an answer, with its version as `ETag`.
+fn tagged<T: Serialize>(version: u64, object: T) -> Response {
+    let mut answer = Json(object).into_response();
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
+        answer.headers_mut().insert(header::ETAG, tag);
+    }
+    answer
+}
