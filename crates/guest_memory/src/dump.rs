@@ -14,15 +14,12 @@ use rustix::fs::{SeekFrom, ftruncate};
 use rustix::io::Errno;
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::pagemap::{Entry, PageMap, PageMapError};
 use crate::ram::{GuestRam, PAGE, ram_ranges};
 
 /// What is copied at a time, bytes.
 const CHUNK_BYTES: usize = 1 << 20;
 const PAGE_BYTES: usize = PAGE as usize;
-const ENTRY_BYTES: usize = 8;
-const PRESENT: u64 = 1 << 63;
-const SWAPPED: u64 = 1 << 62;
-const OF_FILE: u64 = 1 << 61;
 
 /// Guest RAM could not be written to a file.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +27,9 @@ pub enum DumpError {
     /// The file has content: what is not written would show it.
     #[error("the file for guest RAM is not empty: it has {0} bytes")]
     NotEmpty(u64),
-    /// The page map is none, or that of another process.
-    #[error("the page map is not that of this process")]
-    ForeignPageMap,
+    /// The page map is of no use.
+    #[error(transparent)]
+    PageMap(#[from] PageMapError),
     /// A host call failed.
     #[error("cannot {action}")]
     Host {
@@ -62,15 +59,8 @@ impl GuestRam {
             return Err(DumpError::NotEmpty(stat.st_size.cast_unsigned()));
         }
         ftruncate(out, self.len()).map_err(failed("give the file the size of the RAM"))?;
+        let map = pagemap.map(PageMap::of_this_process).transpose()?;
         let mut chunk = vec![0; CHUNK_BYTES];
-        chunk[0] = 1;
-        let page = std::hint::black_box(&chunk).as_ptr() as u64 / PAGE;
-        let map = pagemap.map(PageMap);
-        if let Some(map) = &map
-            && !map.own_pages(page..page + 1)?.contains(&true)
-        {
-            return Err(DumpError::ForeignPageMap);
-        }
         let mut layer = Layer {
             file: self.file(),
             data: 0..0,
@@ -98,8 +88,11 @@ impl GuestRam {
     ) -> Result<(), DumpError> {
         let page = (self.host_address() + offset) / PAGE;
         let pages = chunk.len().div_ceil(PAGE_BYTES);
-        let own = match map {
-            Some(map) => map.own_pages(page..page + pages as u64)?,
+        let own: Vec<_> = match map {
+            Some(map) => {
+                let entries = map.entries(page..page + pages as u64)?;
+                entries.into_iter().map(Entry::is_own).collect()
+            }
             None => vec![true; pages],
         };
         let mut at = 0;
@@ -137,31 +130,6 @@ fn write_pages(out: &File, offset: u64, chunk: &[u8]) -> io::Result<()> {
         at = end;
     }
     Ok(())
-}
-
-/// A process's own page map.
-struct PageMap<'a>(&'a File);
-
-impl PageMap<'_> {
-    /// Returns for each page, numbered by address, whether it is the process's own, which may lie
-    /// in swap, and not its file's.
-    fn own_pages(&self, pages: Range<u64>) -> Result<Vec<bool>, DumpError> {
-        let count = (pages.end - pages.start) as usize;
-        let mut bytes = vec![0; count * ENTRY_BYTES];
-        let at = pages.start * ENTRY_BYTES as u64;
-        match self.0.read_exact_at(&mut bytes, at) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(DumpError::ForeignPageMap);
-            }
-            read => read.map_err(failed("read the page map"))?,
-        }
-        let (entries, _) = bytes.as_chunks::<ENTRY_BYTES>();
-        let own = |entry: &[u8; ENTRY_BYTES]| {
-            let entry = u64::from_ne_bytes(*entry);
-            entry & SWAPPED != 0 || entry & (PRESENT | OF_FILE) == PRESENT
-        };
-        Ok(entries.iter().map(own).collect())
-    }
 }
 
 /// The layer's file and the place of its data that was found last.

@@ -15,11 +15,15 @@
 )]
 
 mod dump;
+mod flatten;
 mod mapping;
+mod pagemap;
 mod ram;
 
 pub use dump::DumpError;
+pub use flatten::FlattenError;
 pub use mapping::MapError;
+pub use pagemap::PageMapError;
 pub use ram::{
     CreateRamError, GuestRam, RamRange, ReservedRam, SealError, SealedView, View, ram_ranges,
 };

@@ -122,6 +122,20 @@ impl Mapping {
         }
     }
 
+    /// Copies `len` bytes at `offset` out of `other`, of equal length and mapped readable.
+    pub(crate) fn copy_from(&self, other: &Self, offset: usize, len: usize) {
+        debug_assert_eq!(self.len, other.len);
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.len),
+            "copy in range"
+        );
+        let from = (other.address + offset) as *const u8;
+        let to = (self.address + offset) as *mut u8;
+        // SAFETY: both ranges lie inside mappings that their owners hold, readable and writable, and
+        // owned ranges do not overlap; the caller lets nothing else access either meanwhile.
+        unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
+    }
+
     pub(crate) fn address(&self) -> usize {
         self.address
     }

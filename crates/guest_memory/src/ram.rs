@@ -92,11 +92,11 @@ pub enum SealError {
 /// The RAM of one VM at a fixed host address.
 #[derive(Debug)]
 pub struct GuestRam {
-    mapping: Mapping,
+    pub(crate) mapping: Mapping,
     view: View,
-    file: File,
+    pub(crate) file: File,
     memory: GuestMemoryMmap,
-    spare: Option<Mapping>,
+    pub(crate) spare: Option<Mapping>,
 }
 
 /// Addresses of guest RAM whose content is not there yet: an engine can be given them ahead.
@@ -105,12 +105,14 @@ pub struct ReservedRam {
     mapping: Mapping,
 }
 
-/// What is left of the shared view after [`GuestRam::seal`]; [`SealedView::finish`] frees it.
+/// What is left of the view before [`GuestRam::seal`] or [`GuestRam::flatten`];
+/// [`SealedView::finish`] frees it.
 #[derive(Debug)]
 #[must_use = "the moved mapping keeps the layer writable until it is finished"]
 pub struct SealedView {
     moved: Mapping,
-    file: OwnedFd,
+    /// The file to seal, where the view was a shared one.
+    file: Option<OwnedFd>,
 }
 
 impl GuestRam {
@@ -193,7 +195,7 @@ impl GuestRam {
         self.view = View::Private;
         Ok(SealedView {
             moved: spare,
-            file: file.into(),
+            file: Some(file.into()),
         })
     }
 
@@ -296,11 +298,16 @@ impl ReservedRam {
 impl SealedView {
     /// Forbids new writable mappings of the layer; cheap, done inside the stun.
     pub fn forbid_new_writers(&self) -> io::Result<()> {
-        fcntl_add_seals(
-            &self.file,
-            SealFlags::FUTURE_WRITE | SealFlags::GROW | SealFlags::SHRINK,
-        )
-        .map_err(Into::into)
+        self.add_seals(SealFlags::FUTURE_WRITE | SealFlags::GROW | SealFlags::SHRINK)
+    }
+
+    pub(crate) fn moved(moved: Mapping) -> Self {
+        Self { moved, file: None }
+    }
+
+    fn add_seals(&self, seals: SealFlags) -> io::Result<()> {
+        let added = self.file.as_ref().map(|file| fcntl_add_seals(file, seals));
+        added.transpose().map(drop).map_err(Into::into)
     }
 
     /// Keeps the moved mapping from a child process, which could not finish it.
@@ -315,7 +322,7 @@ impl SealedView {
         while self.moved.unmap_front(PIECE_BYTES) {
             between();
         }
-        fcntl_add_seals(&self.file, SealFlags::WRITE).map_err(Into::into)
+        self.add_seals(SealFlags::WRITE)
     }
 }
 

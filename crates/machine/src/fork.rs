@@ -56,6 +56,8 @@ pub struct ForkReport {
     pub holder: Option<i32>,
     /// Duration of each step, microseconds.
     pub steps_us: Vec<(ForkStep, u64)>,
+    /// How many forks the machine has had, with this one.
+    pub number: u64,
 }
 
 /// The instant of a source that ran on a private view, in the holder process.
@@ -166,6 +168,7 @@ impl Machine {
             us_between(held_from, monotonic_ns())
         };
         let (instant, stun_from) = result?;
+        self.forks += 1;
         let (layer, holder) = match instant {
             Instant_::Sealed(checkpoint, view) => {
                 self.finishing.leave(view);
@@ -179,13 +182,13 @@ impl Machine {
         };
         steps.done(ForkStep::Publish)?;
         let stun_us = stun_from.map_or(0, |from| us_between(from, self.vcpus.wait_entered().1));
-        let steps_us = steps.us;
         Ok(ForkOutcome::Source(ForkReport {
             stun_us,
             io_held_us,
             layer,
             holder,
-            steps_us,
+            steps_us: steps.us,
+            number: self.forks,
         }))
     }
 

@@ -57,6 +57,8 @@ pub struct Machine {
     pub(crate) vcpus: VcpuGroup,
     /// Devices take descriptors: they do from the first run on.
     pub(crate) begun: bool,
+    /// Forks that succeeded.
+    pub(crate) forks: u64,
     pub(crate) durability: Durability,
     /// What the last fork left to do.
     pub(crate) finishing: Finishing,
@@ -306,6 +308,7 @@ impl Machine {
             platform,
             vcpus,
             begun: false,
+            forks: 0,
             durability: Durability::default(),
             finishing: Finishing::default(),
         })

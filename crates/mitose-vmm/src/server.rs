@@ -285,6 +285,7 @@ impl Server {
             Command::Recall => return self.recall(),
             Command::Dump(order) => return self.dump(order, fds, request.id, connection),
             Command::Keep(order) => self.keep(order, fds),
+            Command::Flatten(order) => self.flatten(order, fds),
             Command::Prepare(order) => self.prepare(order, fds),
             Command::Boot(boot) => self.boot(&boot, fds),
             Command::Restore(restore) => self.restore(&restore, fds),
@@ -428,6 +429,7 @@ impl Server {
                     io_held_us: report.io_held_us,
                     layer: report.layer.as_ref().map(|_| Fd(0)),
                     steps_us: report.steps_us,
+                    number: report.number,
                 };
                 After::Reply(Outcome::Forked(forked), report.layer.into_iter().collect())
             }

@@ -24,9 +24,9 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use vm_spec::VmSpec;
 use vmm_protocol::{
-    Backends, Boot, CloneRam, Command, DiskBackend, Dump, EndReason, Event, Fd, Fork, ForkStep,
-    Forked, FromVmm, InsertMedium, Keep, Outcome, RamView, Rebase, Reply, Request, Restore,
-    SetSerial, Status, VmState,
+    Backends, Boot, CloneRam, Command, DiskBackend, Dump, EndReason, Event, Fd, Flatten, Fork,
+    ForkStep, Forked, FromVmm, InsertMedium, Keep, Outcome, RamView, Rebase, Reply, Request,
+    Restore, SetSerial, Status, VmState,
 };
 
 /// What stands in for a checkpoint.
@@ -39,6 +39,7 @@ struct Machine {
     view: RamView,
     paused: bool,
     no_space: bool,
+    forks: u64,
     /// Logs of its ports, COM1 first.
     serial: Vec<File>,
     first_run_at_ns: Option<u64>,
@@ -145,6 +146,7 @@ impl Server {
             Command::Rebase(order) => plain(self.rebase(&order, fds)),
             Command::InsertMedium(order) => plain(self.insert_medium(&order, fds)),
             Command::Dump(order) => plain(self.dump(order, fds)),
+            Command::Flatten(order) => plain(self.flatten(order, fds)),
             Command::Keep(order) => plain(self.keep(order, fds)),
             Command::Recall => self.recall(),
             Command::Prepare(_)
@@ -237,6 +239,7 @@ impl Server {
             view,
             paused: false,
             no_space: false,
+            forks: 0,
             serial,
             first_run_at_ns: Some(first_run_at_ns),
             ready_at_ns: None,
@@ -305,11 +308,13 @@ impl Server {
             }
         };
         machine.view = RamView::Private;
+        machine.forks += 1;
         let forked = Forked {
             stun_us: if machine.paused { 0 } else { 5 },
             io_held_us: 7,
             layer: layer.as_ref().map(|_| Fd(0)),
             steps_us: vec![(ForkStep::Stop, 5)],
+            number: machine.forks,
         };
         Ok((forked, layer))
     }
@@ -400,6 +405,21 @@ impl Server {
         match written {
             Ok(()) => Outcome::Done,
             Err(error) => refused(&format!("cannot write guest RAM: {error}")),
+        }
+    }
+
+    fn flatten(&mut self, order: Flatten, fds: &mut [Option<OwnedFd>]) -> Outcome {
+        let layer = take(fds, order.ram);
+        take(fds, order.pagemap);
+        match &mut self.machine {
+            Some(machine) if machine.forks == order.fork && order.fork > 0 => {
+                machine.ram = Some(layer);
+                Outcome::Flattened {
+                    stun_us: if machine.paused { 0 } else { 3 },
+                    private_kib: 4,
+                }
+            }
+            _ => refused("the VM was forked again since"),
         }
     }
 

@@ -259,6 +259,21 @@ pub struct Dump {
     pub pagemap: Option<Fd>,
 }
 
+/// Put guest RAM that is a private view on a layer with all that was written before the last fork:
+/// only pages written since stay private, and the next fork is as short as the second one was. The
+/// layer is what a newborn of that fork has dumped; the newborn lives until this is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flatten {
+    /// The memory layer, opened read-only.
+    pub ram: Fd,
+    /// `/proc/PID/pagemap` of this process.
+    pub pagemap: Fd,
+    /// [`Forked::number`] of the fork; after another one it is refused.
+    pub fork: u64,
+    /// Longest time that requests in flight may take to finish before the call fails, milliseconds.
+    pub drain_ms_max: u32,
+}
+
 /// Replace everything below the writable top of a disk by other layers with the same content,
 /// sealed. The guest runs on; the disk's queue is held for a moment.
 ///
@@ -358,6 +373,8 @@ pub enum Command {
     Recall,
     /// Write the inherited instant to files.
     Dump(Dump),
+    /// Shorten the stack below the guest RAM.
+    Flatten(Flatten),
     /// Shorten a disk's stack.
     Rebase(Rebase),
     /// Put a medium into an empty disk slot.
@@ -433,6 +450,9 @@ pub struct Forked {
     pub layer: Option<Fd>,
     /// Parts of the stun, microseconds, by step.
     pub steps_us: Vec<(ForkStep, u64)>,
+    /// How many forks this process has made, with this one.
+    #[serde(default)]
+    pub number: u64,
 }
 
 /// What a command gave.
@@ -450,6 +470,13 @@ pub enum Outcome {
     Status(Status),
     /// The fork's figures.
     Forked(Forked),
+    /// Guest RAM is on another layer.
+    Flattened {
+        /// First vCPU kicked to last vCPU re-entered, microseconds.
+        stun_us: u64,
+        /// Pages that had been written since the fork, KiB: what is private still.
+        private_kib: u64,
+    },
     /// A kept fork point; both descriptors come with the frame.
     Kept {
         /// Sealed memory layer.

@@ -99,12 +99,18 @@ fn what_cannot_be_written_is_told() {
     assert!(error.to_string().contains("size of the RAM"), "{error}");
 
     let error = ram.dump(&memory_file(), Some(&read_only));
-    assert!(matches!(error, Err(DumpError::ForeignPageMap)), "{error:?}");
+    assert!(
+        matches!(error, Err(DumpError::PageMap(PageMapError::Foreign))),
+        "{error:?}"
+    );
     let mut other = Command::new("sleep");
     let mut other = other.arg("60").stdin(Stdio::null()).spawn().expect("sleep");
     let map = File::open(format!("/proc/{}/pagemap", other.id())).expect("page map");
     let error = ram.dump(&memory_file(), Some(&map));
-    assert!(matches!(error, Err(DumpError::ForeignPageMap)), "{error:?}");
+    assert!(
+        matches!(error, Err(DumpError::PageMap(PageMapError::Foreign))),
+        "{error:?}"
+    );
     other.kill().and_then(|()| other.wait()).expect("kill");
 }
 

@@ -2,14 +2,14 @@
 
 use std::fs::File;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use vmm_protocol::{
-    Command, Dump, Fd, Forked, Keep, Outcome, SerialBackend, SerialPeer, SetSerial, Status,
+    Command, Dump, Fd, Flatten, Forked, Keep, Outcome, SerialBackend, SerialPeer, SetSerial, Status,
 };
 
 use super::{Frame, Point, StartOptions, TIMEOUT, VmProcess, memory_file};
@@ -129,6 +129,26 @@ impl VmProcess {
             pagemap: Some(frame.add(pagemap)),
         };
         self.post(Command::Dump(dump), frame.0)
+    }
+
+    /// Puts this VM's RAM on what a newborn of fork `fork` has written. Returns the stun in
+    /// microseconds and what stays private in KiB.
+    pub fn flatten(&mut self, ram: &File, fork: u64) -> anyhow::Result<(u64, u64)> {
+        let mut frame = Frame::default();
+        let order = Flatten {
+            ram: frame.add(File::open(format!("/proc/self/fd/{}", ram.as_raw_fd()))?),
+            pagemap: frame.add(linux_sys::open_pagemap(self.pid())?),
+            fork,
+            drain_ms_max: 250,
+        };
+        match self.call_with(Command::Flatten(order), frame.0)?.0 {
+            Outcome::Flattened {
+                stun_us,
+                private_kib,
+            } => Ok((stun_us, private_kib)),
+            Outcome::Failed { message, .. } => bail!("{message}"),
+            other => bail!("unexpected outcome {other:?}"),
+        }
     }
 
     /// Makes this shell the keeper of `instant`.

@@ -3,6 +3,7 @@
 
 mod change;
 mod dump;
+mod flatten;
 mod keep;
 mod still;
 

@@ -1,4 +1,5 @@
-//! What a fork leaves to do when nobody waits: unmapping the moved view of guest RAM.
+//! What a fork, or putting RAM on another layer, leaves to do when nobody waits: unmapping the moved
+//! view of guest RAM.
 //!
 //! It takes tens of milliseconds of processor time, just when the clones start, and the kernel holds
 //! the process's memory map meanwhile: a thread does it in small pieces with pauses between them.
@@ -26,7 +27,7 @@ struct Shared {
 
 impl Finishing {
     /// Takes the moved view of a fork.
-    pub(super) fn leave(&self, view: SealedView) {
+    pub(crate) fn leave(&self, view: SealedView) {
         if let Err(error) = view.hide_from_fork() {
             tracing::warn!(%error, "a child process would get what a fork left");
         }
@@ -63,7 +64,7 @@ impl Finishing {
     }
 
     /// Keeps the thread from changing the memory map until the guard is dropped.
-    pub(super) fn quiet(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn quiet(&self) -> MutexGuard<'_, ()> {
         lock(&self.0.at_work)
     }
 }

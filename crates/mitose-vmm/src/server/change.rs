@@ -4,10 +4,13 @@ use std::os::fd::OwnedFd;
 
 use agent_protocol::ToGuest;
 use anyhow::{Context, ensure};
-use vmm_protocol::{Outcome, SetSerial};
+use machine::FlattenPlan;
+use vmm_protocol::{Flatten, Outcome, SetSerial};
 
 use super::Server;
 use crate::become_vm::Descriptors;
+
+const PAGE_KIB: u64 = 4;
 
 impl Server {
     /// Sends a message of the agent's protocol to the agent.
@@ -17,6 +20,24 @@ impl Server {
         let told = self.control.tell_agent(message);
         ensure!(told, "the guest has no agent that is connected");
         Ok(Outcome::Done)
+    }
+
+    /// Puts guest RAM on another layer.
+    pub(super) fn flatten(&mut self, order: Flatten, fds: Vec<OwnedFd>) -> anyhow::Result<Outcome> {
+        let machine = self.machine.as_mut();
+        let machine = machine.context("this process runs no VM yet")?;
+        let mut fds = Descriptors::new(fds);
+        let plan = FlattenPlan {
+            layer: fds.file(order.ram).context("no memory layer")?,
+            pagemap: fds.file(order.pagemap).context("no page map")?,
+            fork: order.fork,
+            drain_ms_max: order.drain_ms_max,
+        };
+        let flattened = machine.flatten(plan)?;
+        Ok(Outcome::Flattened {
+            stun_us: flattened.stun_us,
+            private_kib: flattened.pages * PAGE_KIB,
+        })
     }
 
     /// Gives a serial port another back end. Output that the old one has not taken goes to the new
