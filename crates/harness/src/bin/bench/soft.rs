@@ -1,6 +1,7 @@
 //! The software engine: instructions per second beside QEMU's, time to ready, forks of a running
 //! Debian guest. Needs no KVM.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -142,6 +143,13 @@ impl Soft<'_> {
         let name = "speed";
         let request = RunRequest {
             name: name.into(),
+            folder: None,
+            pool: None,
+            powered_off: false,
+            annotation: None,
+            attributes: BTreeMap::new(),
+            uuid: None,
+            bios_uuid: None,
             image: None,
             kernel: Some(guest.kernel.clone()),
             initrd: Some(guest.initrd()),

@@ -1,5 +1,6 @@
 //! One VM with a bare-metal guest that is forked: commands, answers, clones.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
@@ -71,6 +72,13 @@ impl<'a> Source<'a> {
         let name = host.new_name("s");
         let run = RunRequest {
             name: name.clone(),
+            folder: None,
+            pool: None,
+            powered_off: false,
+            annotation: None,
+            attributes: BTreeMap::new(),
+            uuid: None,
+            bios_uuid: None,
             image: None,
             kernel: Some(host.guest()),
             initrd: None,
@@ -86,6 +94,7 @@ impl<'a> Source<'a> {
             nets: vec![NetRequest {
                 tap: Some(host.tap(0)),
                 mac: None,
+                ..NetRequest::default()
             }],
             serial: api_types::SerialRequest::Log,
             more_serial: vec![],
@@ -180,6 +189,7 @@ impl<'a> Source<'a> {
             nets.push(NetRequest {
                 tap: Some(self.host.tap(1)),
                 mac: None,
+                ..NetRequest::default()
             });
         }
         let request = ForkRequest {
