@@ -1,0 +1,390 @@
+//! Archives that are whole come back as they were; all others are refused by name.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::ops::ControlFlow;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use proptest::prelude::*;
+use vm_spec::{DiskSpec, VmSpec};
+
+use crate::{
+    ArchiveError, Blob, FORMAT, Kind, Layer, LayerFormat, Machine, Manifest, Memory, Part, Port,
+    Reader, digest, write,
+};
+
+/// Files of an archive and what it says of them.
+struct Sample {
+    manifest: Manifest,
+    files: Vec<(Part, File)>,
+}
+
+fn go_on(_: u64) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn file_of(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+fn blob(file: &File) -> Blob {
+    digest("a file", file, &mut go_on).unwrap()
+}
+
+/// A machine with one disk of two layers and 16 MiB of RAM, most of it holes.
+fn sample() -> Sample {
+    let kernel = file_of(b"kernel");
+    let lower = file_of(&[7; 1024]);
+    let upper = file_of(b"an overlay");
+    let ram = tempfile::tempfile().unwrap();
+    ram.set_len(16 << 20).unwrap();
+    ram.write_all_at(b"here", 4096).unwrap();
+    ram.write_all_at(b"there", (9 << 20) + 5).unwrap();
+    let checkpoint = file_of(b"checkpoint");
+    let layer = |id: &str, parent: Option<&str>, format, file| Layer {
+        id: id.into(),
+        parent: parent.map(str::to_owned),
+        format,
+        disk_bytes: 1024,
+        file: blob(file),
+        included: true,
+    };
+    let manifest = Manifest {
+        format: FORMAT,
+        id: "0123456789abcdef".repeat(2),
+        since: None,
+        kind: Kind::Vm,
+        created_at_ms: 1,
+        machine: Machine {
+            name: "web".into(),
+            engine: "kvm".into(),
+            spec: VmSpec {
+                cpus: 1,
+                memory_bytes: 16 << 20,
+                cmdline: "quiet".into(),
+                entry: None,
+                disks: vec![DiskSpec {
+                    serial: "d0".into(),
+                    read_only: false,
+                }],
+                nics: Vec::new(),
+                serial_ports: 1,
+            },
+            image: None,
+            kernel: blob(&kernel),
+            initrd: None,
+            disks: vec![Some("top".into())],
+            serial: vec![Port::Log],
+            uuid: "01234567-89ab-4cde-8f01-23456789abcd".into(),
+            machine_id: "0".repeat(32),
+            generation: 0,
+            memory_limit_bytes: None,
+            has_agent: false,
+            ssh_host_key_kinds: Vec::new(),
+            has_host_keys: false,
+            annotation: "mine".into(),
+            attributes: [("a".to_owned(), "b".to_owned())].into(),
+        },
+        layers: vec![
+            layer("low", None, LayerFormat::Raw, &lower),
+            layer("top", Some("low"), LayerFormat::Qcow2, &upper),
+        ],
+        memory: Some(Memory {
+            ram: blob(&ram),
+            checkpoint: blob(&checkpoint),
+        }),
+    };
+    Sample {
+        manifest,
+        files: vec![
+            (Part::Kernel, kernel),
+            (Part::Layer(0), lower),
+            (Part::Layer(1), upper),
+            (Part::Ram, ram),
+            (Part::Checkpoint, checkpoint),
+        ],
+    }
+}
+
+impl Sample {
+    fn open(&self, part: Part) -> std::io::Result<File> {
+        let found = self.files.iter().find(|(p, _)| *p == part).unwrap();
+        let mut file = found.1.try_clone()?;
+        file.rewind()?;
+        Ok(file)
+    }
+
+    fn archive(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut open = |part| self.open(part);
+        write(&mut bytes, &self.manifest, &mut open, &mut go_on).unwrap();
+        bytes
+    }
+
+    fn content(&self) -> Vec<Vec<u8>> {
+        let parts = self.manifest.parts();
+        parts
+            .into_iter()
+            .map(|(part, _)| all_of(self.open(part).unwrap()))
+            .collect()
+    }
+}
+
+fn all_of(mut file: File) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// Reads an archive whole; returns its manifest and the content of its parts.
+fn take_in(bytes: &[u8]) -> Result<(Manifest, Vec<File>), ArchiveError> {
+    let mut file = file_of(bytes);
+    file.rewind().unwrap();
+    let reader = Reader::open(file)?;
+    let mut files = Vec::new();
+    let mut place = |_| {
+        let file = tempfile::tempfile()?;
+        files.push(file.try_clone()?);
+        Ok(file)
+    };
+    reader.extract(&mut place, &mut go_on)?;
+    Ok((reader.manifest().clone(), files))
+}
+
+#[test]
+fn an_archive_comes_back_as_it_was_with_its_holes() {
+    let sample = sample();
+    let bytes = sample.archive();
+    assert!(bytes.len() < 64 << 10, "holes are written: {}", bytes.len());
+    let (manifest, files) = take_in(&bytes).unwrap();
+    assert_eq!(manifest, sample.manifest);
+    assert!(files[3].metadata().unwrap().blocks() * 512 < 64 << 10);
+    let content: Vec<_> = files.into_iter().map(all_of).collect();
+    assert_eq!(content, sample.content());
+}
+
+#[test]
+fn tar_lists_and_unpacks_an_archive() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.tar");
+    let sample = sample();
+    std::fs::write(&path, sample.archive()).unwrap();
+    let unpacked = std::process::Command::new("tar")
+        .args(["-xf", "a.tar"])
+        .current_dir(dir.path())
+        .status()
+        .unwrap();
+    assert!(unpacked.success());
+    let ram = std::fs::read(dir.path().join("memory/ram")).unwrap();
+    assert_eq!(ram, sample.content()[3]);
+    let summed = std::process::Command::new("sha256sum")
+        .arg("manifest.json")
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let digest = std::fs::read_to_string(dir.path().join("manifest.sha256")).unwrap();
+    assert!(String::from_utf8_lossy(&summed.stdout).starts_with(digest.trim()));
+}
+
+#[test]
+fn digests_of_holes_are_those_of_zeros() {
+    let holes = tempfile::tempfile().unwrap();
+    holes.set_len((3 << 20) + 17).unwrap();
+    holes.write_all_at(b"x", 2 << 20).unwrap();
+    let mut zeros = vec![0; (3 << 20) + 17];
+    zeros[2 << 20] = b'x';
+    assert_eq!(blob(&holes), blob(&file_of(&zeros)));
+}
+
+#[test]
+fn every_cut_is_found() {
+    let bytes = sample().archive();
+    // Two blocks of zeros end a tar file: what is cut there was nothing.
+    for length in (0..bytes.len() - 1024).step_by(331) {
+        let refused = take_in(&bytes[..length]).unwrap_err();
+        let message = chain(&refused);
+        assert!(!message.contains('\n'), "{message}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn a_flipped_bit_is_found_or_changes_nothing(place in any::<prop::sample::Index>(), bit in 0u8..8) {
+        let sample = sample();
+        let mut bytes = sample.archive();
+        let place = place.index(bytes.len());
+        bytes[place] ^= 1 << bit;
+        // Bytes between members belong to none of them.
+        if let Ok((manifest, files)) = take_in(&bytes) {
+            prop_assert_eq!(manifest, sample.manifest.clone());
+            let content: Vec<_> = files.into_iter().map(all_of).collect();
+            prop_assert!(content == sample.content(), "byte {} of {}", place, bytes.len());
+        }
+    }
+
+    #[test]
+    fn garbage_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..4096)) {
+        prop_assert!(take_in(&bytes).is_err());
+    }
+}
+
+/// An archive of the given members, with a manifest that says what the sample's does.
+fn hostile(change: impl FnOnce(&mut Vec<(String, Vec<u8>, tar::EntryType)>)) -> Vec<u8> {
+    let sample = sample();
+    let text = serde_json::to_vec(&sample.manifest).unwrap();
+    let digest = format!("{}\n", crate::content::sha256(&text)).into_bytes();
+    let plain = tar::EntryType::Regular;
+    let mut members = vec![
+        ("manifest.json".to_owned(), text, plain),
+        ("manifest.sha256".to_owned(), digest, plain),
+    ];
+    for ((part, _), content) in sample.manifest.parts().iter().zip(sample.content()) {
+        members.push((sample.manifest.name_of(*part), content, plain));
+    }
+    change(&mut members);
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, content, kind) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_entry_type(kind);
+        // Written as it is: the package refuses such names itself.
+        let field = &mut header.as_old_mut().name;
+        field[..name.len()].copy_from_slice(name.as_bytes());
+        if kind == tar::EntryType::Symlink {
+            header.set_link_name("/etc/passwd").unwrap();
+        }
+        header.set_cksum();
+        builder.append(&header, &content[..]).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+fn check(expected: &str, change: impl FnOnce(&mut Vec<(String, Vec<u8>, tar::EntryType)>)) {
+    let refused = take_in(&hostile(change)).expect_err(expected);
+    let message = chain(&refused);
+    assert!(
+        message.contains(expected),
+        "{message:?} has no {expected:?}"
+    );
+}
+
+#[test]
+fn hostile_archives_are_refused_by_name() {
+    assert!(take_in(&hostile(|_| ())).is_ok());
+    check("\"../../etc/passwd\"", |m| {
+        m[3].0 = "../../etc/passwd".into()
+    });
+    check("\"/etc/passwd\"", |m| m[3].0 = "/etc/passwd".into());
+    check("layers/0.raw is a link", |m| {
+        m[3].2 = tar::EntryType::Symlink;
+        m[3].1.clear();
+    });
+    check("layers/0.raw is a link", |m| m[3].2 = tar::EntryType::Block);
+    check("where layers/1.qcow2 belongs", |m| {
+        m.insert(4, m[3].clone())
+    });
+    check("where the end belongs", |m| m.push(m[3].clone()));
+    check("layers/0.raw has 1025 bytes", |m| m[3].1.push(0));
+    check("layers/0.raw is damaged", |m| m[3].1[5] ^= 1);
+    check("memory/state is missing", |m| drop(m.pop()));
+    check("manifest.json is damaged", |m| m[0].1.push(b' '));
+    check("where manifest.json belongs", |m| m.swap(0, 1));
+    check("manifest.json has 5000000 bytes", |m| {
+        m[0].1 = vec![b' '; 5_000_000]
+    });
+}
+
+fn check_manifest(expected: &str, change: impl FnOnce(&mut Manifest)) {
+    let mut manifest = sample().manifest;
+    change(&mut manifest);
+    let message = manifest.check().expect_err(expected).to_string();
+    assert!(
+        message.contains(expected),
+        "{message:?} has no {expected:?}"
+    );
+}
+
+#[test]
+fn manifests_that_cannot_be_are_refused_by_field() {
+    check_manifest("format: 2", |m| m.format = 2);
+    check_manifest("id: \"x\"", |m| m.id = "x".into());
+    check_manifest("spec: cpus: 0", |m| m.machine.spec.cpus = 0);
+    check_manifest("memory/ram cannot have", |m| {
+        m.memory.as_mut().unwrap().ram.bytes = 1 << 40;
+    });
+    check_manifest("memory/state cannot have", |m| {
+        m.memory.as_mut().unwrap().checkpoint.bytes = 1 << 40;
+    });
+    check_manifest("does not come before it", |m| m.layers.swap(0, 1));
+    check_manifest("does not come before it", |m| {
+        m.layers[1].parent = Some("top".into());
+    });
+    check_manifest("low is there twice", |m| {
+        let again = m.layers[0].clone();
+        m.layers.push(again);
+    });
+    check_manifest("no layer \"nowhere\"", |m| {
+        m.machine.disks[0] = Some("nowhere".into());
+    });
+    check_manifest("no disk uses other", |m| {
+        let mut other = m.layers[0].clone();
+        other.id = "other".into();
+        m.layers.push(other);
+    });
+    check_manifest("is raw and has a parent", |m| {
+        m.layers[1].format = LayerFormat::Raw
+    });
+    check_manifest("an impossible disk size", |m| m.layers[1].disk_bytes = 1000);
+    check_manifest("layers/0.raw cannot have", |m| {
+        m.layers[0].file.bytes = 1 << 50
+    });
+    check_manifest("boot/kernel cannot have", |m| {
+        m.machine.kernel.bytes = 1 << 50
+    });
+    check_manifest("no name of letters", |m| m.machine.name = "../x".into());
+    check_manifest("no name of letters", |m| m.layers[0].id = "a/b".into());
+    check_manifest("engine: \"magic\"", |m| m.machine.engine = "magic".into());
+    check_manifest("disks: 0 of 1", |m| m.machine.disks.clear());
+    check_manifest("serial: 0 of 1", |m| m.machine.serial.clear());
+    check_manifest("annotation: more than", |m| {
+        m.machine.annotation = "x".repeat(1 << 20)
+    });
+    check_manifest("sha256: \"zz\"", |m| m.machine.kernel.sha256 = "zz".into());
+}
+
+#[test]
+fn unknown_members_of_a_manifest_are_refused() {
+    let mut document = serde_json::to_value(sample().manifest).unwrap();
+    document["machine"]["hook"] = "rm".into();
+    let error = serde_json::from_value::<Manifest>(document).unwrap_err();
+    assert!(error.to_string().contains("hook"), "{error}");
+}
+
+#[test]
+fn writing_and_reading_end_when_the_caller_wants() {
+    let sample = sample();
+    let mut stop = |_| ControlFlow::Break(());
+    let mut open = |part| sample.open(part);
+    let ended = write(&mut Vec::new(), &sample.manifest, &mut open, &mut stop);
+    assert!(matches!(ended, Err(ArchiveError::Cancelled)));
+    let mut file = file_of(&sample.archive());
+    file.rewind().unwrap();
+    let reader = Reader::open(file).unwrap();
+    let ended = reader.extract(&mut |_| tempfile::tempfile(), &mut stop);
+    assert!(matches!(ended, Err(ArchiveError::Cancelled)));
+}
