@@ -57,6 +57,10 @@ pub struct ForkRequest {
     /// How.
     #[serde(default)]
     pub mode: CloneMode,
+    /// Snapshot of the source to clone instead of its present state: id or name.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_name)]
+    pub snapshot: Option<String>,
     /// NICs of the clone, in the source's order, where only one is made.
     #[serde(default)]
     #[schema(max_items = 11)]

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod archive;
 mod daemon;
 mod event;
 mod fork;
@@ -19,10 +20,12 @@ mod problem;
 mod reconfigure;
 mod run;
 pub mod schema;
+mod snapshot;
 mod task;
 mod tree;
 mod vm;
 
+pub use archive::{ExportRequest, Exported, ImportRequest, Imported};
 pub use daemon::{Check, CheckLevel, DaemonStatus};
 pub use event::Event;
 pub use fork::{CloneEdit, CloneMode, Cloned, ClonedVm, ForkRequest};
@@ -38,6 +41,7 @@ pub use name::{MAX_NAME_BYTES, name_problem};
 pub use problem::{ErrorKind, Problem};
 pub use reconfigure::{DryRun, NicChange, ReconfigureRequest, SerialChange, WouldMake};
 pub use run::{RunReply, RunRequest, StopRequest};
+pub use snapshot::{Snapshot, SnapshotMemory, SnapshotRequest, SnapshotsRemoved};
 pub use task::{Task, TaskItem, TaskState};
 pub use tree::{
     Folder, FolderRequest, LabelsReply, MAX_ANNOTATION_BYTES, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES,

@@ -123,6 +123,8 @@ pub struct Machine {
     pub serial: Vec<Port>,
     /// Instance UUID.
     pub uuid: String,
+    /// BIOS UUID, where it is another one.
+    pub bios_uuid: Option<String>,
     /// Machine id that the agent was told.
     pub machine_id: String,
     /// Forks between it and a VM that booted.
@@ -339,10 +341,10 @@ impl Machine {
             .iter()
             .try_for_each(|name| check_id("image", name))?;
         check_hex("machine_id", &self.machine_id, 32)?;
-        check_hex("uuid", &self.uuid.replace('-', ""), 32)?;
-        if self.uuid.len() != 36 {
-            return Err(wrong("uuid", format!("{:?} is no UUID", cut(&self.uuid))));
-        }
+        check_uuid(&self.uuid)?;
+        self.bios_uuid
+            .iter()
+            .try_for_each(|uuid| check_uuid(uuid))?;
         let known = |kind: &String| matches!(kind.as_str(), "rsa" | "ecdsa" | "ed25519");
         if self.ssh_host_key_kinds.len() > 3 || !self.ssh_host_key_kinds.iter().all(known) {
             return Err(wrong("ssh_host_key_kinds", "an unknown kind of key".into()));
@@ -372,6 +374,15 @@ fn check_hex(field: &'static str, text: &str, digits: usize) -> Result<(), Archi
     }
     let problem = format!("{:?} is not {digits} hexadecimal digits", cut(text));
     Err(wrong(field, problem))
+}
+
+fn check_uuid(text: &str) -> Result<(), ArchiveError> {
+    let groups: Vec<_> = text.split('-').map(str::len).collect();
+    check_hex("uuid", &text.replace('-', "").to_ascii_lowercase(), 32)?;
+    if groups == [8, 4, 4, 4, 12] {
+        return Ok(());
+    }
+    Err(wrong("uuid", format!("{:?} is no UUID", cut(text))))
 }
 
 fn check_id(field: &'static str, text: &str) -> Result<(), ArchiveError> {

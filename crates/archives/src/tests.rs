@@ -78,6 +78,7 @@ fn sample() -> Sample {
             disks: vec![Some("top".into())],
             serial: vec![Port::Log],
             uuid: "01234567-89ab-4cde-8f01-23456789abcd".into(),
+            bios_uuid: None,
             machine_id: "0".repeat(32),
             generation: 0,
             memory_limit_bytes: None,
@@ -358,6 +359,7 @@ fn manifests_that_cannot_be_are_refused_by_field() {
     });
     check_manifest("no name of letters", |m| m.machine.name = "../x".into());
     check_manifest("no name of letters", |m| m.layers[0].id = "a/b".into());
+    check_manifest("uuid: ", |m| m.machine.uuid = "0".repeat(32));
     check_manifest("engine: \"magic\"", |m| m.machine.engine = "magic".into());
     check_manifest("disks: 0 of 1", |m| m.machine.disks.clear());
     check_manifest("serial: 0 of 1", |m| m.machine.serial.clear());

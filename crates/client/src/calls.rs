@@ -278,6 +278,24 @@ impl Client {
         seen: impl FnMut(&Task),
     ) -> Result<T, ClientError> {
         let task: Task = self.post(path, body)?;
+        self.end_of(task, seen)
+    }
+
+    /// As [`Client::run_task`], for a call without a body.
+    pub(crate) fn start_task<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        seen: impl FnMut(&Task),
+    ) -> Result<T, ClientError> {
+        let task: Task = self.json("POST", path, None)?;
+        self.end_of(task, seen)
+    }
+
+    fn end_of<T: DeserializeOwned>(
+        &self,
+        task: Task,
+        seen: impl FnMut(&Task),
+    ) -> Result<T, ClientError> {
         let task = match task.state {
             TaskState::Running => self.follow_task(task.id, seen)?,
             _ => task,

@@ -7,6 +7,7 @@
 mod calls;
 mod fork_points;
 mod http;
+mod snapshots;
 mod tree;
 
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! The commands, one file each. The doc of a command's `Args` is its help.
 
+mod archive;
 mod bench;
 mod clone;
 mod completion;
@@ -24,6 +25,7 @@ mod respool;
 mod rm;
 mod run;
 mod set;
+mod snapshot;
 mod tree;
 
 use std::path::PathBuf;
@@ -114,6 +116,7 @@ pub enum Command {
     Stop(power::StopArgs),
     Start(power::StartArgs),
     Pause(power::PauseArgs),
+    Suspend(power::SuspendArgs),
     Resume(power::ResumeArgs),
     Reset(power::ResetArgs),
     Set(set::Args),
@@ -124,6 +127,9 @@ pub enum Command {
     Network(network::Args),
     Respool(respool::Args),
     Object(object::Args),
+    Snapshot(snapshot::Args),
+    Export(archive::ExportArgs),
+    Import(archive::ImportArgs),
     Tree(tree::Args),
     Events(events::Args),
     Image(image::Args),
@@ -154,6 +160,7 @@ impl Command {
             Self::Stop(args) => power::stop(&args, context),
             Self::Start(args) => power::start(&args, context),
             Self::Pause(args) => power::pause(&args, context),
+            Self::Suspend(args) => power::suspend(&args, context),
             Self::Resume(args) => power::resume(&args, context),
             Self::Reset(args) => power::reset(&args, context),
             Self::Set(args) => set::run(args, context),
@@ -164,6 +171,9 @@ impl Command {
             Self::Network(args) => network::run(&args, context),
             Self::Respool(args) => respool::run(&args, context),
             Self::Object(args) => object::run(args, context),
+            Self::Snapshot(args) => snapshot::run(args, context),
+            Self::Export(args) => archive::export(args, context),
+            Self::Import(args) => archive::import(args, context),
             Self::Tree(args) => tree::run(&args, context),
             Self::Events(args) => events::run(&args, context),
             Self::Image(args) => image::run(args, context),

@@ -4,6 +4,7 @@
 //! Order of locks: a VM's `operation`, then `object_turn`, then `store`, then `vms` and `objects`, then a
 //! VM's `live`, then `layers`.
 
+mod archive;
 mod backends;
 mod check;
 mod commit;
@@ -29,7 +30,9 @@ mod remove;
 mod run;
 mod shell;
 mod show;
+mod snapshot;
 mod states;
+mod suspend;
 mod tasks;
 mod vm;
 
@@ -310,6 +313,9 @@ fn needs_process(name: &str, state: PowerState) -> OpResult<()> {
     match state {
         PowerState::Creating => Err(OpError::conflict(format!(
             "{name} is still being made; try again when 'mitose ls' shows it running"
+        ))),
+        PowerState::Suspended => Err(OpError::conflict(format!(
+            "{name} is suspended; 'mitose resume {name}' first"
         ))),
         PowerState::PoweredOff | PowerState::OutOfMemory => Err(OpError::conflict(format!(
             "{name} is powered off; start it with 'mitose start {name}'"

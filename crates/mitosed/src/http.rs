@@ -3,6 +3,7 @@
 //! The socket belongs to the daemon's user alone, who may do everything.
 
 mod answer;
+mod archives;
 mod check;
 mod conform;
 mod daemon;
@@ -15,6 +16,7 @@ mod lineage;
 mod networks;
 mod objects;
 mod respools;
+mod snapshots;
 mod started;
 mod streams;
 mod tasks;
@@ -85,6 +87,8 @@ fn described() -> OpenApiRouter<Arc<Host>> {
         .merge(networks::routes())
         .merge(respools::routes())
         .merge(lineage::routes())
+        .merge(snapshots::routes())
+        .merge(archives::routes())
         .merge(tasks::routes())
         .merge(events::routes())
         .merge(daemon::routes())

@@ -3,14 +3,17 @@
 //! The daemon keeps all of it in memory too and reads it there; the store behind [`Inventory`]
 //! takes batches that are applied whole or not at all.
 
+mod archives;
 mod fork_points;
 mod migrations;
 mod objects;
 mod rows;
+mod snapshots;
 mod sqlite;
 
 use api_types::{Event, Task};
 
+pub use archives::{ArchiveRecord, ArchivedLayer};
 pub use fork_points::{ChildRow, ForkPoint, PointMemory};
 pub use objects::{
     Datacenter, Datastore, Folder, HostSystem, Kind, Labels, Network, Object, ObjectId, ObjectRow,
@@ -19,6 +22,7 @@ pub use objects::{
 pub use rows::{
     BootSource, DiskRow, LayerId, LayerRow, MAX_STUN_RECORDS, NicRow, PowerState, VmRow,
 };
+pub use snapshots::{MemoryFiles, Snapshot, SnapshotMemory, SuspendRow};
 pub use sqlite::{Sqlite, sync_directory};
 
 /// The inventory's store failed.

@@ -110,6 +110,12 @@ impl Layers {
         self.entries.get(id).map(|e| &e.row)
     }
 
+    /// Layers that the daemon did not make.
+    pub fn given(&self) -> Vec<LayerRow> {
+        let rows = self.entries.values().map(|entry| &entry.row);
+        rows.filter(|row| !row.owned).cloned().collect()
+    }
+
     /// Whether a file is one of the layers.
     pub fn has_path(&self, path: &Path) -> bool {
         self.entries.values().any(|e| e.row.path == path)
@@ -205,7 +211,7 @@ pub fn remove_files(rows: &[LayerRow]) {
 
 /// Name of `backing` in the header of the file `delta`: relative where both are in one data
 /// directory, so that the directory can be moved.
-fn backing_name(delta: &Path, backing: &Path) -> String {
+pub fn backing_name(delta: &Path, backing: &Path) -> String {
     let absolute = || backing.display().to_string();
     let Some(dir) = delta.parent() else {
         return absolute();

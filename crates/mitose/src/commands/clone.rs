@@ -18,7 +18,8 @@ use crate::progress::Waiting;
   mitose clone web1 --count 20 --prefix w- -o json
   mitose clone web1 --name web3 --net tap=tap3
   mitose clone web1 --count 5 --prefix t --memory-limit 64M
-  mitose clone base --name disk-copy --mode linked")]
+  mitose clone base --name disk-copy --mode linked
+  mitose clone web1 --snapshot before-update --name web4")]
 pub struct Args {
     /// Name of the source
     source: String,
@@ -31,6 +32,9 @@ pub struct Args {
     /// Beginning of the clones' names
     #[arg(long, requires = "count")]
     prefix: Option<String>,
+    /// Snapshot of the source to clone; an instant clone needs one with memory
+    #[arg(long)]
+    snapshot: Option<String>,
     /// instant: live; linked: powered off, on the source's disks; full: powered off, own disks
     #[arg(long, default_value = "instant", value_parser = parse_mode)]
     mode: CloneMode,
@@ -85,6 +89,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         attributes: args.description.attributes.into_iter().collect(),
         paused: args.paused,
         mode: args.mode,
+        snapshot: args.snapshot,
         nets: NetChoice::requests(args.nets),
         serial: absolute_serial(args.serial)?,
         keep_mac: args.nic.is_some(),

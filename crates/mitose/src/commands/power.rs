@@ -1,4 +1,4 @@
-//! `mitose stop`, `start`, `pause`, `resume`, `reset`.
+//! `mitose stop`, `start`, `pause`, `suspend`, `resume`, `reset`.
 
 use api_types::{StopRequest, Vm};
 use client::{Client, ClientError};
@@ -27,7 +27,7 @@ pub struct StopArgs {
     timeout: Option<u64>,
 }
 
-/// Boot powered-off VMs from their disks
+/// Boot powered-off VMs from their disks, let suspended ones go on
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   mitose start web1")]
@@ -47,7 +47,20 @@ pub struct PauseArgs {
     names: Vec<String>,
 }
 
-/// Let paused VMs run on
+/// Suspend VMs to disk
+///
+/// Their memory goes to files and their processes end, so that they take no memory and outlive a
+/// restart of the host. 'mitose start' lets them go on from there.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  mitose suspend web1")]
+pub struct SuspendArgs {
+    /// Names of the VMs
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+/// Let paused or suspended VMs run on
 ///
 /// A VM that found no space for a write tries that write again.
 #[derive(Debug, clap::Args)]
@@ -88,6 +101,13 @@ pub fn start(args: &StartArgs, context: &Context) -> anyhow::Result<u8> {
 /// Runs `pause`.
 pub fn pause(args: &PauseArgs, context: &Context) -> anyhow::Result<u8> {
     each(&args.names, "stops", context, Client::pause)
+}
+
+/// Runs `suspend`.
+pub fn suspend(args: &SuspendArgs, context: &Context) -> anyhow::Result<u8> {
+    each(&args.names, "goes to disk", context, |client, name| {
+        client.suspend(name, |_| ())
+    })
 }
 
 /// Runs `resume`.

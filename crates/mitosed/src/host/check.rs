@@ -78,7 +78,10 @@ impl Host {
             CloneMode::Instant => Operation::Fork,
             CloneMode::Linked | CloneMode::Full => Operation::Copy,
         };
-        problems.take(self.allow(source, operation));
+        problems.take(match &request.snapshot {
+            Some(name) => self.find_snapshot(source, name).map(|_| true),
+            None => self.allow(source, operation),
+        });
         let row = source.row();
         self.check_clones(&row, request, MAX_CLONES as usize, &mut problems);
         let mut would_make = Vec::new();

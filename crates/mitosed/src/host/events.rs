@@ -202,13 +202,19 @@ fn finish(
     verdict: Option<String>,
 ) -> (Option<u32>, bool, Told) {
     let uid = live.row.uid.take();
+    let suspended = live.row.state == PowerState::Suspended;
     live.link = None;
     live.row.pid = None;
     live.lodging = None;
     live.ram = None;
     live.ready_at_ns = None;
-    live.row.state = PowerState::PoweredOff;
     live.row.reason = None;
+    if suspended {
+        // Its memory is on disk: what its process says at its end is of no account.
+        live.ended = None;
+        return (uid, false, ("vm.stopped", "its process ended".into()));
+    }
+    live.row.state = PowerState::PoweredOff;
     let (reset, told) = match live.ended.take() {
         Some(EndReason::GuestPowerOff) => (false, ("vm.stopped", "the guest powered off".into())),
         Some(EndReason::Requested) => (false, ("vm.stopped", "powered off".into())),

@@ -17,11 +17,13 @@
 mod edits;
 mod fail_at;
 mod linked;
+mod of_snapshot;
 mod outcome;
 mod plan;
 mod point;
 mod record;
 mod seats;
+mod still;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -31,8 +33,8 @@ use anyhow::Context;
 use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest, MAX_CLONES};
 use vmm_protocol::{CloneRam, Command, Fork, ForkStep, Forked, LayerFd, Newborn, Outcome, RamView};
 
-pub(in crate::host) use self::point::OpenPoints;
 pub use self::point::PointFork;
+pub(in crate::host) use self::point::{OpenPoints, SealedMemory};
 
 use self::fail_at::{FailAt, HostStep};
 use self::record::Recording;
@@ -42,6 +44,7 @@ use super::states::Operation;
 use super::{Host, Vm};
 use crate::clock::{monotonic_ns, us_between};
 use crate::error::{OpError, OpResult};
+use crate::inventory::PowerState;
 use crate::layers::{OpenLayer, make_delta};
 use crate::vmm::{Link, LinkError};
 
@@ -90,8 +93,15 @@ impl Host {
         request: &ForkRequest,
         arrived_ns: u64,
     ) -> OpResult<Cloned> {
+        if let Some(name) = &request.snapshot {
+            let snapshot = self.find_snapshot(source, name)?;
+            return self.clone_snapshot(source, &snapshot, request, arrived_ns);
+        }
         if request.mode != CloneMode::Instant {
             return self.clone_powered_off(source, request);
+        }
+        if source.state() == PowerState::Suspended {
+            return self.clone_suspended(source, request, arrived_ns);
         }
         let fail_at = FailAt::parse(request.fail_at.as_deref())?;
         let mut phases = Phases {

@@ -19,11 +19,14 @@ const STOP_TIMEOUT_S: u64 = 90;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Host {
-    /// Boots a powered-off VM from its disks.
+    /// Boots a powered-off VM from its disks, lets a suspended one go on.
     pub fn start(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<()> {
         let _busy = self.pool.busy();
         let _turn = self.turn(vm)?;
         self.allow(vm, Operation::Start)?;
+        if vm.state() == PowerState::Suspended {
+            return self.wake(vm);
+        }
         if !vm.row().returns_to_point() {
             self.check_memory("the VM", vm.row().spec.memory_bytes)?;
         }
@@ -41,6 +44,9 @@ impl Host {
         };
         if !self.allow(vm, operation)? {
             return Ok(());
+        }
+        if vm.state() == PowerState::Suspended {
+            return self.discard_memory(vm);
         }
         if request.force {
             self.end_process(vm);
@@ -92,12 +98,16 @@ impl Host {
         self.set_state(vm, PowerState::Paused, "vm.paused", "paused")
     }
 
-    /// Lets a VM's vCPUs run on; retries a write that found no space.
-    pub fn resume(&self, vm: &Arc<Vm>) -> OpResult<()> {
+    /// Lets a VM's vCPUs run on, or a suspended VM go on; retries a write that found no space.
+    pub fn resume(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<()> {
         let _turn = self.turn(vm)?;
         let state = vm.state();
         if !self.allow(vm, Operation::Resume)? {
             return Ok(());
+        }
+        if state == PowerState::Suspended {
+            let _busy = self.pool.busy();
+            return self.wake(vm);
         }
         // Set first: the retried write may find no space again before the answer is here.
         vm.update(|live| live.row.state = PowerState::Running);

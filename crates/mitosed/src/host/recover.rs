@@ -34,6 +34,8 @@ impl Host {
         host.meet_processes();
         host.meet_keepers();
         host.settle_pending();
+        host.settle_snapshots();
+        host.settle_archives();
         host.remove_leftovers();
         host.tell_limits();
         host.fail_interrupted_tasks();
@@ -62,6 +64,7 @@ impl Host {
             ..Changes::default()
         });
         self.hold_points();
+        self.hold_snapshots();
         self.list_known(&vms);
     }
 
@@ -99,6 +102,9 @@ impl Host {
     }
 
     fn go_on(self: &Arc<Self>, vm: &Arc<Vm>, link: &Arc<Link>, status: &Status) {
+        if self.ends_suspended(vm, status) {
+            return;
+        }
         let was_creating = vm.update(|live| {
             let was_creating = live.row.state == PowerState::Creating;
             live.row.state = match status.state {
@@ -123,6 +129,7 @@ impl Host {
             Changes::default()
         };
         self.commit_logged(&[vm], changes);
+        self.settle_suspended(vm);
         if link.is_closed() {
             (self.handler(vm, link))(vmm::Notice::Closed(None));
         }
@@ -137,6 +144,7 @@ impl Host {
         self.abandon_process(vm);
         match state {
             state if state.is_off() => {}
+            PowerState::Suspended => self.stay_suspended(vm),
             PowerState::Creating => {
                 let message = "was being made when the daemon ended; removed";
                 self.erase(vm, Some(vm_event(&vm, "vm.removed", message)));
@@ -152,6 +160,7 @@ impl Host {
                 } else if let Some(words) = self.last_words(vm) {
                     message = format!("{message}; {words}");
                 }
+                self.give_memory_up(vm);
                 vm.update(|live| {
                     live.row.state = off;
                     live.row.reason = Some(message.clone());
@@ -267,9 +276,13 @@ impl Host {
         sweep(&self.config.home.logs(), |name| !name.starts_with("shell-"));
         let layers = self.config.home.layers();
         sweep(&layers, |name| self.layers().has_path(&layers.join(name)));
+        self.sweep_boot_files();
         let memory = self.memory_dir();
         if memory.exists() {
-            sweep(&memory, |name| self.has_memory_file(name));
+            let used = self.memory_in_use();
+            sweep(&memory, |name| {
+                self.has_memory_file(name) || used.contains(name)
+            });
         }
     }
 }

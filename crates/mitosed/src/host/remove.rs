@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::states::Operation;
 use super::{Host, Vm, vm_event};
 use crate::error::{OpError, OpResult};
+use crate::inventory::PowerState;
 
 impl Host {
     /// Removes a VM with its own disks; a running one only with `force`.
@@ -19,7 +20,7 @@ impl Host {
         if vm.state().has_process() {
             self.end_process(vm);
         }
-        if !vm.state().is_off() {
+        if !vm.state().is_off() && vm.state() != PowerState::Suspended {
             return Err(OpError::failed(format!(
                 "{} cannot be removed: its process does not end",
                 vm.name()

@@ -235,6 +235,8 @@ impl Host {
             live.removed = true;
             live.row.clone()
         });
+        let snapshots = self.snapshots_of(vm);
+        let debris = self.let_go(&snapshots);
         let mut gone = Vec::new();
         {
             let mut layers = self.layers();
@@ -247,12 +249,17 @@ impl Host {
         }
         let changes = Changes {
             removed_vms: vec![row.id.clone()],
+            removed_objects: snapshots.into_iter().map(|s| s.id).collect(),
             removed_layers: gone.iter().map(|layer| layer.id.clone()).collect(),
             events: told.into_iter().collect(),
             ..Changes::default()
         };
         self.commit_logged(&[], changes);
         remove_files(&gone);
+        self.forget_debris(&debris);
+        row.memory_files()
+            .into_iter()
+            .for_each(|files| self.remove_memory(files));
         self.forget_sockets(vm);
         let home = self.config.home.vm(&row.id);
         match fs::remove_dir_all(&home) {
@@ -262,5 +269,8 @@ impl Host {
             _ => {}
         }
         self.unlist(vm);
+        if row.boot.kernel.starts_with(self.boot_dir()) {
+            self.sweep_boot_files();
+        }
     }
 }

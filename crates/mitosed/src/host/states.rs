@@ -5,6 +5,9 @@
 //!                │  ▲ start, shutdown, power off, the guest's own end
 //!                ▼  │
 //!             running ◀─▶ paused, frozen, paused: no space
+//!                │  ▲ suspend, start
+//!                ▼  │
+//!             suspended
 //! ```
 
 use api_types::ErrorKind;
@@ -26,6 +29,8 @@ pub enum Standing {
     NoSpace,
     /// No process.
     Off,
+    /// No process: its memory is on disk.
+    Suspended,
     /// No process, and none is to be started: it is only cloned.
     Template,
 }
@@ -59,6 +64,14 @@ pub enum Operation {
     MarkTemplate,
     /// Take that mark off.
     UnmarkTemplate,
+    /// Write its memory to disk and end its process.
+    Suspend,
+    /// Make a snapshot of its disks.
+    Snapshot,
+    /// Make a snapshot of its disks and memory.
+    SnapshotMemory,
+    /// Return to a snapshot.
+    Revert,
     /// Remove it where it has no process.
     Remove,
     /// Remove it, also where it runs.
@@ -105,41 +118,48 @@ pub enum Remedy {
     Unmark,
     /// It is a template, so only its disks are cloned.
     Linked,
+    /// It has to run, or has no memory to be kept.
+    StartOrDisks,
 }
 
 /// Columns of the table.
-const STANDINGS: [Standing; 6] = [
+const STANDINGS: [Standing; 7] = [
     Standing::Creating,
     Standing::Running,
     Standing::Paused,
     Standing::NoSpace,
     Standing::Off,
+    Standing::Suspended,
     Standing::Template,
 ];
 
 use self::Remedy as R;
 use self::Rule::{Already, Becomes, Gone, No, Stays};
-use self::Standing::{Off, Paused, Running, Template};
+use self::Standing::{Off, Paused, Running, Suspended, Template};
 
 /// What each operation does in each of [`STANDINGS`].
 #[rustfmt::skip]
 const TABLE: &[(Operation, [Rule; STANDINGS.len()])] = &[
-    //                           creating     running               paused                no space              off                   template
-    (Operation::Start,          [No(R::Wait), No(R::Reset),         No(R::Resume),        No(R::Resume),        Becomes(Running),     No(R::Unmark)]),
-    (Operation::ShutDown,       [No(R::Wait), Becomes(Off),         No(R::ResumeOrForce), No(R::ResumeOrForce), Already,              Already]),
-    (Operation::PowerOff,       [No(R::Wait), Becomes(Off),         Becomes(Off),         Becomes(Off),         Already,              Already]),
-    (Operation::Reset,          [No(R::Wait), Becomes(Running),     Becomes(Running),     Becomes(Running),     No(R::Start),         No(R::Unmark)]),
-    (Operation::Pause,          [No(R::Wait), Becomes(Paused),      Already,              Becomes(Paused),      No(R::Start),         No(R::Unmark)]),
-    (Operation::Resume,         [No(R::Wait), Already,              Becomes(Running),     Becomes(Running),     No(R::Start),         No(R::Unmark)]),
-    (Operation::Fork,           [No(R::Wait), Stays,                Stays,                Stays,                No(R::StartOrLinked), No(R::Linked)]),
-    (Operation::Copy,           [No(R::Wait), No(R::StopOrInstant), No(R::StopOrInstant), No(R::StopOrInstant), Stays,                Stays]),
-    (Operation::Adjust,         [No(R::Wait), Stays,                Stays,                Stays,                Stays,                No(R::Unmark)]),
-    (Operation::Reconfigure,    [No(R::Wait), No(R::Stop),          No(R::Stop),          No(R::Stop),          Stays,                No(R::Unmark)]),
-    (Operation::Describe,       [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays]),
-    (Operation::MarkTemplate,   [No(R::Wait), No(R::Stop),          No(R::Stop),          No(R::Stop),          Becomes(Template),    Already]),
-    (Operation::UnmarkTemplate, [No(R::Wait), Already,              Already,              Already,              Already,              Becomes(Off)]),
-    (Operation::Remove,         [No(R::Wait), No(R::StopOrForce),   No(R::StopOrForce),   No(R::StopOrForce),   Gone,                 Gone]),
-    (Operation::RemoveByForce,  [No(R::Wait), Gone,                 Gone,                 Gone,                 Gone,                 Gone]),
+    //                              creating     running               paused                no space              off                   suspended             template
+    (Operation::Start,          [No(R::Wait), No(R::Reset),         No(R::Resume),        No(R::Resume),        Becomes(Running),     Becomes(Running),     No(R::Unmark)]),
+    (Operation::ShutDown,       [No(R::Wait), Becomes(Off),         No(R::ResumeOrForce), No(R::ResumeOrForce), Already,              No(R::ResumeOrForce), Already]),
+    (Operation::PowerOff,       [No(R::Wait), Becomes(Off),         Becomes(Off),         Becomes(Off),         Already,              Becomes(Off),         Already]),
+    (Operation::Reset,          [No(R::Wait), Becomes(Running),     Becomes(Running),     Becomes(Running),     No(R::Start),         No(R::Resume),        No(R::Unmark)]),
+    (Operation::Pause,          [No(R::Wait), Becomes(Paused),      Already,              Becomes(Paused),      No(R::Start),         No(R::Resume),        No(R::Unmark)]),
+    (Operation::Resume,         [No(R::Wait), Already,              Becomes(Running),     Becomes(Running),     No(R::Start),         Becomes(Running),     No(R::Unmark)]),
+    (Operation::Fork,           [No(R::Wait), Stays,                Stays,                Stays,                No(R::StartOrLinked), Stays,                No(R::Linked)]),
+    (Operation::Copy,           [No(R::Wait), No(R::StopOrInstant), No(R::StopOrInstant), No(R::StopOrInstant), Stays,                No(R::StopOrInstant), Stays]),
+    (Operation::Adjust,         [No(R::Wait), Stays,                Stays,                Stays,                Stays,                No(R::Resume),        No(R::Unmark)]),
+    (Operation::Reconfigure,    [No(R::Wait), No(R::Stop),          No(R::Stop),          No(R::Stop),          Stays,                No(R::ResumeOrForce), No(R::Unmark)]),
+    (Operation::Describe,       [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                Stays]),
+    (Operation::MarkTemplate,   [No(R::Wait), No(R::Stop),          No(R::Stop),          No(R::Stop),          Becomes(Template),    No(R::ResumeOrForce), Already]),
+    (Operation::UnmarkTemplate, [No(R::Wait), Already,              Already,              Already,              Already,              Already,              Becomes(Off)]),
+    (Operation::Suspend,        [No(R::Wait), Becomes(Suspended),   Becomes(Suspended),   No(R::Resume),        No(R::Start),         Already,              No(R::Unmark)]),
+    (Operation::Snapshot,       [No(R::Wait), Stays,                Stays,                Stays,                Stays,                No(R::Resume),        No(R::Unmark)]),
+    (Operation::SnapshotMemory, [No(R::Wait), Stays,                Stays,                Stays,                No(R::StartOrDisks),  No(R::Resume),        No(R::Unmark)]),
+    (Operation::Revert,         [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                No(R::Unmark)]),
+    (Operation::Remove,         [No(R::Wait), No(R::StopOrForce),   No(R::StopOrForce),   No(R::StopOrForce),   Gone,                 Gone,                 Gone]),
+    (Operation::RemoveByForce,  [No(R::Wait), Gone,                 Gone,                 Gone,                 Gone,                 Gone,                 Gone]),
 ];
 
 impl Standing {
@@ -150,6 +170,7 @@ impl Standing {
             PowerState::Running => Self::Running,
             PowerState::Paused => Self::Paused,
             PowerState::PausedNoSpace => Self::NoSpace,
+            PowerState::Suspended => Self::Suspended,
             PowerState::PoweredOff | PowerState::OutOfMemory if row.template => Self::Template,
             PowerState::PoweredOff | PowerState::OutOfMemory => Self::Off,
         }
@@ -163,6 +184,7 @@ impl Standing {
             Self::Paused => "paused",
             Self::NoSpace => "paused for want of space",
             Self::Off => "powered off",
+            Self::Suspended => "suspended to disk",
             Self::Template => "a template",
         }
     }
@@ -195,6 +217,10 @@ impl Operation {
             Self::Reconfigure => "reconfigured",
             Self::MarkTemplate => "marked as a template",
             Self::UnmarkTemplate => "made an ordinary VM",
+            Self::Suspend => "suspended",
+            Self::Snapshot => "made a snapshot of",
+            Self::SnapshotMemory => "made a snapshot with memory of",
+            Self::Revert => "taken back to a snapshot",
             Self::Remove | Self::RemoveByForce => "removed",
         }
     }
@@ -222,6 +248,9 @@ impl Remedy {
             }
             Self::Unmark => format!("'mitose template {name} --off' makes it an ordinary VM"),
             Self::Linked => "clone it with --mode linked or full".to_owned(),
+            Self::StartOrDisks => {
+                format!("start it with 'mitose start {name}', or leave --memory out")
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use vmm_protocol::LayerFormat;
 
 use super::fork_points::ChildRow;
 use super::objects::{Labels, ObjectId};
+use super::snapshots::SuspendRow;
 use crate::clock::{now_ms, random_hex, random_uuid};
 
 /// Latest forks that a VM remembers.
@@ -34,6 +35,8 @@ pub enum PowerState {
     PoweredOff,
     /// No process: the kernel ended it, since its memory limit was reached or the host had no more.
     OutOfMemory,
+    /// No process: memory and checkpoint are in files, from which it goes on.
+    Suspended,
 }
 
 impl PowerState {
@@ -46,6 +49,7 @@ impl PowerState {
             Self::PausedNoSpace => "paused: no space",
             Self::PoweredOff => "poweredOff",
             Self::OutOfMemory => "out of memory",
+            Self::Suspended => "suspended",
         }
     }
 
@@ -194,6 +198,12 @@ pub struct VmRow {
     /// Number of the next delta of this VM.
     #[serde(default)]
     pub next_layer: u32,
+    /// Snapshot that it last made or returned to.
+    #[serde(default)]
+    pub snapshot: Option<ObjectId>,
+    /// Where it is on its way to disk or back.
+    #[serde(default)]
+    pub suspend: Option<SuspendRow>,
 }
 
 fn first_version() -> u64 {
@@ -242,6 +252,8 @@ impl VmRow {
             guest: None,
             stuns: Vec::new(),
             next_layer: 0,
+            snapshot: None,
+            suspend: None,
         }
     }
 }

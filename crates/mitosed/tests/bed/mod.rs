@@ -211,6 +211,11 @@ impl Bed {
         for socket in sockets {
             assert!(ids.iter().any(|id| socket.contains(id)), "{socket} is left");
         }
+        self.assert_only_processes();
+    }
+
+    /// Asserts that no process is left beside those of VMs and shells.
+    pub fn assert_only_processes(&self) {
         // Shells of the pool come and go; a VM's process does not stay.
         self.until("no process is left", || {
             let wanted = self.client.status().unwrap();

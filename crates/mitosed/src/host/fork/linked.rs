@@ -78,7 +78,7 @@ impl Host {
     }
 
     /// Gives each clone standalone copies of the disks that it can write to.
-    fn make_full(self: &Arc<Self>, source: &Vm, seats: &[Seat]) -> OpResult<()> {
+    pub(super) fn make_full(self: &Arc<Self>, source: &Vm, seats: &[Seat]) -> OpResult<()> {
         let row = source.row();
         let mut copies = Vec::new();
         for seat in seats {

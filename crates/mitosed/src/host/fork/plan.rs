@@ -260,6 +260,8 @@ pub(super) fn clone_row(
         source_id: Some(source.id.clone()),
         generation: source.generation + 1,
         child: None,
+        snapshot: None,
+        suspend: None,
         serial: clone_serial(&source.serial, &request.serial)?,
         uid: None,
         pid: None,

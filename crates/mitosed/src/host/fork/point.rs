@@ -27,7 +27,9 @@ use crate::inventory::{Changes, ForkPoint, NewEvent, Object, ObjectId, PointMemo
 use crate::layers::remove_files;
 use crate::vmm::Link;
 
+pub(super) use self::batch::Ground;
 pub use self::batch::PointFork;
+pub(in crate::host) use self::seal::SealedMemory;
 
 /// What the daemon has open of a fork point.
 #[derive(Clone, Debug, Default)]
@@ -134,7 +136,10 @@ impl Host {
     }
 
     /// Memory layer and checkpoint of a fork point, open for reading.
-    fn open_point(&self, point: &Object<ForkPoint>) -> OpResult<(Arc<OwnedFd>, Arc<OwnedFd>)> {
+    pub(in crate::host) fn open_point(
+        &self,
+        point: &Object<ForkPoint>,
+    ) -> OpResult<(Arc<OwnedFd>, Arc<OwnedFd>)> {
         let open = self.points.get(&point.id);
         if let Some(files) = open.files {
             return Ok(files);

@@ -261,6 +261,12 @@ impl Host {
         }
     }
 
+    /// The layers of an image's disk, nearest first.
+    pub(in crate::host) fn layers_at(&self, path: &Path) -> OpResult<Vec<LayerRow>> {
+        let base = self.inspect("image", path, Some(ImageFormat::Raw), true)?;
+        Ok(base.layers)
+    }
+
     /// Checks a disk file and what lies below it.
     pub(in crate::host) fn inspect(
         &self,

@@ -33,10 +33,13 @@ pub struct PointFork<'a> {
 }
 
 /// What all children of a call start from.
-struct Ground {
-    ram: Arc<OwnedFd>,
-    checkpoint: Arc<OwnedFd>,
-    kvm: Option<Arc<OwnedFd>>,
+pub(in crate::host::fork) struct Ground {
+    /// Memory layer.
+    pub ram: Arc<OwnedFd>,
+    /// Checkpoint.
+    pub checkpoint: Arc<OwnedFd>,
+    /// Device of the KVM engine, where they run on it.
+    pub kvm: Option<Arc<OwnedFd>>,
 }
 
 impl Host {
@@ -188,7 +191,7 @@ impl Host {
     }
 
     /// Brings a group of children to life; each that fails is marked.
-    fn bring_to_life(
+    pub(in crate::host::fork) fn bring_to_life(
         self: &Arc<Self>,
         point: &Object<ForkPoint>,
         seats: &mut [Seat],

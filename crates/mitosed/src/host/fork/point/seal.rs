@@ -222,6 +222,13 @@ impl Host {
         }
     }
 
+    /// Gives the memory of an instant up.
+    pub(in crate::host) fn discard_sealed(self: &Arc<Self>, memory: SealedMemory) {
+        if let SealedMemory::Process(dumper) = memory {
+            self.end_dumper(dumper);
+        }
+    }
+
     /// Puts the memory of an instant where it stays: with a keeper, or in files where it cannot be
     /// kept or is to outlive the host.
     pub(in crate::host) fn store_memory(

@@ -1,0 +1,99 @@
+//! Export to archives, and import from them.
+//!
+//! An export first takes hold of what it writes: sealed layers and the memory of an instant, all of
+//! them files that never change, open before the VM goes on. The archive appears under its name
+//! when it is whole. An import puts files where they stay, verified, before any row names them:
+//! recovery removes files that no row names.
+
+mod describe;
+mod export;
+mod files;
+mod import;
+mod known;
+mod subject;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use archives::ArchiveError;
+
+use super::{Host, TaskContext, Vm, needs_process, vm_event};
+use crate::error::OpError;
+use crate::inventory::{ArchiveRecord, BootSource, ForkPoint, Snapshot};
+
+impl Host {
+    /// Folder of kernels and initial RAM disks that came out of archives.
+    pub(super) fn boot_dir(&self) -> PathBuf {
+        self.config.home.datastore().join("boot")
+    }
+
+    /// Removes boot files of archives that no machine boots any more.
+    pub(super) fn sweep_boot_files(&self) {
+        let dir = self.boot_dir();
+        let Ok(entries) = std::fs::read_dir(&dir) else {
+            return;
+        };
+        let mut used = HashSet::new();
+        let mut note = |boot: &BootSource| {
+            used.insert(boot.kernel.clone());
+            used.extend(boot.initrd.clone());
+        };
+        self.all().iter().for_each(|vm| note(&vm.live().row.boot));
+        let snapshots = self.objects::<Snapshot>();
+        snapshots.iter().for_each(|s| note(&s.doc.row.boot));
+        let points = self.objects::<ForkPoint>();
+        points.iter().for_each(|point| note(&point.doc.row.boot));
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if !used.contains(&path) {
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+    }
+
+    /// Removes archives that were being written, at the start of a daemon.
+    pub(super) fn settle_archives(&self) {
+        for record in self.objects::<ArchiveRecord>() {
+            if record.doc.writing {
+                let _ = std::fs::remove_file(part_of(&record.doc.path));
+                if let Err(error) = self.remove_object::<ArchiveRecord>(&record.id, None) {
+                    tracing::error!("{}", error.message());
+                }
+            }
+        }
+    }
+}
+
+/// Where an archive is while it is written.
+fn part_of(path: &Path) -> PathBuf {
+    path.with_added_extension("part")
+}
+
+/// Reports bytes to a task, and says when somebody cancelled it.
+fn watch<'a>(
+    task: &'a TaskContext,
+    total_bytes: u64,
+    what: &'a str,
+) -> impl FnMut(u64) -> std::ops::ControlFlow<()> + 'a {
+    let mut done = 0_u64;
+    let mut told = 0_u64;
+    move |bytes| {
+        done += bytes;
+        if task.check().is_err() {
+            return std::ops::ControlFlow::Break(());
+        }
+        // A step is a hundredth, so that followers are not flooded.
+        if done - told > total_bytes / 100 {
+            told = done;
+            task.progress(done as f32 / total_bytes.max(1) as f32, what);
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+}
+
+/// An error of the archive as that of an operation.
+fn refuse(error: ArchiveError) -> OpError {
+    match error {
+        ArchiveError::Cancelled => OpError::failed("cancelled"),
+        error => OpError::caused(api_types::ErrorKind::Conflict, error).about("path"),
+    }
+}

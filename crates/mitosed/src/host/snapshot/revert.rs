@@ -1,0 +1,141 @@
+//! Returning to a snapshot.
+//!
+//! New tops are made on the snapshot's layers first; then one change of the record gives the VM
+//! its disks and configuration of that time. Before it nothing but the process is gone, after it
+//! the VM is at the snapshot: a daemon that ends in between leaves one or the other.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::{Host, Vm, vm_event};
+use crate::error::{OpError, OpResult};
+use crate::host::TaskContext;
+use crate::host::states::Operation;
+use crate::inventory::{
+    Changes, DiskRow, LayerId, MemoryFiles, Object, PowerState, Snapshot, SnapshotMemory,
+    SuspendRow, VmRow,
+};
+
+impl Host {
+    /// Returns a VM to a snapshot: its present state is lost. It runs where the snapshot has
+    /// memory, otherwise it is powered off.
+    pub fn revert(
+        self: &Arc<Self>,
+        vm: &Arc<Vm>,
+        reference: &str,
+        task: &TaskContext,
+    ) -> OpResult<()> {
+        let _busy = self.pool.busy();
+        let _turn = self.turn(vm)?;
+        let snapshot = self.find_snapshot(vm, reference)?;
+        self.check_complete(&snapshot)?;
+        self.allow(vm, Operation::Revert)?;
+        let memory = match &snapshot.doc.memory {
+            SnapshotMemory::Files(files) => Some(files.clone()),
+            _ => None,
+        };
+        if memory.is_some() && !vm.state().has_process() {
+            self.check_memory("the VM", snapshot.doc.row.spec.memory_bytes)?;
+        }
+        task.progress(0.1, "ending what runs");
+        self.end_process(vm);
+        if vm.state().has_process() {
+            return Err(OpError::failed(format!(
+                "{}: its process does not end",
+                vm.name()
+            )));
+        }
+        task.progress(0.3, "taking back the disks");
+        self.revert_disks(vm, &snapshot)?;
+        match memory {
+            Some(files) => {
+                task.progress(0.6, "loading the memory");
+                self.resume_snapshot(vm, &snapshot, &files)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn resume_snapshot(
+        self: &Arc<Self>,
+        vm: &Arc<Vm>,
+        snapshot: &Object<Snapshot>,
+        files: &MemoryFiles,
+    ) -> OpResult<()> {
+        let resumed = self.power_on_from(vm, files, false);
+        resumed.map(drop).map_err(|error| {
+            OpError::failed(format!(
+                "{0} has the disks of {1:?} and is powered off; its memory could not be loaded: {2}",
+                vm.name(),
+                snapshot.name,
+                error.message()
+            ))
+        })
+    }
+
+    fn revert_disks(self: &Arc<Self>, vm: &Arc<Vm>, snapshot: &Object<Snapshot>) -> OpResult<()> {
+        let made = self.make_tops_on(vm, &snapshot.doc.tops, &snapshot.doc.row.spec.disks)?;
+        let mut old_memory = None;
+        let (before, after) = vm.update(|live| {
+            let before = live.row.clone();
+            if let Some(SuspendRow::Files { files, .. }) = &before.suspend {
+                old_memory = Some(files.clone());
+            }
+            live.row = reverted(&before, snapshot, made.disks.clone());
+            (before, live.row.clone())
+        });
+        let told = vm_event(
+            vm,
+            "snapshot.reverted",
+            format!("returned to snapshot {}", snapshot.name),
+        );
+        let recorded = self
+            .commit(&[vm], super::super::events::with_event(told))
+            .and_then(|()| Ok(self.inventory.sync().context("cannot sync the inventory")?));
+        if let Err(error) = recorded {
+            vm.update(|live| live.row = before);
+            self.commit_logged(&[vm], Changes::default());
+            self.drop_layers(&made.held);
+            return Err(error);
+        }
+        let old: Vec<LayerId> = before
+            .disks
+            .iter()
+            .flat_map(|disk| [Some(disk.top.clone()), disk.pending.clone()])
+            .flatten()
+            .collect();
+        self.drop_layers(&old);
+        old_memory
+            .iter()
+            .for_each(|files| self.remove_memory(files));
+        self.link_tops(&after);
+        Ok(())
+    }
+}
+
+/// The row of a VM that has returned to a snapshot: the machine of that time, in the place and with
+/// the history of the present one.
+fn reverted(present: &VmRow, snapshot: &Object<Snapshot>, disks: Vec<DiskRow>) -> VmRow {
+    let present = present.clone();
+    VmRow {
+        name: present.name,
+        folder: present.folder,
+        version: present.version + 1,
+        labels: present.labels,
+        child: present.child,
+        pool: present.pool,
+        state: PowerState::PoweredOff,
+        reason: None,
+        uid: present.uid,
+        pid: present.pid,
+        group: present.group,
+        stuns: present.stuns,
+        next_layer: present.next_layer,
+        has_host_keys: present.has_host_keys,
+        snapshot: Some(snapshot.id.clone()),
+        suspend: None,
+        disks,
+        ..VmRow::clone(&snapshot.doc.row)
+    }
+}

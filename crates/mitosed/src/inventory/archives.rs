@@ -1,0 +1,45 @@
+//! What archives had: the record of each export and import.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::objects::{Kind, Labels};
+use super::rows::LayerId;
+
+/// One disk layer of an archive, as it is called here. The record does not hold it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchivedLayer {
+    /// Its id here.
+    pub layer: LayerId,
+    /// SHA-256 of its file in the archive, hexadecimal.
+    pub sha256: String,
+    /// Length of its file in the archive, bytes.
+    pub bytes: u64,
+}
+
+/// An archive that was written or read here. Its name is the id of the export.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ArchiveRecord {
+    /// Words of a user.
+    pub labels: Labels,
+    /// Its file.
+    pub path: PathBuf,
+    /// Name of what was exported.
+    pub subject: String,
+    /// It came from elsewhere.
+    pub imported: bool,
+    /// Being written: a daemon that finds it like this removes the unfinished file.
+    pub writing: bool,
+    /// Milliseconds since 1970.
+    pub at_ms: i64,
+    /// All its layers, also those that were left out.
+    pub layers: Vec<ArchivedLayer>,
+}
+
+impl Kind for ArchiveRecord {
+    const KIND: &'static str = "archive";
+    const NOUN: &'static str = "archive";
+    const PREFIX: &'static str = "archive";
+}
