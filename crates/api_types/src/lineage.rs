@@ -18,6 +18,9 @@ pub struct LineageVm {
     pub state: Option<String>,
     /// Id of the VM that it was cloned from.
     pub source: Option<String>,
+    /// Name that it had then.
+    #[serde(default)]
+    pub source_name: Option<String>,
     /// Forks between it and a VM that booted.
     pub generation: u32,
     /// Layers of each disk, its own top included.

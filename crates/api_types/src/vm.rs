@@ -25,6 +25,9 @@ pub struct Vm {
     pub generation: u32,
     /// The guest's agent said that it is ready.
     pub ready: bool,
+    /// It is not to be started, only cloned.
+    #[serde(default)]
+    pub template: bool,
 }
 
 /// Host memory of a VM.

@@ -11,7 +11,7 @@
 //! | `deaf` | the power button does nothing |
 //! | `nospace` | a write finds no space until the first resume |
 //!
-//! COM1's log tells what happened: `boot` or `restore`, then `told JSON` for each message to the
+//! COM1's log tells what happened: `boot` or `restore`, `link N up`, then `told JSON` for each message to the
 //! agent. A dump is the text `ram` in a file of the guest's size, and a checkpoint as of a fork.
 
 use std::fs::File;
@@ -46,6 +46,8 @@ struct Machine {
     ready_at_ns: Option<u64>,
     /// Layers of each disk, held open as a real one would.
     disks: Vec<Vec<OwnedFd>>,
+    /// TAP interfaces, held open likewise.
+    _taps: Vec<OwnedFd>,
 }
 
 /// What a process born of another has of it.
@@ -140,6 +142,10 @@ impl Server {
                 plain(Outcome::Done)
             }
             Command::PowerOff => self.end(EndReason::Requested),
+            Command::SetLink { nic, up } => {
+                let line = format!("link {nic} {}\n", if up { "up" } else { "down" });
+                plain(self.drive(|machine| machine.print(line.as_bytes())))
+            }
             Command::SerialInput(bytes) => plain(self.drive(|machine| machine.print(&bytes))),
             Command::TellAgent(message) => plain(self.tell_agent(&message)),
             Command::SetSerial(order) => plain(self.set_serial(order, fds)),
@@ -149,10 +155,9 @@ impl Server {
             Command::Flatten(order) => plain(self.flatten(order, fds)),
             Command::Keep(order) => plain(self.keep(order, fds)),
             Command::Recall => self.recall(),
-            Command::Prepare(_)
-            | Command::SetLink { .. }
-            | Command::SetIdentity(_)
-            | Command::ForkDurable => plain(Outcome::Done),
+            Command::Prepare(_) | Command::SetIdentity(_) | Command::ForkDurable => {
+                plain(Outcome::Done)
+            }
         }
     }
 
@@ -233,8 +238,11 @@ impl Server {
         let serial = logs.map(|log| File::from(take(fds, log))).collect();
         let disks = backends.disks.iter();
         let disks = disks.map(|disk| layers_of(disk, fds)).collect();
+        let taps = backends.nics.iter().filter_map(|nic| nic.tap);
+        let taps = taps.map(|tap| take(fds, tap)).collect();
         let first_run_at_ns = now_ns();
         let machine = self.machine.insert(Machine {
+            _taps: taps,
             ram,
             view,
             paused: false,

@@ -36,7 +36,11 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<u8> {
     for vm in vms {
         table.row(vec![
             vm.name,
-            vm.state,
+            if vm.template {
+                "template".to_owned()
+            } else {
+                vm.state
+            },
             vm.engine,
             vm.cpus.to_string(),
             format_size(vm.memory_bytes),

@@ -89,6 +89,7 @@ impl Host {
             id: row.id,
             name: row.name,
             source: row.source_id,
+            source_name: row.source,
             generation: row.generation,
             forks: row.stuns,
         }
@@ -149,6 +150,7 @@ fn removed(id: String, name: String) -> LineageVm {
         folder: "/".to_owned(),
         state: None,
         source: None,
+        source_name: None,
         generation: 0,
         disk_depths: Vec::new(),
         memory_depth: 0,

@@ -119,5 +119,6 @@ fn answer(row: &VmRow, ready: bool) -> VmAnswer {
         source: row.source.clone(),
         generation: row.generation,
         ready,
+        template: row.template,
     }
 }

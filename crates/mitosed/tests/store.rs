@@ -1,0 +1,172 @@
+//! An inventory that cannot be written, or is damaged.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+mod bed;
+
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use api_types::{ErrorKind, ReconfigureRequest};
+use bed::{Bed, PATIENCE};
+
+/// What the daemon says when it does not start.
+fn refusal(bed: &Bed) -> String {
+    let said = bed.file("said");
+    let mut command = bed.command();
+    command.stdout(Stdio::null());
+    command.stderr(std::fs::File::create(&said).unwrap());
+    let mut daemon = command.spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let ended = loop {
+        match daemon.try_wait().unwrap() {
+            Some(ended) => break ended,
+            None if Instant::now() > deadline => {
+                daemon.kill().unwrap();
+                daemon.wait().unwrap();
+                panic!("it started: {}", std::fs::read_to_string(&said).unwrap());
+            }
+            None => std::thread::sleep(std::time::Duration::from_millis(20)),
+        }
+    };
+    assert!(!ended.success());
+    let text = std::fs::read_to_string(&said).unwrap();
+    let line = text.lines().find(|line| line.starts_with("error: "));
+    line.unwrap_or_else(|| panic!("{text}")).to_owned()
+}
+
+#[test]
+fn a_damaged_inventory_is_told_with_its_backup_and_the_backup_works() {
+    let mut bed = Bed::new();
+    bed.run("a", "");
+    // A daemon makes a backup when it starts.
+    let backup = bed.home().join("inventory.db.bak");
+    bed.until("there is a first backup", || backup.exists());
+    std::fs::remove_file(&backup).unwrap();
+    bed.restart();
+    bed.until("there is a backup", || backup.exists());
+    bed.kill();
+    let file = bed.home().join("inventory.db");
+    let restore = || {
+        std::fs::copy(&backup, &file).unwrap();
+        for ending in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(bed.home().join(format!("inventory.db{ending}")));
+        }
+    };
+    // What is in the log covers damage in the file.
+    restore();
+    for garbage in [0_u64, 5000] {
+        let mut open = std::fs::File::options().write(true).open(&file).unwrap();
+        open.seek(SeekFrom::Start(garbage)).unwrap();
+        open.write_all(&[0xa5; 8192]).unwrap();
+        let line = refusal(&bed);
+        assert!(line.contains("inventory.db.bak"), "{line}");
+        restore();
+    }
+    bed.start();
+    assert_eq!(bed.state("a"), "running");
+}
+
+#[test]
+fn an_inventory_that_somebody_holds_is_told() {
+    let mut bed = Bed::new();
+    bed.kill();
+    let holder = rusqlite::Connection::open(bed.home().join("inventory.db")).unwrap();
+    holder
+        .execute_batch("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE;")
+        .unwrap();
+    let line = refusal(&bed);
+    assert!(
+        line.contains("end the program that holds inventory.db"),
+        "{line}"
+    );
+    drop(holder);
+    bed.start();
+}
+
+/// A small file system in memory, as the data directory.
+struct Small<'a>(&'a Path);
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+#[test]
+fn without_space_nothing_is_lost_and_the_daemon_goes_on() {
+    let mut bed = Bed::new();
+    bed.kill();
+    let home = bed.home();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=6m", "small"])
+        .arg(&home)
+        .status();
+    if !mount.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this place mounts nothing");
+        bed.start();
+        return;
+    }
+    let _small = Small(&home);
+    bed.start();
+    bed.run("a", "");
+    bed.run("b", "");
+    let fill = home.join("fill");
+    let mut file = std::fs::File::create(&fill).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    // The log of the store has some room left in the page that it grew to.
+    let change = |n: u32| ReconfigureRequest {
+        annotation: Some("x".repeat(4000)),
+        attributes: [(format!("k{n}"), Some("y".repeat(1000)))].into(),
+        ..ReconfigureRequest::default()
+    };
+    let before = bed.client.object("a").unwrap();
+    let (mut n, mut done) = (0, before.clone());
+    let error = loop {
+        assert!(n < 60, "the store never runs out of space");
+        match bed.client.reconfigure("a", None, &change(n)) {
+            Ok(_) => done = bed.client.object("a").unwrap(),
+            Err(error) => break error,
+        }
+        n += 1;
+    };
+    assert_eq!(error.kind(), Some(ErrorKind::Unavailable), "{error}");
+    assert!(
+        error.to_string().contains("make space on the file system"),
+        "{error}"
+    );
+    assert_eq!(
+        bed.client.object("a").unwrap(),
+        done,
+        "memory is where the store is"
+    );
+    // What happens by itself is true whether it can be written or not.
+    let pid = rustix::process::Pid::from_raw(bed.detail("b").pid.unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    bed.until_state("b", "poweredOff");
+    assert_eq!(bed.state("a"), "running");
+    drop(file);
+    std::fs::remove_file(&fill).unwrap();
+    bed.client.reconfigure("a", None, &change(1000)).unwrap();
+    bed.restart();
+    assert_eq!(bed.state("b"), "poweredOff");
+    let reason = bed.detail("b").reason.unwrap();
+    assert!(reason.contains("killed by signal 9"), "{reason}");
+    assert!(
+        bed.client
+            .object("a")
+            .unwrap()
+            .labels
+            .attributes
+            .contains_key("k1000")
+    );
+    let failed = |event: &api_types::Event| event.kind == "vm.failed" && event.subject == "b";
+    assert!(bed.client.events(None).unwrap().iter().any(failed));
+    for name in ["a", "b"] {
+        bed.client.remove(name, true).unwrap();
+    }
+    bed.kill();
+    drop(bed);
+}
