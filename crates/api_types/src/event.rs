@@ -22,6 +22,9 @@ pub struct Event {
     /// Task that it belongs to.
     #[serde(default)]
     pub task: Option<i64>,
+    /// Who asked for that task.
+    #[serde(default)]
+    pub user: Option<String>,
     /// What a program wants to know, by the kind of event.
     #[serde(default)]
     pub data: Option<serde_json::Value>,

@@ -299,6 +299,7 @@ fn event(subject: &str, kind: &'static str, message: impl Into<String>) -> NewEv
         message: message.into(),
         object: None,
         task: None,
+        user: None,
         data: None,
     }
 }

@@ -116,6 +116,8 @@ pub struct NewEvent {
     pub object: Option<ObjectId>,
     /// Task that it belongs to.
     pub task: Option<i64>,
+    /// Who asked for that task.
+    pub user: Option<String>,
     /// What a program wants to know, by the kind of event.
     pub data: Option<serde_json::Value>,
 }

@@ -80,6 +80,9 @@ fn vms_lie_in_folders_of_any_depth_and_move_between_them() {
     let paths: Vec<_> = folders.iter().map(|f| f.path.as_str()).collect();
     assert_eq!(paths, ["/", "prod"]);
     let kinds: Vec<_> = bed.client.events(None).unwrap();
+    let told = kinds.iter().find(|event| event.kind == "vm.moved").unwrap();
+    let task = bed.client.task(told.task.unwrap()).unwrap();
+    assert_eq!((task.kind.as_str(), task.object), ("vm.reconfigure", told.object.clone()));
     for wanted in [
         "folder.created",
         "folder.moved",

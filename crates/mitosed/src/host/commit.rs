@@ -44,6 +44,7 @@ impl Host {
     /// Writes the present rows of `vms` and `changes` to the inventory in one batch, and tells the
     /// events. Where that fails the rows are written later, as they are then.
     pub(super) fn commit(&self, vms: &[&Arc<Vm>], mut changes: Changes) -> OpResult<()> {
+        super::tasks::sign(&mut changes.events);
         let mut backlog = self.backlog();
         let written = self.catch_up(&mut backlog).and_then(|()| {
             let rows = vms.iter().filter_map(|vm| vm.row_to_store());
@@ -58,7 +59,8 @@ impl Host {
 
     /// As [`Host::commit`], for what has happened and cannot be taken back: it is written later
     /// where it cannot be written now.
-    pub(super) fn commit_logged(&self, vms: &[&Arc<Vm>], changes: Changes) {
+    pub(super) fn commit_logged(&self, vms: &[&Arc<Vm>], mut changes: Changes) {
+        super::tasks::sign(&mut changes.events);
         let mut backlog = self.backlog();
         let first = backlog.is_empty();
         backlog.add_vms(vms);
@@ -81,6 +83,7 @@ impl Host {
         mut changes: Changes,
         change: impl Fn(&mut VmRow),
     ) -> OpResult<()> {
+        super::tasks::sign(&mut changes.events);
         let mut backlog = self.backlog();
         self.catch_up(&mut backlog)?;
         let Some(mut row) = vm.row_to_store() else {

@@ -9,6 +9,7 @@
 //! A client may give an idempotency key: the first call with it is carried out, later ones get the
 //! same task.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
@@ -20,9 +21,26 @@ use tokio::sync::watch;
 use super::Host;
 use crate::clock::now_ms;
 use crate::error::{OpError, OpResult};
+use crate::inventory::NewEvent;
 
 /// Longest idempotency key, bytes.
 pub const MAX_KEY_BYTES: usize = 128;
+
+thread_local! {
+    /// Task that this thread works for, and who asked for it.
+    static ACTING_FOR: RefCell<Option<(i64, String)>> = const { RefCell::new(None) };
+}
+
+/// Names the task and the user behind events that are told on the thread of a task.
+pub(super) fn sign(events: &mut [NewEvent]) {
+    ACTING_FOR.with_borrow(|acting| {
+        let Some((task, user)) = acting else { return };
+        for event in events.iter_mut().filter(|event| event.task.is_none()) {
+            event.task = Some(*task);
+            event.user = Some(user.clone()).filter(|user| !user.is_empty());
+        }
+    });
+}
 
 /// Live tasks by number.
 #[derive(Debug, Default)]
@@ -168,7 +186,7 @@ impl Host {
         }
         task.id = self.put_task(&task)?;
         drop(keys);
-        let id = task.id;
+        let (id, user) = (task.id, task.user.clone());
         let (sender, progress) = watch::channel(task);
         let handle = TaskHandle {
             progress,
@@ -183,6 +201,7 @@ impl Host {
         let spawned = std::thread::Builder::new()
             .name(format!("task-{id}"))
             .spawn(move || {
+                ACTING_FOR.set(Some((id, user)));
                 let result = work(&context).and_then(|result| {
                     serde_json::to_value(result)
                         .map_err(|error| OpError::caused(ErrorKind::Failed, error))

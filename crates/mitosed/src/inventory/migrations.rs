@@ -44,6 +44,8 @@ ALTER TABLE events ADD COLUMN data TEXT;
 ALTER TABLE tasks ADD COLUMN key TEXT;
 CREATE UNIQUE INDEX tasks_key ON tasks (key) WHERE key IS NOT NULL;
 ",
+    // 3: events tell who asked for what they are about.
+    "ALTER TABLE events ADD COLUMN user TEXT;",
 ];
 
 /// The form that this program knows.

@@ -206,7 +206,7 @@ impl Inventory for Sqlite {
         let connection = self.lock();
         let mut statement = connection
             .prepare_cached(
-                "SELECT id, at_ms, subject, kind, message, object, task, data FROM events
+                "SELECT id, at_ms, subject, kind, message, object, task, data, user FROM events
                  WHERE id > ?1 ORDER BY id LIMIT ?2",
             )
             .map_err(access("read"))?;
@@ -222,6 +222,7 @@ impl Inventory for Sqlite {
                     object: row.get(5)?,
                     task: row.get(6)?,
                     data: data_of(row.get(7)?),
+                    user: row.get(8)?,
                 })
             })
             .map_err(access("read"))?;
@@ -384,8 +385,8 @@ fn add_events(
     events: &mut Vec<Event>,
 ) -> rusqlite::Result<()> {
     let mut put_event = transaction.prepare_cached(
-        "INSERT INTO events (at_ms, subject, kind, message, object, task, data)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO events (at_ms, subject, kind, message, object, task, data, user)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
     for event in new {
         let at_ms = now_ms();
@@ -397,7 +398,8 @@ fn add_events(
             event.message,
             event.object,
             event.task,
-            data
+            data,
+            event.user
         ])?;
         events.push(Event {
             id: transaction.last_insert_rowid(),
@@ -407,6 +409,7 @@ fn add_events(
             message: event.message.clone(),
             object: event.object.clone(),
             task: event.task,
+            user: event.user.clone(),
             data: event.data.clone(),
         });
     }

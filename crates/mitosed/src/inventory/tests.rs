@@ -30,6 +30,7 @@ fn event(subject: &str) -> NewEvent {
         message: "happened".into(),
         object: Some("vm-1".into()),
         task: None,
+        user: None,
         data: Some(serde_json::json!({ "stun_us": 7 })),
     }
 }
