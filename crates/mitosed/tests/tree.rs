@@ -82,7 +82,10 @@ fn vms_lie_in_folders_of_any_depth_and_move_between_them() {
     let kinds: Vec<_> = bed.client.events(None).unwrap();
     let told = kinds.iter().find(|event| event.kind == "vm.moved").unwrap();
     let task = bed.client.task(told.task.unwrap()).unwrap();
-    assert_eq!((task.kind.as_str(), task.object), ("vm.reconfigure", told.object.clone()));
+    assert_eq!(
+        (task.kind.as_str(), task.object),
+        ("vm.reconfigure", told.object.clone())
+    );
     for wanted in [
         "folder.created",
         "folder.moved",
