@@ -61,6 +61,15 @@ pub struct ForkRequest {
     #[serde(default)]
     #[schema(schema_with = schema::optional_name)]
     pub snapshot: Option<String>,
+    /// Datastore of the clones' homes and of what they write, by id or name; the source's where not
+    /// given, for full clones those with ready copies or the most space.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_name)]
+    pub datastore: Option<String>,
+    /// Most bytes that full clones copy in a second; no limit where not given.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_bytes)]
+    pub rate_bytes_per_s: Option<u64>,
     /// NICs of the clone, in the source's order, where only one is made.
     #[serde(default)]
     #[schema(max_items = 11)]
@@ -115,8 +124,20 @@ pub struct ForkRequest {
     pub fail_at: Option<String>,
 }
 
-/// One clone of a call.
+/// Where the disks of a full clone came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CopyOrigin {
+    /// Name of the datastore that they are on.
+    pub datastore: String,
+    /// `pool`: a copy made ahead; `reflink` or `copy`: one made for it; `none`: it has no disks.
+    pub how: String,
+    /// Why no copy made ahead was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One clone of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClonedVm {
     /// Its name.
     pub name: String,
@@ -127,6 +148,9 @@ pub struct ClonedVm {
     /// Why it does not exist, or is not ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Where its disks came from, of a full clone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks: Option<CopyOrigin>,
 }
 
 /// Answer to [`ForkRequest`].

@@ -8,6 +8,8 @@
 
 mod archive;
 mod daemon;
+mod datastore;
+mod disk_pool;
 mod event;
 mod fork;
 mod fork_point;
@@ -27,8 +29,10 @@ mod vm;
 
 pub use archive::{ExportRequest, Exported, ImportRequest, Imported};
 pub use daemon::{Check, CheckLevel, DaemonStatus};
+pub use datastore::{Datastore, DatastoreAddRequest, DatastoreChangeRequest, DatastoreState};
+pub use disk_pool::{DiskPool, DiskPoolChangeRequest, DiskPoolRequest, DiskPoolState};
 pub use event::Event;
-pub use fork::{CloneEdit, CloneMode, Cloned, ClonedVm, ForkRequest};
+pub use fork::{CloneEdit, CloneMode, Cloned, ClonedVm, CopyOrigin, ForkRequest};
 pub use fork_point::{
     ForkPoint, MAX_CHILDREN, PersistenceRequest, PointForkRequest, PointForked, PrepareRequest,
     Prepared,

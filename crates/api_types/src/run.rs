@@ -71,6 +71,10 @@ pub struct RunRequest {
     #[serde(default)]
     #[schema(max_items = 11)]
     pub disks: Vec<DiskRequest>,
+    /// Datastore of its home and of what it writes, by id or name; the first one where not given.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_name)]
+    pub datastore: Option<String>,
     /// Number of vCPUs.
     #[serde(default = "default_cpus")]
     #[schema(schema_with = schema::cpus)]
@@ -125,6 +129,7 @@ impl RunRequest {
             kernel: None,
             initrd: None,
             cmdline: None,
+            datastore: None,
             disks: Vec::new(),
             cpus: default_cpus(),
             memory_bytes: default_memory_bytes(),

@@ -116,6 +116,9 @@ pub struct VmDetail {
     pub uuid: String,
     /// Machine id that the agent is told.
     pub machine_id: String,
+    /// Id of the datastore of its home and of what it writes.
+    #[serde(default)]
+    pub datastore: String,
     /// Why it is in its state, where a fault or a person led there.
     pub reason: Option<String>,
     /// Image it was made from.

@@ -8,6 +8,7 @@ mod calls;
 mod fork_points;
 mod http;
 mod snapshots;
+mod storage;
 mod tree;
 
 use std::path::PathBuf;

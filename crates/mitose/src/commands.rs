@@ -8,6 +8,7 @@ mod console;
 mod cp;
 mod create;
 mod daemon;
+mod datastore;
 mod description;
 mod doctor;
 mod events;
@@ -20,6 +21,7 @@ mod ls;
 mod network;
 mod object;
 mod parent;
+mod pool;
 mod power;
 mod respool;
 mod rm;
@@ -133,6 +135,8 @@ pub enum Command {
     Tree(tree::Args),
     Events(events::Args),
     Image(image::Args),
+    Datastore(datastore::Args),
+    Pool(pool::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
     Daemon(daemon::Args),
@@ -177,6 +181,8 @@ impl Command {
             Self::Tree(args) => tree::run(&args, context),
             Self::Events(args) => events::run(&args, context),
             Self::Image(args) => image::run(args, context),
+            Self::Pool(args) => pool::run(args, context),
+            Self::Datastore(args) => datastore::run(args, context),
             Self::Bench(args) => bench::run(&args, context),
             Self::Doctor(args) => doctor::run(&args, context),
             Self::Daemon(args) => daemon::run(&args, context),

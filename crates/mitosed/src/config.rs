@@ -3,9 +3,9 @@
 //! ```text
 //! $MITOSE_HOME/  mitosed.lock  inventory.db
 //!     images/    one directory per image
-//!     datastore1/layers/   delta disks, never moved      datastore1/vms/<id>/   home folders
+//!     datastore1/          the first datastore, see `datastore`
 //!     run/       mitosed.sock, <id>.sock, <id>.vsock, sh-<n>.sock
-//!     logs/      mitosed.log, logs of shells
+//!     logs/      mitosed.log, logs of shells, of VM processes whose home is on another file system
 //! ```
 
 use std::fs;
@@ -169,13 +169,7 @@ impl Home {
             );
         }
         let home = Self { root };
-        for dir in [
-            home.images(),
-            home.layers(),
-            home.vms(),
-            home.run(),
-            home.logs(),
-        ] {
+        for dir in [home.images(), home.datastore(), home.run(), home.logs()] {
             make_dir(&dir)?;
         }
         Ok(home)
@@ -196,24 +190,9 @@ impl Home {
         self.root.join("images")
     }
 
-    /// The datastore: delta disks and home folders.
+    /// The first datastore.
     pub fn datastore(&self) -> PathBuf {
         self.root.join("datastore1")
-    }
-
-    /// Delta disks.
-    pub fn layers(&self) -> PathBuf {
-        self.datastore().join("layers")
-    }
-
-    /// Home folders.
-    pub fn vms(&self) -> PathBuf {
-        self.datastore().join("vms")
-    }
-
-    /// Home folder of one VM.
-    pub fn vm(&self, id: &str) -> PathBuf {
-        self.vms().join(id)
     }
 
     /// Sockets.
@@ -242,7 +221,8 @@ impl Home {
     }
 }
 
-fn make_dir(path: &Path) -> anyhow::Result<()> {
+/// Makes a directory that its owner alone can read.
+pub fn make_dir(path: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new()
         .recursive(true)

@@ -2,16 +2,19 @@
 //!
 //! Operations are plain blocking functions; the HTTP side runs them on threads of their own.
 //! Order of locks: a VM's `operation`, then `object_turn`, then `store`, then `vms` and `objects`, then a
-//! VM's `live`, then `layers`.
+//! VM's `live`, then `layers`, then those of `stores` and `disk_pools`.
 
 mod archive;
 mod backends;
 mod check;
 mod commit;
+mod datastores;
 mod describe;
+mod disk_pools;
 mod events;
 mod folders;
 mod fork;
+mod full;
 mod guest_exec;
 mod identity;
 mod image_store;
@@ -73,6 +76,8 @@ pub struct Host {
     /// Taken around "read an object, change it, write it".
     object_turn: Mutex<()>,
     layers: Mutex<Layers>,
+    stores: Arc<datastores::Stores>,
+    disk_pools: disk_pools::SharedPools,
     pool: Arc<Pool>,
     /// Memory cgroups of VM processes, or why there are none.
     groups: Result<Arc<Groups>, String>,
@@ -98,6 +103,7 @@ impl Host {
             .map(Arc::new)
             .map_err(|error| crate::error::chain_line(&error));
         let pool = Pool::new(&config, &reactor, uids, groups.clone().ok());
+        let stores = datastores::Stores::new(config.home.datastore());
         let keys = HostKeys::new(config.home.run().join("keys"));
         Arc::new(Self {
             config,
@@ -107,6 +113,8 @@ impl Host {
             objects: RwLock::default(),
             object_turn: Mutex::new(()),
             layers: Mutex::default(),
+            stores,
+            disk_pools: Arc::default(),
             pool,
             groups,
             lodgers: Mutex::default(),

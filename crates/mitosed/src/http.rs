@@ -7,6 +7,8 @@ mod archives;
 mod check;
 mod conform;
 mod daemon;
+mod datastores;
+mod disk_pools;
 mod document;
 mod events;
 mod folders;
@@ -91,6 +93,8 @@ fn described() -> OpenApiRouter<Arc<Host>> {
         .merge(archives::routes())
         .merge(tasks::routes())
         .merge(events::routes())
+        .merge(datastores::routes())
+        .merge(disk_pools::routes())
         .merge(daemon::routes())
         .merge(document::routes());
     document::router().nest(api_types::API_PREFIX, api)

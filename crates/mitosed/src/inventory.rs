@@ -10,13 +10,14 @@ mod objects;
 mod rows;
 mod snapshots;
 mod sqlite;
+mod storage;
 
 use api_types::{Event, Task};
 
 pub use archives::{ArchiveRecord, ArchivedLayer};
 pub use fork_points::{ChildRow, ForkPoint, PointMemory};
 pub use objects::{
-    Datacenter, Datastore, Folder, HostSystem, Kind, Labels, Network, Object, ObjectId, ObjectRow,
+    Datacenter, Folder, HostSystem, Kind, Labels, Network, Object, ObjectId, ObjectRow,
     ResourcePool,
 };
 pub use rows::{
@@ -24,6 +25,7 @@ pub use rows::{
 };
 pub use snapshots::{MemoryFiles, Snapshot, SnapshotMemory, SuspendRow};
 pub use sqlite::{Sqlite, sync_directory};
+pub use storage::{Datastore, DiskPool, PoolSource};
 
 /// The inventory's store failed.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +102,8 @@ const RESTORE: &str = "stop mitosed, move inventory.db.bak in its directory to i
 
 /// Folder of VMs that every inventory has.
 pub const VM_FOLDER: &str = "folder-1";
+/// Folder of datastores that every inventory has.
+pub const DATASTORE_FOLDER: &str = "folder-3";
 /// Datastore that every inventory has.
 pub const FIRST_DATASTORE: &str = "datastore-1";
 

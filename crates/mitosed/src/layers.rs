@@ -209,22 +209,25 @@ pub fn remove_files(rows: &[LayerRow]) {
     }
 }
 
-/// Name of `backing` in the header of the file `delta`: relative where both are in one data
-/// directory, so that the directory can be moved.
+/// Name of `backing` in the header of the file `delta`, which is in `layers/` of a datastore:
+/// relative where both are in one datastore, or in one data directory, so that it can be moved.
 pub fn backing_name(delta: &Path, backing: &Path) -> String {
     let absolute = || backing.display().to_string();
-    let Some(dir) = delta.parent() else {
+    let Some(store) = delta.parent().and_then(Path::parent) else {
         return absolute();
     };
-    // .../datastore1/layers: two levels below the data directory.
-    let mut up = String::new();
-    for ancestor in dir.ancestors().take(3) {
-        if let Ok(rest) = backing.strip_prefix(ancestor) {
-            return format!("{up}{}", rest.display());
-        }
-        up.push_str("../");
+    if let Ok(rest) = backing.strip_prefix(store) {
+        return match rest.strip_prefix("layers") {
+            Ok(name) => name.display().to_string(),
+            Err(_) => format!("../{}", rest.display()),
+        };
     }
-    absolute()
+    // Of all datastores, only the first is in a data directory; its images are beside it.
+    let home = store.parent().filter(|_| store.ends_with("datastore1"));
+    match home.and_then(|home| backing.strip_prefix(home).ok()) {
+        Some(rest) if rest.starts_with("images") => format!("../../{}", rest.display()),
+        _ => absolute(),
+    }
 }
 
 /// Format in the words of crate `disk_layers`.
@@ -297,6 +300,14 @@ mod tests {
         let check = |backing: &str| backing_name(delta, Path::new(backing));
         assert_eq!(check("/h/datastore1/layers/b.qcow2"), "b.qcow2");
         assert_eq!(check("/h/images/d/disk.raw"), "../../images/d/disk.raw");
+        assert_eq!(check("/h/datastore1/x/b.qcow2"), "../x/b.qcow2");
         assert_eq!(check("/srv/disk.raw"), "/srv/disk.raw");
+        assert_eq!(check("/h/other/layers/b"), "/h/other/layers/b");
+        let elsewhere = Path::new("/mnt/a/layers/a.qcow2");
+        for far in ["/mnt/b/layers/b.qcow2", "/mnt/images/d/disk.raw"] {
+            assert_eq!(backing_name(elsewhere, Path::new(far)), far);
+        }
+        let near = Path::new("/mnt/a/layers/b.qcow2");
+        assert_eq!(backing_name(elsewhere, near), "b.qcow2");
     }
 }

@@ -6,6 +6,7 @@
 mod cgroup;
 mod clock;
 mod config;
+mod datastore;
 mod doctor;
 mod error;
 mod host;

@@ -220,6 +220,7 @@ impl<'a> Family<'a> {
         Ok(RunRequest {
             kernel: Some(guest),
             cmdline: Some(format!("touch={touch} percent=10 scatter=1")),
+            datastore: None,
             disks: vec![DiskRequest {
                 path: disk,
                 format: Some(api_types::ImageFormat::Raw),

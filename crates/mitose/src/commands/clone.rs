@@ -19,6 +19,7 @@ use crate::progress::Waiting;
   mitose clone web1 --name web3 --net tap=tap3
   mitose clone web1 --count 5 --prefix t --memory-limit 64M
   mitose clone base --name disk-copy --mode linked
+  mitose clone base --count 8 --prefix f --mode full
   mitose clone web1 --snapshot before-update --name web4")]
 pub struct Args {
     /// Name of the source
@@ -38,6 +39,13 @@ pub struct Args {
     /// instant: live; linked: powered off, on the source's disks; full: powered off, own disks
     #[arg(long, default_value = "instant", value_parser = parse_mode)]
     mode: CloneMode,
+    /// Datastore of the clones [default: the source's; for full clones those with ready copies or
+    /// the most space]
+    #[arg(long, value_name = "NAME")]
+    datastore: Option<String>,
+    /// Most bytes that full clones copy in a second
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    rate: Option<u64>,
     /// Most host memory that each clone takes beside what it shares [default: the source's]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     memory_limit: Option<u64>,
@@ -90,6 +98,8 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         paused: args.paused,
         mode: args.mode,
         snapshot: args.snapshot,
+        datastore: args.datastore,
+        rate_bytes_per_s: args.rate,
         nets: NetChoice::requests(args.nets),
         serial: absolute_serial(args.serial)?,
         keep_mac: args.nic.is_some(),
@@ -129,6 +139,9 @@ fn print(cloned: &Cloned, mode: CloneMode, format: Format) -> anyhow::Result<()>
             microseconds(cloned.io_held_us)
         ))?;
     }
+    if mode == CloneMode::Full {
+        return print_full(cloned);
+    }
     let shown = |us: Option<u64>| us.map_or("-".to_owned(), microseconds);
     let mut table = Table::new(&["CLONE", "FIRST RUN", "READY"]);
     for clone in &cloned.clones {
@@ -136,6 +149,20 @@ fn print(cloned: &Cloned, mode: CloneMode, format: Format) -> anyhow::Result<()>
             clone.name.clone(),
             shown(clone.first_run_us),
             shown(clone.ready_us),
+        ]);
+    }
+    table.print()
+}
+
+fn print_full(cloned: &Cloned) -> anyhow::Result<()> {
+    let mut table = Table::new(&["CLONE", "DATASTORE", "DISKS", "WHY"]);
+    for clone in &cloned.clones {
+        let Some(disks) = &clone.disks else { continue };
+        table.row(vec![
+            clone.name.clone(),
+            disks.datastore.clone(),
+            disks.how.clone(),
+            disks.reason.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     table.print()

@@ -41,6 +41,9 @@ pub struct Args {
     /// Disk file, PATH[,format=raw|qcow2][,ro]; may be repeated
     #[arg(long = "disk", value_name = "PATH", value_parser = parse_disk)]
     disks: Vec<DiskRequest>,
+    /// Datastore of the VM [default: datastore1]
+    #[arg(long, value_name = "NAME")]
+    datastore: Option<String>,
     /// Number of vCPUs, 1 to 8
     #[arg(long, default_value_t = 1)]
     cpus: u32,
@@ -151,6 +154,7 @@ pub(super) fn request(args: Args) -> anyhow::Result<RunRequest> {
         initrd: absolute(args.initrd).context("--initrd")?,
         cmdline: args.cmdline,
         disks,
+        datastore: args.datastore,
         cpus: args.cpus,
         memory_bytes: args.memory,
         memory_limit_bytes: args.memory_limit,

@@ -11,7 +11,7 @@ use api_types::SerialRequest;
 use rustix::fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create};
 use vmm_protocol::{Backends, DiskBackend, Fd, LayerFd, NicBackend, SerialBackend, SerialPeer};
 
-use super::Host;
+use super::{Host, Vm};
 use crate::error::{OpError, OpResult};
 use crate::inventory::VmRow;
 use crate::layers::{OpenLayer, open_layer};
@@ -152,7 +152,7 @@ impl Host {
         };
         match row.serial.get(port)? {
             SerialRequest::Log | SerialRequest::Pty | SerialRequest::Unix(_) => {
-                Some(self.config.home.vm(&row.id).join(name))
+                Some(self.vm_home(row).join(name))
             }
             SerialRequest::File(path) => Some(path.clone()),
             SerialRequest::None => None,
@@ -170,8 +170,7 @@ impl Host {
 
     /// Link to the pseudo-terminal of serial port `port`.
     fn pty_link(&self, row: &VmRow, port: usize) -> PathBuf {
-        let home = self.config.home.vm(&row.id);
-        home.join(format!("serial{}.pty", port + 1))
+        self.vm_home(row).join(format!("serial{}.pty", port + 1))
     }
 
     pub(super) fn open_serial(
@@ -215,8 +214,8 @@ impl Host {
     }
 
     /// Makes the home folder of a VM.
-    pub(super) fn make_home(&self, id: &str) -> anyhow::Result<()> {
-        let path = self.config.home.vm(id);
+    pub(super) fn make_home(&self, vm: &Vm) -> anyhow::Result<()> {
+        let path = self.vm_home(&vm.row());
         fs::create_dir(&path)
             .with_context(|| format!("cannot make the home folder {}", path.display()))
     }
@@ -227,11 +226,12 @@ impl Host {
             let Some(layer) = self.layers().get(&disk.top).cloned() else {
                 continue;
             };
-            let target = match layer.path.strip_prefix(self.config.home.datastore()) {
+            let store = self.store(&row.datastore);
+            let target = match layer.path.strip_prefix(store.root()) {
                 Ok(rest) => Path::new("../..").join(rest),
                 Err(_) => layer.path,
             };
-            let link = self.config.home.vm(&row.id).join(format!("disk{index}"));
+            let link = store.vm(&row.id).join(format!("disk{index}"));
             let _ = fs::remove_file(&link);
             if let Err(error) = std::os::unix::fs::symlink(&target, &link) {
                 tracing::debug!(%error, link = %link.display(), "cannot link a disk");

@@ -97,8 +97,10 @@ impl Host {
             let snapshot = self.find_snapshot(source, name)?;
             return self.clone_snapshot(source, &snapshot, request, arrived_ns);
         }
-        if request.mode != CloneMode::Instant {
-            return self.clone_powered_off(source, request);
+        match request.mode {
+            CloneMode::Instant => {}
+            CloneMode::Linked => return self.clone_linked(source, request),
+            CloneMode::Full => return self.clone_full(source, request, None),
         }
         if source.state() == PowerState::Suspended {
             return self.clone_suspended(source, request, arrived_ns);
@@ -143,6 +145,7 @@ impl Host {
         let Some(link) = source.link() else {
             return Err(OpError::conflict(format!("{} is ending", source.name())));
         };
+        self.check_stores_of(&source.row())?;
         let kvm = self.open_engine(&source.row().engine)?;
         let mut seats = self.plan_clones(&source.row(), request, MAX_CLONES as usize)?;
         seats
@@ -209,7 +212,7 @@ impl Host {
         let inherited = source.live().ram == Some(RamView::Private);
         let ahead = seats.len() <= prepared_ahead_max();
         for_each(seats, |seat| {
-            self.make_home(&seat.vm.id)?;
+            self.make_home(&seat.vm)?;
             if inherited {
                 return self.lay_newborn(seat);
             }

@@ -100,7 +100,7 @@ impl Host {
 
     /// Most that a VM's writes to its disks take of memory: nothing on a real file system.
     fn disks_in_memory(&self, row: &VmRow) -> u64 {
-        let kind = statfs(self.config.home.datastore()).map(|stat| stat.f_type as u32);
+        let kind = statfs(self.store(&row.datastore).root()).map(|stat| stat.f_type as u32);
         if !kind.is_ok_and(|kind| MEMORY_FILE_SYSTEMS.contains(&kind)) {
             return 0;
         }

@@ -150,6 +150,8 @@ impl Host {
         if changes.objects.is_empty() && changes.removed_objects.is_empty() {
             return;
         }
+        self.stores
+            .apply(&changes.objects, &changes.removed_objects);
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
         for row in &changes.objects {
             objects.insert(row.id.clone(), row.clone());

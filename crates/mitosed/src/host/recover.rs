@@ -15,10 +15,11 @@ use anyhow::Context;
 use disk_layers::inspect_as;
 use vmm_protocol::{Command, Outcome, Status, VmState};
 
+use super::shell::VMM_LOG_SUFFIX;
 use super::{Host, Vm, vm_event};
 use crate::config::Config;
 use crate::inventory::{Changes, Contents, ForkPoint, Inventory, LayerRow, PowerState};
-use crate::layers::{disk_format, remove_files};
+use crate::layers::{backing_name, disk_format, remove_files};
 use crate::vmm::{self, Link, Pending, Reactor};
 
 /// Time that a VM process has to tell its state.
@@ -31,6 +32,7 @@ impl Host {
         let uids: HashSet<u32> = contents.vms.iter().filter_map(|row| row.uid).collect();
         let host = Self::new(config, inventory, Reactor::start()?, uids);
         host.load(contents);
+        host.meet_datastores()?;
         host.meet_processes();
         host.meet_keepers();
         host.settle_pending();
@@ -44,6 +46,8 @@ impl Host {
         host.all().iter().for_each(|vm| host.pull_cables(vm));
         host.pool.fill_in_background()?;
         host.keep_catching_up()?;
+        host.watch_datastores()?;
+        host.fill_disk_pools()?;
         Ok(host)
     }
 
@@ -172,30 +176,37 @@ impl Host {
     }
 
     /// Takes valid pending tops, forgets others, and finds deltas that are newer than their row.
+    /// Those on a datastore that is not there wait for it.
     fn settle_pending(&self) {
         for vm in self.all() {
-            self.find_unrecorded(&vm);
-            let row = vm.row();
-            if row.disks.iter().all(|disk| disk.pending.is_none()) {
-                continue;
+            if !self.stores.is_lost(&vm.row().datastore) {
+                self.settle_pending_of(&vm);
             }
-            let valid = {
-                let layers = self.layers();
-                row.disks
-                    .iter()
-                    .filter_map(|disk| disk.pending.as_ref())
-                    .all(|pending| layers.get(pending).is_some_and(is_valid_delta))
-            };
-            let mut changes = Changes::default();
-            if valid {
-                self.take_pending_tops(&vm);
-            } else {
-                let gone = self.drop_pending_tops(&vm);
-                changes.removed_layers = gone.iter().map(|layer| layer.id.clone()).collect();
-                remove_files(&gone);
-            }
-            self.commit_logged(&[&vm], changes);
         }
+    }
+
+    pub(super) fn settle_pending_of(&self, vm: &Arc<Vm>) {
+        self.find_unrecorded(vm);
+        let row = vm.row();
+        if row.disks.iter().all(|disk| disk.pending.is_none()) {
+            return;
+        }
+        let valid = {
+            let layers = self.layers();
+            row.disks
+                .iter()
+                .filter_map(|disk| disk.pending.as_ref())
+                .all(|pending| layers.get(pending).is_some_and(is_valid_delta))
+        };
+        let mut changes = Changes::default();
+        if valid {
+            self.take_pending_tops(vm);
+        } else {
+            let gone = self.drop_pending_tops(vm);
+            changes.removed_layers = gone.iter().map(|layer| layer.id.clone()).collect();
+            remove_files(&gone);
+        }
+        self.commit_logged(&[vm], changes);
     }
 
     /// After the host's end a delta's directory entry may be durable while the row naming it is
@@ -272,10 +283,15 @@ impl Host {
         sweep(&self.config.home.run(), |name| {
             of_vm(name) || name == api_types::SOCKET_NAME
         });
-        sweep(&self.config.home.vms(), |name| ids.contains(name));
-        sweep(&self.config.home.logs(), |name| !name.starts_with("shell-"));
-        let layers = self.config.home.layers();
-        sweep(&layers, |name| self.layers().has_path(&layers.join(name)));
+        sweep(&self.config.home.logs(), |name| {
+            let of_vm = name.strip_suffix(VMM_LOG_SUFFIX);
+            !name.starts_with("shell-") && of_vm.is_none_or(|id| ids.contains(id))
+        });
+        for (id, _) in self.stores.all_dirs() {
+            if !self.stores.is_lost(&id) {
+                self.sweep_datastore(&id);
+            }
+        }
         self.sweep_boot_files();
         let memory = self.memory_dir();
         if memory.exists() {
@@ -300,12 +316,11 @@ fn stands_on(delta: &LayerRow, top: &LayerRow) -> bool {
         .ok()
         .and_then(|file| inspect_as(&file, disk_format(delta.format)).ok());
     let backing = header.and_then(|h| h.backing).map(|b| b.name);
-    let wanted = top.path.file_name().and_then(|n| n.to_str());
-    backing.as_deref() == wanted && wanted.is_some()
+    backing == Some(backing_name(&delta.path, &top.path))
 }
 
 /// Removes what is in `dir` and not to be kept.
-fn sweep(dir: &Path, keep: impl Fn(&str) -> bool) {
+pub(super) fn sweep(dir: &Path, keep: impl Fn(&str) -> bool) {
     let removed = (|| -> anyhow::Result<()> {
         for entry in fs::read_dir(dir)? {
             let entry = entry?;

@@ -40,6 +40,7 @@ impl Host {
             mut row,
             bases,
             notes,
+            space,
         }) = planned
         else {
             return Err(OpError::failed("the request gave no plan"));
@@ -52,13 +53,14 @@ impl Host {
             self.reserve(std::slice::from_ref(&vm))?;
             let made = self
                 .make_disks(&vm, &bases)
-                .and_then(|()| self.make_home(&vm.id).map_err(OpError::from))
+                .and_then(|()| self.make_home(&vm).map_err(OpError::from))
                 .and_then(|()| match request.powered_off {
                     true => self.leave_off(&vm).map(|()| None),
                     false => self.power_on(&vm).map(Some),
                 });
             made.inspect_err(|_| self.erase(&vm, None))?
         };
+        drop(space);
         self.link_tops(&vm.row());
         let ready_us = match first_run_at_ns {
             Some(_) => self.wait_for_agent(&vm, request.wait_ready_s, arrived_ns)?,
@@ -121,6 +123,7 @@ impl Host {
     /// The caller has the VM's turn.
     pub(super) fn power_on(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<u64> {
         let row = vm.row();
+        self.check_stores_of(&row)?;
         if row.returns_to_point() {
             return self.start_child(vm);
         }
@@ -211,7 +214,8 @@ impl Host {
         if deltas.is_empty() {
             return Ok(());
         }
-        crate::inventory::sync_directory(&self.config.home.layers())
+        let dir = self.store(&vm.row().datastore).layers();
+        crate::inventory::sync_directory(&dir)
             .map_err(|error| OpError::failed(format!("cannot sync the datastore: {error}")))
     }
 
@@ -220,7 +224,10 @@ impl Host {
         let id = format!("{}-{index}-{}", row.id, row.next_layer);
         row.next_layer += 1;
         LayerRow {
-            path: self.config.home.layers().join(format!("{id}.qcow2")),
+            path: self
+                .store(&row.datastore)
+                .layers()
+                .join(format!("{id}.qcow2")),
             id,
             parent: Some(parent.id.clone()),
             format: LayerFormat::Qcow2,
@@ -261,7 +268,8 @@ impl Host {
             .into_iter()
             .for_each(|files| self.remove_memory(files));
         self.forget_sockets(vm);
-        let home = self.config.home.vm(&row.id);
+        let _ = fs::remove_file(self.process_log_elsewhere(vm));
+        let home = self.vm_home(&row);
         match fs::remove_dir_all(&home) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 tracing::warn!(%error, home = %home.display(), "cannot remove a home folder");

@@ -1,6 +1,7 @@
 //! Making a shell the process of a VM, and ending such a process.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ use crate::vmm::{self, Link, LinkError, Shell};
 
 /// Time that a process has to obey, and then to end.
 const OBEY: Duration = Duration::from_secs(5);
+/// What follows the VM's id in the name of its process's log in the directory of logs.
+pub(super) const VMM_LOG_SUFFIX: &str = ".vmm.log";
 
 impl Host {
     /// Gives a shell to a VM: its socket and log get the VM's names, what it says goes to the VM.
@@ -22,7 +25,7 @@ impl Host {
     ) -> anyhow::Result<Arc<Link>> {
         let home = &self.config.home;
         let renamed = fs::rename(&shell.socket, home.vm_socket(&vm.id))
-            .and_then(|()| fs::rename(&shell.log, home.vm(&vm.id).join("vmm.log")));
+            .and_then(|()| self.move_log(vm, &shell.log));
         if let Err(error) = renamed {
             let _ = fs::remove_file(home.vm_socket(&vm.id));
             self.pool.discard(shell);
@@ -38,6 +41,32 @@ impl Host {
         });
         shell.watch.redirect(self.handler(vm, &link));
         Ok(link)
+    }
+
+    /// Gives the log of a process, which is open, to its VM. Where the VM's home is on another file
+    /// system there is a link to it instead.
+    fn move_log(&self, vm: &Vm, log: &Path) -> std::io::Result<()> {
+        let path = self.process_log(vm);
+        match fs::rename(log, &path) {
+            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
+                let elsewhere = self.process_log_elsewhere(vm);
+                fs::rename(log, &elsewhere)?;
+                let _ = fs::remove_file(&path);
+                std::os::unix::fs::symlink(&elsewhere, &path)
+            }
+            renamed => renamed,
+        }
+    }
+
+    /// Log of a VM's process.
+    pub fn process_log(&self, vm: &Vm) -> PathBuf {
+        self.vm_home(&vm.live().row).join("vmm.log")
+    }
+
+    /// Where that log is when the VM's home is on another file system than the logs.
+    pub(super) fn process_log_elsewhere(&self, vm: &Vm) -> PathBuf {
+        let name = format!("{}{VMM_LOG_SUFFIX}", vm.id);
+        self.config.home.logs().join(name)
     }
 
     /// Ends the process of a VM that did not come to life, and forgets it.
@@ -102,7 +131,7 @@ impl Host {
 
     /// The last warning or error in the log of a VM's process, for an error message.
     pub(super) fn last_words(&self, vm: &Vm) -> Option<String> {
-        let text = fs::read(self.config.home.vm(&vm.id).join("vmm.log")).ok()?;
+        let text = fs::read(self.process_log(vm)).ok()?;
         let tail = &text[text.len().saturating_sub(4096)..];
         let tail = String::from_utf8_lossy(tail);
         let telling = |line: &&str| {

@@ -37,6 +37,7 @@ impl Host {
             id: row.id.clone(),
             uuid: row.uuid.clone(),
             machine_id: row.machine_id.clone(),
+            datastore: row.datastore.clone(),
             reason: row.reason.clone(),
             image: row.boot.image.clone(),
             kernel: row.boot.kernel.display().to_string(),

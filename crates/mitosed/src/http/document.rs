@@ -32,6 +32,7 @@ const CHANGING: &[&str] = &["post", "put", "patch", "delete"];
         (name = "folders", description = "Folders of virtual machines"),
         (name = "networks", description = "What network cards connect to"),
         (name = "respools", description = "Virtual machines that share limits"),
+        (name = "datastores", description = "Places for disks, and copies made ahead"),
         (name = "snapshots", description = "States to which virtual machines can return"),
         (name = "archives", description = "Export and import"),
         (name = "images", description = "What virtual machines boot"),

@@ -54,7 +54,7 @@ pub struct LogQuery {
 
 fn log_path(host: &Host, vm: &Vm, query: &LogQuery) -> OpResult<PathBuf> {
     if query.process {
-        Ok(host.config.home.vm(&vm.id).join("vmm.log"))
+        Ok(host.process_log(&vm))
     } else {
         host.serial_log(vm)
     }

@@ -127,15 +127,6 @@ kinds! {
         /// Most guest memory of the VMs in it, bytes.
         pub memory_bytes_max: Option<u64>,
     }
-    /// A place for disks.
-    Datastore "datastore" "datastore" "datastore" {
-        /// Absolute path of its directory.
-        pub path: std::path::PathBuf,
-        /// It takes no new disks.
-        pub maintenance: bool,
-        /// Free space below which it takes no new disks, bytes.
-        pub reserve_bytes: u64,
-    }
     /// A network that NICs connect to.
     Network "network" "network" "network" {
         /// Bridge that TAPs of its NICs join; none: NICs on it have no link.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use vm_spec::VmSpec;
 use vmm_protocol::LayerFormat;
 
+use super::FIRST_DATASTORE;
 use super::fork_points::ChildRow;
 use super::objects::{Labels, ObjectId};
 use super::snapshots::SuspendRow;
@@ -121,6 +122,9 @@ pub struct VmRow {
     /// Folder that it lies in; the first one where none is named.
     #[serde(default)]
     pub folder: Option<ObjectId>,
+    /// Datastore of its home folder and of the deltas that it writes.
+    #[serde(default = "first_datastore")]
+    pub datastore: ObjectId,
     /// Rises with each change that a user makes to its configuration.
     #[serde(default = "first_version")]
     pub version: u64,
@@ -210,6 +214,10 @@ fn first_version() -> u64 {
     1
 }
 
+fn first_datastore() -> ObjectId {
+    FIRST_DATASTORE.to_owned()
+}
+
 impl VmRow {
     /// Whether the next start is at a fork point.
     pub fn returns_to_point(&self) -> bool {
@@ -222,6 +230,7 @@ impl VmRow {
             id,
             name,
             folder: None,
+            datastore: first_datastore(),
             version: first_version(),
             labels: Labels::default(),
             pool: None,

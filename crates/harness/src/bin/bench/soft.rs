@@ -154,6 +154,7 @@ impl Soft<'_> {
             kernel: Some(guest.kernel.clone()),
             initrd: Some(guest.initrd()),
             cmdline: Some(guest.cmdline.clone()),
+            datastore: None,
             disks: vec![DiskRequest {
                 path: guest.disk.clone(),
                 format: Some(ImageFormat::Raw),

@@ -83,6 +83,7 @@ impl<'a> Source<'a> {
             kernel: Some(host.guest()),
             initrd: None,
             cmdline: Some(format!("touch={} {words}", touched_mib(memory_mib))),
+            datastore: None,
             disks: vec![DiskRequest {
                 path: host.disk(),
                 format: None,

@@ -11,7 +11,7 @@ use disk_layers::{check_whole, inspect_as, set_backing};
 use super::Host;
 use super::describe::format_from;
 use crate::error::{OpError, OpResult};
-use crate::inventory::{LayerRow, MemoryFiles, sync_directory};
+use crate::inventory::{FIRST_DATASTORE, LayerRow, MemoryFiles, sync_directory};
 use crate::layers::{backing_name, disk_format};
 
 /// Files that are removed again unless the import comes to its end.
@@ -69,7 +69,7 @@ impl Places {
             fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
         Ok(Self {
-            layers: host.config.home.layers(),
+            layers: host.store(FIRST_DATASTORE).layers(),
             boot,
             memory: MemoryFiles {
                 ram: memory.join(format!("{import}.ram")),

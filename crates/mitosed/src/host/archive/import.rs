@@ -263,7 +263,7 @@ impl Host {
         for (delta, parent) in &deltas {
             make_delta(delta, parent)?;
         }
-        self.make_home(&vm.id)?;
+        self.make_home(vm)?;
         Ok(deltas.into_iter().map(|(delta, _)| delta).collect())
     }
 
@@ -280,7 +280,7 @@ impl Host {
             manifest,
             places,
         } = intake;
-        crate::inventory::sync_directory(&self.config.home.layers())
+        crate::inventory::sync_directory(&self.store(&vm.row().datastore).layers())
             .context("cannot sync the datastore")?;
         vm.update(|live| match manifest.memory {
             Some(_) => {

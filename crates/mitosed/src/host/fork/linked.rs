@@ -1,38 +1,32 @@
-//! Clones of a powered-off VM: powered off too, on the source's disks or with copies of them.
+//! Linked clones of a powered-off VM: powered off too, on the source's disks.
 
-use std::fs::File;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest, MAX_CLONES};
-use disk_layers::{LayerFile, flatten};
+use api_types::{Cloned, ClonedVm, ForkRequest, MAX_CLONES};
 
 use super::seats::Seat;
 use crate::error::OpResult;
 use crate::host::states::Operation;
 use crate::host::{Host, Vm, vm_event};
-use crate::inventory::{Changes, DiskRow, LayerRow, PowerState, sync_directory};
-use crate::layers::{disk_format, make_delta};
+use crate::inventory::{Changes, PowerState};
+use crate::layers::make_delta;
 
 impl Host {
     /// Makes linked clones, for which source and clones get a new delta each on the source's present
-    /// tops, or full clones with disks of their own.
-    pub(super) fn clone_powered_off(
+    /// tops.
+    pub(super) fn clone_linked(
         self: &Arc<Self>,
         source: &Arc<Vm>,
         request: &ForkRequest,
     ) -> OpResult<Cloned> {
         let _turn = self.turn(source)?;
         self.allow(source, Operation::Copy)?;
+        self.check_stores_of(&source.row())?;
         let mut seats = self.plan_clones(&source.row(), request, MAX_CLONES as usize)?;
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
         self.reserve(&vms)?;
-        let made = match request.mode {
-            CloneMode::Full => self.make_full(source, &seats),
-            _ => self.make_linked(source, &mut seats),
-        };
-        if let Err(error) = made {
+        if let Err(error) = self.make_linked(source, &mut seats) {
             self.end_pending(source, false);
             seats.iter().for_each(|seat| self.erase(&seat.vm, None));
             return Err(error);
@@ -45,11 +39,7 @@ impl Host {
                 live.row.state = PowerState::PoweredOff;
                 live.row.generation = live.row.generation.saturating_sub(1);
             });
-            let how = match request.mode {
-                CloneMode::Full => "full",
-                _ => "linked",
-            };
-            let message = format!("{how} clone of {}", source.name());
+            let message = format!("linked clone of {}", source.name());
             changes
                 .events
                 .push(vm_event(&seat.vm, "vm.cloned", message));
@@ -69,44 +59,10 @@ impl Host {
                 .iter()
                 .map(|seat| ClonedVm {
                     name: seat.vm.name().to_string(),
-                    first_run_us: None,
-                    ready_us: None,
-                    error: None,
+                    ..ClonedVm::default()
                 })
                 .collect(),
         })
-    }
-
-    /// Gives each clone standalone copies of the disks that it can write to.
-    pub(super) fn make_full(self: &Arc<Self>, source: &Vm, seats: &[Seat]) -> OpResult<()> {
-        let row = source.row();
-        let mut copies = Vec::new();
-        for seat in seats {
-            let mut changes = Changes::default();
-            for (index, disk) in row.disks.iter().enumerate() {
-                let chain = self.layers().chain(&disk.top)?;
-                let mut top = disk.top.clone();
-                if !row.spec.disks[index].read_only {
-                    let mut copy = self.next_delta(&mut seat.vm.live().row, index, &chain[0]);
-                    copy.parent = None;
-                    top.clone_from(&copy.id);
-                    changes.layers.push(copy.clone());
-                    copies.push((copy, chain));
-                }
-                let mut layers = self.layers();
-                layers.insert(changes.layers.iter().cloned());
-                layers.hold(&top);
-                seat.vm
-                    .update(|live| live.row.disks.push(DiskRow { top, pending: None }));
-            }
-            self.commit(&[&seat.vm], changes)?;
-            self.make_home(&seat.vm.id)?;
-        }
-        for (copy, chain) in &copies {
-            copy_disk(copy, chain)?;
-        }
-        sync_directory(&self.config.home.layers()).context("cannot sync the datastore")?;
-        Ok(())
     }
 
     fn make_linked(self: &Arc<Self>, source: &Arc<Vm>, seats: &mut [Seat]) -> OpResult<()> {
@@ -117,31 +73,10 @@ impl Host {
         }
         for seat in seats.iter_mut() {
             seat.make_tops()?;
-            self.make_home(&seat.vm.id)?;
+            self.make_home(&seat.vm)?;
         }
         recording.files_made();
         recording.wait_durable()?;
         Ok(())
     }
-}
-
-/// Writes what a stack shows to a new standalone file, durably.
-fn copy_disk(copy: &LayerRow, chain: &[LayerRow]) -> anyhow::Result<()> {
-    let open = |layer: &LayerRow| {
-        let file = File::open(&layer.path)
-            .with_context(|| format!("cannot open the disk layer {}", layer.path.display()))?;
-        anyhow::Ok(LayerFile {
-            file,
-            format: disk_format(layer.format),
-        })
-    };
-    let chain = chain.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
-    let failed = || format!("cannot copy a disk to {}", copy.path.display());
-    let target = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&copy.path)
-        .with_context(failed)?;
-    flatten(chain, target, &mut |_| ControlFlow::Continue(())).with_context(failed)
 }

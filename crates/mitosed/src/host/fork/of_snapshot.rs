@@ -76,14 +76,15 @@ impl Host {
             let instant = self.instant_of(&past, snapshot)?;
             return self.clone_instant(instant, request, arrived_ns);
         }
+        if request.mode == CloneMode::Full {
+            return self.copy_clones(&past.row(), request, None);
+        }
         let mut seats = self.plan_clones(&past.row(), request, MAX_CLONES as usize)?;
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
         self.reserve(&vms)?;
-        let made = match request.mode {
-            CloneMode::Full => self.make_full(&past, &seats),
-            _ => self.link_to(&snapshot.doc.tops, &mut seats),
-        };
-        let made = made.and_then(|()| self.conclude_powered_off(snapshot, request, &seats));
+        let made = self
+            .link_to(&snapshot.doc.tops, &mut seats)
+            .and_then(|()| self.conclude_powered_off(snapshot, &seats));
         if let Err(error) = made {
             seats.iter().for_each(|seat| self.erase(&seat.vm, None));
             return Err(error);
@@ -106,7 +107,7 @@ impl Host {
         recording.wait_recorded()?;
         for seat in seats.iter_mut() {
             seat.make_tops()?;
-            self.make_home(&seat.vm.id)?;
+            self.make_home(&seat.vm)?;
         }
         recording.files_made();
         Ok(recording.wait_durable()?)
@@ -242,13 +243,8 @@ impl Host {
     fn conclude_powered_off(
         &self,
         snapshot: &Object<Snapshot>,
-        request: &ForkRequest,
         seats: &[Seat],
     ) -> OpResult<()> {
-        let how = match request.mode {
-            CloneMode::Full => "full",
-            _ => "linked",
-        };
         let mut changes = Changes::default();
         let mut changed = Vec::new();
         for seat in seats {
@@ -256,7 +252,7 @@ impl Host {
                 live.row.state = PowerState::PoweredOff;
                 live.row.generation = live.row.generation.saturating_sub(1);
             });
-            let message = format!("{how} clone of snapshot {}", snapshot.name);
+            let message = format!("linked clone of snapshot {}", snapshot.name);
             changes
                 .events
                 .push(vm_event(&seat.vm, "vm.cloned", message));
@@ -289,9 +285,7 @@ fn past_of(vm: &Vm, snapshot: &Object<Snapshot>) -> Arc<Vm> {
 fn clone_of(seat: &Seat) -> ClonedVm {
     ClonedVm {
         name: seat.vm.name().to_string(),
-        first_run_us: None,
-        ready_us: None,
-        error: None,
+        ..ClonedVm::default()
     }
 }
 

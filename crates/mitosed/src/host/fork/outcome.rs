@@ -116,6 +116,7 @@ impl Host {
                 first_run_us: ran_us,
                 ready_us: None,
                 error: seat.error.clone(),
+                disks: None,
             });
         }
         settled

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use api_types::{CloneMode, ForkRequest, SerialRequest};
+use api_types::{CloneMode, ForkRequest, MAX_CLONES, SerialRequest};
 
 use super::edits::{check_edits, request_for};
 use super::record::Recording;
@@ -11,11 +11,14 @@ use super::seats::Seat;
 use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
+use crate::host::datastores::Promise;
 use crate::host::identity::new_mac;
 use crate::host::memory::CLONE_COST_BYTES;
 use crate::host::run::plan::{check_serial, claim_mac};
 use crate::host::{Host, Vm};
-use crate::inventory::{Changes, DiskRow, LayerId, LayerRow, PowerState, VM_FOLDER, VmRow};
+use crate::inventory::{
+    Changes, DiskRow, LayerId, LayerRow, ObjectId, PowerState, VM_FOLDER, VmRow,
+};
 
 impl Host {
     /// Returns a seat for each clone of the request, of which there are at most `max`.
@@ -29,6 +32,8 @@ impl Host {
         self.check_clones(row, request, max, &mut problems);
         problems.finish()?;
         let count = request.names.len();
+        let (store, space) = self.promise_clones(row, request)?;
+        let space = Arc::new(space);
         let mut used = self.macs_in_use();
         let ids = self.new_ids("vm", count)?;
         request
@@ -40,10 +45,23 @@ impl Host {
                 let own = request_for(request, index);
                 let mut clone = clone_row(self, row, id, name, &own, &mut used)?;
                 self.edit_clone(&mut clone, request, index)?;
+                clone.datastore.clone_from(&store);
                 let taps = self.open_taps(&clone)?;
-                Ok(Seat::new(Vm::new(clone), taps))
+                let mut seat = Seat::new(Vm::new(clone), taps);
+                seat.space = Some(Arc::clone(&space));
+                Ok(seat)
             })
             .collect()
+    }
+
+    /// The VMs of a request for full clones, without disks.
+    pub(in crate::host) fn plan_full(
+        &self,
+        row: &VmRow,
+        request: &ForkRequest,
+    ) -> OpResult<Vec<Arc<Vm>>> {
+        let seats = self.plan_clones(row, request, MAX_CLONES as usize)?;
+        Ok(seats.into_iter().map(|seat| seat.vm).collect())
     }
 
     /// Gives clones of a kept fork point their disks on its sealed layers, and starts to record them
@@ -121,6 +139,34 @@ impl Host {
                 ))));
             }
         }
+        problems.take(self.promise_clones(row, request).map(drop));
+    }
+
+    /// Promises the space of the deltas of a request's clones and of the source's next, and says on
+    /// which datastore the clones go. Full clones are placed one by one.
+    fn promise_clones(
+        &self,
+        source: &VmRow,
+        request: &ForkRequest,
+    ) -> OpResult<(ObjectId, Vec<Promise>)> {
+        if request.mode == CloneMode::Full {
+            if let Some(store) = &request.datastore {
+                self.store_for_disks(store)?;
+            }
+            return Ok((source.datastore.clone(), Vec::new()));
+        }
+        let store = request.datastore.as_deref().unwrap_or(&source.datastore);
+        let store = self.store_for_disks(store)?.id;
+        let writable = source.spec.disks.iter().filter(|disk| !disk.read_only);
+        let disks = writable.count();
+        let of_clones = disks.saturating_mul(request.names.len());
+        let space = if source.datastore == store {
+            vec![self.promise_deltas(&store, disks.saturating_add(of_clones))?]
+        } else {
+            let own = self.promise_deltas(&source.datastore, disks)?;
+            vec![own, self.promise_deltas(&store, of_clones)?]
+        };
+        Ok((store, space))
     }
 
     /// Starts to record the clones as `creating` and the source's next tops as pending; returns the

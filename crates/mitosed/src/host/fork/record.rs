@@ -1,6 +1,7 @@
 //! The record of a fork's intent, written beside the preparations: recorded before the source
 //! stands still, durable before a clone runs.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -32,7 +33,11 @@ impl Recording {
             if wait.recv().is_err() {
                 return Ok(());
             }
-            sync_directory(&host.config.home.layers()).context("cannot sync the datastore")?;
+            let stores: BTreeSet<_> = vms.iter().map(|vm| vm.row().datastore).collect();
+            for store in stores {
+                sync_directory(&host.store(&store).layers())
+                    .context("cannot sync the datastore")?;
+            }
             host.inventory.sync().context("cannot sync the inventory")
         };
         let thread = std::thread::Builder::new()

@@ -14,6 +14,7 @@ use super::clone_ram;
 use crate::clock::random_hex;
 use crate::error::OpError;
 use crate::host::backends::{FdList, OpenTaps, reopen_read_only};
+use crate::host::datastores::Promise;
 use crate::host::identity::identity_message;
 use crate::host::{Host, Vm};
 use crate::inventory::{DiskRow, LayerRow};
@@ -40,6 +41,8 @@ pub(super) struct Seat {
     pub vm: Arc<Vm>,
     disks: Vec<SeatDisk>,
     taps: OpenTaps,
+    /// Space of the call's deltas, shared by its seats.
+    pub space: Option<Arc<Vec<Promise>>>,
     /// SSH host keys of its own, where the source has some.
     pub host_keys: Vec<SshHostKey>,
     /// Listening socket and user id of a process that is to be born by `fork()`.
@@ -69,6 +72,7 @@ impl Seat {
             vm,
             disks: Vec::new(),
             taps,
+            space: None,
             host_keys: Vec::new(),
             newborn: None,
             link: None,

@@ -193,7 +193,7 @@ impl Host {
             .and_then(|()| {
                 let mut files = deltas.iter();
                 files.try_for_each(|(delta, below)| make_delta(delta, below).map(drop))?;
-                self.sync_layers(!deltas.is_empty())
+                self.sync_layers(&row, !deltas.is_empty())
             });
         if let Err(error) = made {
             self.take_back(vm, &before, &row, added.len());
@@ -256,11 +256,11 @@ impl Host {
         remove_files(released);
     }
 
-    fn sync_layers(&self, made: bool) -> OpResult<()> {
+    fn sync_layers(&self, row: &VmRow, made: bool) -> OpResult<()> {
         if !made {
             return Ok(());
         }
-        let synced = crate::inventory::sync_directory(&self.config.home.layers());
+        let synced = crate::inventory::sync_directory(&self.store(&row.datastore).layers());
         synced.map_err(|error| OpError::failed(format!("cannot sync the datastore: {error}")))
     }
 

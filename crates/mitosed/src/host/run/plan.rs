@@ -13,9 +13,10 @@ use crate::error::{OpError, OpResult};
 use crate::host::Host;
 use crate::host::backends::{ENGINE_KVM, ENGINE_SOFT, open_given};
 use crate::host::check::Problems;
+use crate::host::datastores::{DELTA_BYTES, Promise};
 use crate::host::describe::changed_labels;
 use crate::host::identity::new_mac;
-use crate::inventory::{BootSource, LayerRow, VmRow};
+use crate::inventory::{BootSource, FIRST_DATASTORE, LayerRow, ObjectId, VmRow};
 
 /// A disk of a new VM: the layers that exist, nearest first, and how the guest sees it.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub(in crate::host) struct Plan {
     pub bases: Vec<Base>,
     /// What the user should know, one line each.
     pub notes: Vec<String>,
+    /// Space of its deltas.
+    pub space: Promise,
 }
 
 /// What a VM boots and boots from.
@@ -90,6 +93,8 @@ impl Host {
         let guest = guest?;
         problems.take(check_boot_files(&guest.boot, spec.memory_bytes));
         bases.splice(0..0, guest.disk);
+        let writable = bases.iter().filter(|base| !base.read_only).count();
+        let space = problems.take(self.plan_space(request.datastore.as_deref(), writable));
         let mut row = VmRow::new(
             String::new(),
             request.name.clone(),
@@ -101,6 +106,10 @@ impl Host {
         row.pool = pool;
         row.has_agent = guest.has_agent;
         row.serial = serial;
+        let space = space.map(|(store, space)| {
+            row.datastore = store;
+            space
+        });
         row.memory_limit_bytes = request.memory_limit_bytes;
         problems.take(self.plan_identity(&mut row, request));
         let mut used = self.macs_in_use();
@@ -117,7 +126,20 @@ impl Host {
         if let Err(error @ SpecError::Devices(_)) = row.spec.validate() {
             problems.take(Err::<(), _>(invalid_spec(error)));
         }
-        problems.is_empty().then_some(Plan { row, bases, notes })
+        let space = space?;
+        problems.is_empty().then_some(Plan {
+            row,
+            bases,
+            notes,
+            space,
+        })
+    }
+
+    /// The datastore that a VM is to be on, and the space of its deltas there.
+    fn plan_space(&self, store: Option<&str>, deltas: usize) -> OpResult<(ObjectId, Promise)> {
+        let store = self.store_for_disks(store.unwrap_or(FIRST_DATASTORE))?;
+        let space = self.promise_space(&store, DELTA_BYTES * deltas as u64)?;
+        Ok((store.id, space))
     }
 
     /// The folder that a VM is to lie in, with its name free there.
@@ -298,11 +320,14 @@ impl Host {
         } else {
             // A backing name makes the host open a file for the guest: only those that are disks
             // already are allowed.
-            let root = if path.starts_with(home.images()) {
-                home.images()
-            } else {
-                home.datastore()
-            };
+            let stores = self.stores.all_dirs();
+            let holds = |root: &PathBuf| path.starts_with(root);
+            let root = stores
+                .into_iter()
+                .map(|(_, dir)| dir.root().to_owned())
+                .chain([home.images()])
+                .find(holds)
+                .unwrap_or_else(|| home.datastore());
             disk_layers::chain::verify_chain(&root, &path, header.format)
                 .map_err(|error| refuse(error.into()))?
                 .into_iter()

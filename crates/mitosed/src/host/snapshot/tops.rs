@@ -66,7 +66,7 @@ impl Host {
         for (delta, parent) in deltas {
             make_delta(delta, parent)?;
         }
-        sync_directory(&self.config.home.layers())
+        sync_directory(&self.store(&vm.row().datastore).layers())
             .context("cannot sync the datastore")
             .map_err(OpError::from)
     }

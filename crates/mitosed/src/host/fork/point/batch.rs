@@ -214,7 +214,7 @@ impl Host {
         let ahead = seats.len() <= prepared_ahead_max();
         for_each_alone(seats, |seat| {
             if !seat.was_there {
-                self.make_home(&seat.vm.id)?;
+                self.make_home(&seat.vm)?;
             }
             let shell = self.pool.take()?;
             seat.link = Some(self.assign(&seat.vm, shell)?);

@@ -186,7 +186,7 @@ impl Host {
     ) -> OpResult<()> {
         let mut recording = self.record_children(&point.doc.tops, seats)?;
         super::super::seats::for_each(seats, |seat| {
-            self.make_home(&seat.vm.id)?;
+            self.make_home(&seat.vm)?;
             seat.make_tops()
         })?;
         recording.files_made();
@@ -322,7 +322,8 @@ impl Host {
             gone.extend(self.layers().release(&disk.top));
         }
         changes.removed_layers = gone.iter().map(|layer| layer.id.clone()).collect();
-        sync_directory(&self.config.home.layers()).context("cannot sync the datastore")?;
+        sync_directory(&self.store(&row.datastore).layers())
+            .context("cannot sync the datastore")?;
         self.commit(&[vm], changes)?;
         remove_files(&gone);
         self.link_tops(&vm.row());

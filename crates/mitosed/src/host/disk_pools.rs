@@ -1,0 +1,225 @@
+//! Disk pools: full copies of the disks of a VM, template or image, made ahead on a datastore.
+//!
+//! ```text
+//! wanted > ready ──filler──▶ <n>.part ─ synced, verified ─▶ <n> ──rename──▶ a full clone's disks
+//! content of the source changed: ready copies are removed, and made again
+//! ```
+//!
+//! A copy fits every clone whose disks show the same content, whatever pool it is of: the pool of
+//! an image also serves VMs of it that were never written to.
+
+mod copies;
+mod filler;
+
+use std::sync::Arc;
+
+use api_types::{
+    DiskPool as DiskPoolAnswer, DiskPoolChangeRequest, DiskPoolRequest, DiskPoolState, ErrorKind,
+};
+
+use self::copies::remove_dir;
+pub(super) use self::copies::{Claimed, SharedPools};
+use super::full::Content;
+use super::{Host, event};
+use crate::error::{OpError, OpResult};
+use crate::inventory::{Datastore, DiskPool, Labels, Object, PoolSource, VmRow};
+
+/// What stands before the name of an image where a VM has the same.
+const IMAGE_PREFIX: &str = "image:";
+
+impl Host {
+    /// All disk pools, with their hits and misses since the daemon began.
+    pub fn disk_pools(&self) -> Vec<DiskPoolAnswer> {
+        let pools = self.objects::<DiskPool>();
+        pools.iter().map(|pool| self.show_disk_pool(pool)).collect()
+    }
+
+    /// One disk pool.
+    pub fn disk_pool(&self, reference: &str) -> OpResult<DiskPoolAnswer> {
+        Ok(self.show_disk_pool(&self.object(reference)?))
+    }
+
+    fn show_disk_pool(&self, pool: &Object<DiskPool>) -> DiskPoolAnswer {
+        let copies = self.disk_pools.get(&pool.id);
+        let ready = copies.ready.len() as u64;
+        let state = match copies.note {
+            Some(_) => DiskPoolState::Paused,
+            None if ready >= pool.doc.count => DiskPoolState::Full,
+            None => DiskPoolState::Filling,
+        };
+        let store = pool.parent.clone().unwrap_or_default();
+        DiskPoolAnswer {
+            id: pool.id.clone(),
+            name: pool.name.clone(),
+            datastore: self
+                .object::<Datastore>(&store)
+                .map_or(store, |store| store.name),
+            source: match &pool.doc.source {
+                PoolSource::Image(name) => format!("{IMAGE_PREFIX}{name}"),
+                PoolSource::Vm(id) => self.find(id).map_or(id.clone(), |vm| vm.name().to_string()),
+            },
+            count: pool.doc.count,
+            ready,
+            state,
+            reason: copies.note,
+            hits: copies.hits,
+            misses: copies.misses,
+            rate_bytes_per_s: pool.doc.rate_bytes_per_s,
+            version: pool.version,
+        }
+    }
+
+    /// Makes a disk pool; it is filled in the background.
+    pub fn make_disk_pool(&self, request: &DiskPoolRequest) -> OpResult<DiskPoolAnswer> {
+        let (source, name) = self.disk_pool_source(&request.source)?;
+        // Says what is wrong with the source while somebody listens.
+        let content = self.content_of_source(&source)?;
+        if content.chains.is_empty() {
+            return Err(OpError::conflict(format!(
+                "source: {name} has no disk that it can write to, so there is nothing to copy; \
+                 give another"
+            )));
+        }
+        let _turn = self.store_turn();
+        let store = self.store_for_disks(&request.datastore)?;
+        let name = request.name.clone().unwrap_or(name);
+        self.check_free::<DiskPool>(Some(&store.id), &name)?;
+        let doc = DiskPool {
+            labels: Labels::default(),
+            source,
+            count: request.count,
+            rate_bytes_per_s: request.rate_bytes_per_s,
+        };
+        let told = event(&name, "pool.created", format!("on {}", store.name));
+        let pool = self.make_object(Some(&store.id), &name, doc, Some(told))?;
+        self.disk_pools
+            .meet(&pool.id, &store.id, &self.store(&store.id));
+        self.disk_pools.wake();
+        Ok(self.show_disk_pool(&pool))
+    }
+
+    /// Finds what a pool is to hold copies of; also gives the pool a name.
+    fn disk_pool_source(&self, reference: &str) -> OpResult<(PoolSource, String)> {
+        let image = |name: &str| (PoolSource::Image(name.to_owned()), name.to_owned());
+        if let Some(name) = reference.strip_prefix(IMAGE_PREFIX) {
+            crate::image::resolve(&self.config.home, name)?;
+            return Ok(image(name));
+        }
+        match self.find(reference) {
+            Ok(vm) => Ok((PoolSource::Vm(vm.id.clone()), vm.name().to_string())),
+            Err(error) if error.kind != ErrorKind::NotFound => Err(error),
+            Err(_) if crate::image::resolve(&self.config.home, reference).is_ok() => {
+                Ok(image(reference))
+            }
+            Err(_) => Err(OpError::new(
+                ErrorKind::NotFound,
+                format!(
+                    "source: there is no VM and no image {reference:?}; 'mitose ls' and \
+                     'mitose image ls' list them"
+                ),
+            )),
+        }
+    }
+
+    fn content_of_source(&self, source: &PoolSource) -> OpResult<Content> {
+        match source {
+            PoolSource::Image(name) => self.content_of_image(name),
+            PoolSource::Vm(id) => {
+                let vm = self.find(id)?;
+                if !vm.state().is_off() {
+                    return Err(OpError::conflict(format!(
+                        "source: {0} is {1}: copies are made of powered-off VMs; stop it with \
+                         'mitose stop {0}'",
+                        vm.name(),
+                        vm.state().word()
+                    )));
+                }
+                let row = vm.row();
+                self.check_stores_of(&row)?;
+                self.content_of(&row)
+            }
+        }
+    }
+
+    /// Changes a pool's count or rate.
+    pub fn change_disk_pool(
+        &self,
+        reference: &str,
+        request: &DiskPoolChangeRequest,
+    ) -> OpResult<DiskPoolAnswer> {
+        let id = self.object::<DiskPool>(reference)?.id;
+        let pool = self.change_object::<DiskPool>(&id, request.version, |pool| {
+            let doc = &mut pool.doc;
+            doc.count = request.count.unwrap_or(doc.count);
+            doc.rate_bytes_per_s = request.rate_bytes_per_s.or(doc.rate_bytes_per_s);
+            Ok(())
+        })?;
+        self.disk_pools
+            .update(&id, |copies| copies.not_before = None);
+        Ok(self.show_disk_pool(&pool))
+    }
+
+    /// Removes a pool with its copies.
+    pub fn remove_disk_pool(&self, reference: &str) -> OpResult<()> {
+        let pool = self.object::<DiskPool>(reference)?;
+        let told = event(&pool.name, "pool.removed", "removed").about(&pool.id);
+        self.remove_object::<DiskPool>(&pool.id, Some(told))?;
+        self.disk_pools.wake();
+        let dir = self.disk_pools.get(&pool.id).dir;
+        self.disk_pools.forget(&pool.id);
+        if !dir.as_os_str().is_empty() {
+            remove_dir(&dir);
+        }
+        Ok(())
+    }
+
+    /// Pools that a full clone of a VM asks: its own, and those of the image that it was made of.
+    pub(super) fn disk_pools_of(&self, source: &VmRow) -> Vec<Object<DiskPool>> {
+        let mut pools = self.objects::<DiskPool>();
+        pools.retain(|pool| match &pool.doc.source {
+            PoolSource::Vm(id) => *id == source.id,
+            PoolSource::Image(name) => source.boot.image.as_ref() == Some(name),
+        });
+        pools
+    }
+
+    /// Counts a clone that a pool had no copy for; tells why it had none.
+    pub(super) fn note_miss(&self, pool: &Object<DiskPool>) -> String {
+        let store = pool.parent.as_deref().unwrap_or_default();
+        let store = self
+            .object::<Datastore>(store)
+            .map_or_else(|_| store.to_owned(), |store| store.name);
+        let copies = self.disk_pools.update(&pool.id, |copies| {
+            copies.misses += 1;
+            copies.clone()
+        });
+        let copies = copies.unwrap_or_default();
+        let what = match (copies.ready.len(), &copies.note) {
+            (0, Some(note)) => format!("is empty ({note})"),
+            (0, None) => format!("is empty (0 of {} ready)", pool.doc.count),
+            _ => "has copies of other content".to_owned(),
+        };
+        format!("pool {} on {store} {what}", pool.name)
+    }
+
+    /// Finds the copies of all pools of a datastore again, and removes what belongs to none.
+    pub(super) fn meet_disk_pools(&self, store_id: &str) {
+        let store = self.store(store_id);
+        let pools = self.objects::<DiskPool>();
+        super::recover::sweep(&store.pools(), |name| {
+            pools.iter().any(|pool| pool.id == name) || self.object::<DiskPool>(name).is_ok()
+        });
+        for pool in pools {
+            let here = pool.parent.as_deref() == Some(store_id);
+            let busy = self.disk_pools.get(&pool.id).filling.is_some();
+            if here && !busy {
+                self.disk_pools.meet(&pool.id, store_id, &store);
+            }
+        }
+    }
+
+    /// Starts to fill the pools.
+    pub(super) fn fill_disk_pools(self: &Arc<Self>) -> anyhow::Result<()> {
+        filler::start(self)
+    }
+}

@@ -1,0 +1,287 @@
+//! The thread that fills disk pools: one copy at a time, one pool after the other, with the disk's
+//! idle priority.
+
+use std::fs::{self, File};
+use std::num::NonZeroU64;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use disk_layers::{Pace, Progress};
+
+use super::copies::{CONTENT_FILE, PART, disk_name, remove_dir};
+use crate::error::OpResult;
+use crate::host::datastores::Promise;
+use crate::host::full::{Content, copy_disk, verify_copy};
+use crate::host::{Host, event};
+use crate::inventory::{Changes, Datastore, DiskPool, Object, sync_directory};
+
+/// Pause between two looks at all pools where nobody wakes the filler.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// Pause after a copy that failed.
+const RETRY_INTERVAL: Duration = Duration::from_secs(30);
+/// Speed of filling where a pool names none, bytes per second.
+const DEFAULT_RATE: NonZeroU64 = NonZeroU64::new(256 << 20).expect("it is not zero");
+
+/// Starts the thread; it ends with the host.
+pub(super) fn start(host: &Arc<Host>) -> anyhow::Result<()> {
+    let pools = Arc::clone(&host.disk_pools);
+    let host: Weak<Host> = Arc::downgrade(host);
+    std::thread::Builder::new()
+        .name("pool-filler".into())
+        .spawn(move || {
+            while let Some(host) = host.upgrade() {
+                let busy = host.fill_round();
+                drop(host);
+                if !busy {
+                    pools.wait(LOOK_INTERVAL);
+                }
+            }
+        })
+        .context("cannot start a thread")?;
+    Ok(())
+}
+
+/// A pool that wants another copy.
+struct Job {
+    pool: Object<DiskPool>,
+    store: Object<Datastore>,
+    content: Content,
+}
+
+impl Host {
+    /// Makes at most one copy for each pool; says whether any was made.
+    fn fill_round(&self) -> bool {
+        let mut busy = false;
+        for pool in self.objects::<DiskPool>() {
+            match self.look_at_disk_pool(&pool) {
+                Ok(None) => self.note_disk_pool(&pool, None),
+                Ok(Some(job)) => busy |= self.fill_one(job),
+                Err(error) => self.note_disk_pool(&pool, Some(error.message())),
+            }
+        }
+        busy
+    }
+
+    /// Removes copies that do not fit, and finds out whether one is to be made.
+    fn look_at_disk_pool(&self, pool: &Object<DiskPool>) -> OpResult<Option<Job>> {
+        let store = self.store_for_disks(pool.parent.as_deref().unwrap_or_default())?;
+        let content = self.content_of_source(&pool.doc.source)?;
+        let stale = self.disk_pools.update(&pool.id, |copies| {
+            let is_stale = |of: &Vec<String>| *of != content.stamps;
+            let mut gone: Vec<u64> = Vec::new();
+            copies.ready.retain(|number, of| {
+                let keep = !is_stale(of);
+                gone.extend((!keep).then_some(*number));
+                keep
+            });
+            let drained = gone.len();
+            while copies.ready.len() as u64 > pool.doc.count
+                && let Some((number, _)) = copies.ready.pop_last()
+            {
+                gone.push(number);
+            }
+            (gone, drained, copies.dir.clone())
+        });
+        let Some((gone, drained, dir)) = stale else {
+            return Ok(None);
+        };
+        for number in gone {
+            remove_dir(&dir.join(number.to_string()));
+        }
+        if drained > 0 {
+            let message = format!("{drained} copies removed: their source has changed");
+            self.tell_disk_pool(pool, "pool.drained", message);
+        }
+        let copies = self.disk_pools.get(&pool.id);
+        let waits = copies.not_before.is_some_and(|at| Instant::now() < at);
+        let ready = copies.ready.len() as u64;
+        if ready >= pool.doc.count {
+            return Ok(None);
+        }
+        if waits {
+            return Err(crate::error::OpError::failed(
+                copies
+                    .note
+                    .unwrap_or_else(|| "the last copy failed".to_owned()),
+            ));
+        }
+        Ok(Some(Job {
+            pool: pool.clone(),
+            store,
+            content,
+        }))
+    }
+
+    fn fill_one(&self, job: Job) -> bool {
+        let Job {
+            pool,
+            store,
+            content,
+        } = job;
+        let space = match self.promise_space(&store, content.bytes) {
+            Ok(space) => space,
+            Err(error) => {
+                self.note_disk_pool(&pool, Some(error.message()));
+                return false;
+            }
+        };
+        self.note_disk_pool(&pool, None);
+        let begun = self.disk_pools.update(&pool.id, |copies| {
+            copies.filling = Some(0.0);
+            let last = copies
+                .ready
+                .last_key_value()
+                .map_or(0, |(number, _)| *number);
+            let dir = copies.dir.clone();
+            (dir, last)
+        });
+        let Some((dir, last)) = begun else {
+            return false;
+        };
+        let number = next_number(&dir, last);
+        let part = dir.join(format!("{number}{PART}"));
+        let made = self.make_copy(&pool, &content, space, &part);
+        let made = made.and_then(|()| {
+            let path = dir.join(number.to_string());
+            fs::rename(&part, &path)
+                .with_context(|| format!("cannot name the copy {}", path.display()))?;
+            sync_directory(&dir).context("cannot sync the pool")
+        });
+        remove_dir(&part);
+        // Somebody may have started the source meanwhile.
+        let fits = self
+            .content_of_source(&pool.doc.source)
+            .is_ok_and(|present| present.stamps == content.stamps);
+        let is_there = self.object::<DiskPool>(&pool.id).is_ok();
+        if !fits || !is_there {
+            remove_dir(&dir.join(number.to_string()));
+        }
+        self.disk_pools.update(&pool.id, |copies| {
+            copies.filling = None;
+            if made.is_ok() && fits && is_there {
+                copies.ready.insert(number, content.stamps);
+            }
+        });
+        match made {
+            Ok(()) => true,
+            Err(error) => {
+                if is_there && fits && !error.is::<Interrupted>() {
+                    let message = crate::error::chain_line(&error);
+                    self.note_disk_pool(&pool, Some(message));
+                    self.disk_pools.update(&pool.id, |copies| {
+                        copies.not_before = Some(Instant::now() + RETRY_INTERVAL);
+                    });
+                }
+                false
+            }
+        }
+    }
+
+    /// Copies all disks into the directory `part`, durably, and verifies them.
+    fn make_copy(
+        &self,
+        pool: &Object<DiskPool>,
+        content: &Content,
+        mut space: Promise,
+        part: &Path,
+    ) -> anyhow::Result<()> {
+        remove_dir(part);
+        fs::create_dir_all(part).with_context(|| format!("cannot make {}", part.display()))?;
+        let disks = content.chains.len();
+        for (number, chain) in content.chains.iter().enumerate() {
+            let mut seen = 0;
+            let mut tell = |progress: Progress| {
+                space.spend(progress.done_bytes.saturating_sub(seen));
+                seen = progress.done_bytes;
+                let disk = progress.done_bytes as f32 / progress.total_bytes.max(1) as f32;
+                let done = (number as f32 + disk) / disks as f32;
+                self.disk_pools
+                    .update(&pool.id, |copies| copies.filling = Some(done));
+                if self.is_wanted(pool) {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            };
+            let rate = pool.doc.rate_bytes_per_s.and_then(NonZeroU64::new);
+            let mut pace = Pace::limited(&mut tell, rate.unwrap_or(DEFAULT_RATE));
+            let path = part.join(disk_name(number));
+            let target = File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&path)
+                .with_context(|| format!("cannot make {}", path.display()))?;
+            let copied = copy_disk(chain, target, &mut pace);
+            if !self.is_wanted(pool) {
+                return Err(Interrupted.into());
+            }
+            copied.with_context(|| format!("cannot copy a disk to {}", path.display()))?;
+            verify_copy(&path, chain[0].size_bytes)?;
+        }
+        let text = serde_json::to_vec(&content.stamps)?;
+        let path = part.join(CONTENT_FILE);
+        fs::write(&path, text)
+            .and_then(|()| File::open(&path)?.sync_all())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        sync_directory(part).context("cannot sync the copy")
+    }
+
+    /// Whether a copy that is being made is still to be finished.
+    fn is_wanted(&self, pool: &Object<DiskPool>) -> bool {
+        let ready = self.disk_pools.get(&pool.id).ready.len() as u64;
+        let wanted = self.object::<DiskPool>(&pool.id);
+        let store = pool.parent.as_deref().unwrap_or_default();
+        // A copy goes on with another speed from its beginning.
+        let same_rate =
+            |wanted: &Object<DiskPool>| wanted.doc.rate_bytes_per_s == pool.doc.rate_bytes_per_s;
+        wanted.is_ok_and(|wanted| ready < wanted.doc.count && same_rate(&wanted))
+            && self
+                .object::<Datastore>(store)
+                .is_ok_and(|store| !store.doc.maintenance)
+    }
+
+    /// Notes why a pool is not filled, or that it is; tells what is news.
+    fn note_disk_pool(&self, pool: &Object<DiskPool>, note: Option<String>) {
+        let news = self.disk_pools.update(&pool.id, |copies| {
+            let paused = note.is_some() && copies.note.is_none();
+            copies.note.clone_from(&note);
+            let is_full = note.is_none() && copies.ready.len() as u64 >= pool.doc.count;
+            let filled = is_full && !copies.was_full;
+            copies.was_full = is_full;
+            (paused, filled)
+        });
+        match (news, note) {
+            (Some((true, _)), Some(note)) => self.tell_disk_pool(pool, "pool.paused", note),
+            (Some((_, true)), _) => {
+                let message = format!("{} copies are ready", pool.doc.count);
+                self.tell_disk_pool(pool, "pool.filled", message);
+            }
+            _ => {}
+        }
+    }
+
+    fn tell_disk_pool(&self, pool: &Object<DiskPool>, kind: &'static str, message: String) {
+        let told = event(&pool.name, kind, message).about(&pool.id);
+        let changes = Changes {
+            events: vec![told],
+            ..Changes::default()
+        };
+        self.commit_logged(&[], changes);
+    }
+}
+
+/// A number that no copy in `dir` has, also none that a clone is just taking.
+fn next_number(dir: &Path, last: u64) -> u64 {
+    let names = fs::read_dir(dir).into_iter().flatten().flatten();
+    let numbers = names.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+    numbers.max().unwrap_or(0).max(last) + 1
+}
+
+/// The copy is not wanted any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the copy is not wanted any more")]
+struct Interrupted;

@@ -1,0 +1,378 @@
+//! Full clones and disk pools: copies taken by rename, made ahead, and made anew.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+mod bed;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use api_types::{
+    CloneMode, Cloned, DiskPoolChangeRequest, DiskPoolRequest, DiskPoolState, ErrorKind,
+    ForkRequest, StopRequest,
+};
+use bed::stores::Mount;
+use bed::{Bed, clones};
+
+/// Number of a batch's names, with a prefix.
+fn full(prefix: &str, count: usize) -> ForkRequest {
+    let names: Vec<String> = (1..=count).map(|n| format!("{prefix}{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    ForkRequest {
+        mode: CloneMode::Full,
+        ..clones(&names)
+    }
+}
+
+fn how(cloned: &Cloned) -> Vec<(String, String)> {
+    let of = |clone: &api_types::ClonedVm| {
+        let disks = clone.disks.clone().unwrap();
+        (disks.datastore, disks.how)
+    };
+    cloned.clones.iter().map(of).collect()
+}
+
+/// A powered-off VM with one disk of 1 MiB.
+fn source(bed: &Bed, name: &str) {
+    bed.run(name, "");
+    bed.client.stop(name, &StopRequest::default()).unwrap();
+}
+
+fn pool(bed: &Bed, source: &str, store: &str, count: u64) -> String {
+    let request = DiskPoolRequest {
+        source: source.into(),
+        datastore: store.into(),
+        count,
+        ..DiskPoolRequest::default()
+    };
+    bed.client.make_disk_pool(&request).unwrap().id
+}
+
+fn until_full(bed: &Bed, pool: &str) {
+    bed.until(&format!("{pool} is full"), || {
+        bed.client.disk_pool(pool).unwrap().state == DiskPoolState::Full
+    });
+}
+
+fn top(bed: &Bed, name: &str) -> PathBuf {
+    bed.detail(name).disks[0].layers[0].clone().into()
+}
+
+/// A full clone's disk stands alone, is clean, and shows what its source's shows.
+fn assert_copy(bed: &Bed, name: &str, source: &str) {
+    let detail = bed.detail(name);
+    assert_eq!(detail.disks[0].layers.len(), 1, "{name}");
+    assert_eq!(detail.vm.state, "poweredOff");
+    bed.check_chain(&top(bed, name));
+    let compared = Command::new("qemu-img")
+        .arg("compare")
+        .args([top(bed, name), top(bed, source)])
+        .output();
+    let Ok(compared) = compared else { return };
+    assert!(compared.status.success(), "{name} differs from {source}");
+}
+
+/// Changes the first bytes of a powered-off VM's disk.
+fn write_to(path: &Path, pattern: u8) {
+    let command = format!("write -P {pattern} 0 4096");
+    let written = Command::new("qemu-io")
+        .args(["-f", "qcow2", "-c", &command])
+        .arg(path)
+        .output();
+    let written = written.expect("qemu-io is installed with qemu-img");
+    assert!(written.status.success(), "{written:?}");
+}
+
+#[test]
+fn full_clones_take_ready_copies_and_spread_over_datastores() {
+    let bed = Bed::new();
+    bed.add_store("two");
+    source(&bed, "a");
+    let pools = [pool(&bed, "a", "datastore1", 2), pool(&bed, "a", "two", 2)];
+    pools.iter().for_each(|id| until_full(&bed, id));
+    for id in &pools {
+        // Nothing is refilled while the batch runs.
+        let change = DiskPoolChangeRequest {
+            count: Some(2),
+            rate_bytes_per_s: Some(1),
+            version: None,
+        };
+        bed.client.change_disk_pool(id, &change).unwrap();
+    }
+    let cloned = bed.client.fork("a", &full("f", 5)).unwrap();
+    let how = how(&cloned);
+    assert!(how[..4].iter().all(|(_, how)| how == "pool"), "{how:?}");
+    let on = |store: &str| how[..4].iter().filter(|(on, _)| on == store).count();
+    assert_eq!((on("datastore1"), on("two")), (2, 2), "{how:?}");
+    assert_eq!(how[4].1, "copy");
+    let why = cloned.clones[4].disks.clone().unwrap().reason.unwrap();
+    assert!(why.contains("pool a on two is empty"), "{why}");
+    for n in 1..=5 {
+        assert_copy(&bed, &format!("f{n}"), "a");
+    }
+    let shown = bed.client.disk_pools().unwrap();
+    let sums = shown
+        .iter()
+        .fold((0, 0), |(h, m), p| (h + p.hits, m + p.misses));
+    assert_eq!(sums, (4, 2));
+    for id in &pools {
+        let change = DiskPoolChangeRequest {
+            rate_bytes_per_s: Some(1 << 30),
+            ..DiskPoolChangeRequest::default()
+        };
+        bed.client.change_disk_pool(id, &change).unwrap();
+        until_full(&bed, id);
+    }
+    bed.until_event("pool.filled");
+    let refused = bed.client.remove_datastore("two").unwrap_err().to_string();
+    assert!(refused.contains("is used by"), "{refused}");
+    for id in &pools {
+        bed.client.remove_disk_pool(id).unwrap();
+    }
+    assert!(bed.list("datastore1/pool").is_empty());
+    bed.client.start("f1").unwrap();
+}
+
+#[test]
+fn a_pool_follows_its_source() {
+    let bed = Bed::new();
+    source(&bed, "a");
+    let id = pool(&bed, "a", "datastore1", 2);
+    until_full(&bed, &id);
+    // A linked clone gives the source an empty delta, which changes no content.
+    let linked = ForkRequest {
+        mode: CloneMode::Linked,
+        ..clones(&["l"])
+    };
+    bed.client.fork("a", &linked).unwrap();
+    let cloned = bed.client.fork("a", &full("f", 1)).unwrap();
+    assert_eq!(how(&cloned)[0].1, "pool");
+    until_full(&bed, &id);
+    write_to(&top(&bed, "a"), 9);
+    bed.until_event("pool.drained");
+    until_full(&bed, &id);
+    let cloned = bed.client.fork("a", &full("g", 1)).unwrap();
+    assert_eq!(how(&cloned)[0].1, "pool");
+    assert_copy(&bed, "g1", "a");
+    bed.client.start("a").unwrap();
+    bed.until("the pool waits for its source", || {
+        let pool = bed.client.disk_pool(&id).unwrap();
+        pool.reason.is_some_and(|why| why.contains("a is running"))
+    });
+    bed.client.remove("a", true).unwrap();
+    bed.until("the pool misses its source", || {
+        let pool = bed.client.disk_pool(&id).unwrap();
+        pool.state == DiskPoolState::Paused && pool.reason.unwrap().contains("there is no VM")
+    });
+    bed.client.remove_disk_pool(&id).unwrap();
+    assert_eq!(bed.names(), ["f1", "g1", "l"]);
+}
+
+#[test]
+fn a_pool_of_an_image_serves_vms_that_were_never_written_to() {
+    let bed = Bed::new();
+    bed.make_image("img", 1 << 20);
+    let id = pool(&bed, "img", "datastore1", 2);
+    assert_eq!(bed.client.disk_pool("img").unwrap().source, "image:img");
+    until_full(&bed, &id);
+    let mut request = bed.request("a", "");
+    request.image = Some("img".into());
+    bed.client.run(&request).unwrap();
+    bed.client.stop("a", &StopRequest::default()).unwrap();
+    let cloned = bed.client.fork("a", &full("f", 1)).unwrap();
+    assert_eq!(how(&cloned)[0].1, "pool");
+    assert_copy(&bed, "f1", "a");
+    write_to(&top(&bed, "a"), 3);
+    let cloned = bed.client.fork("a", &full("g", 1)).unwrap();
+    let disks = cloned.clones[0].disks.clone().unwrap();
+    assert_eq!(disks.how, "copy");
+    assert!(disks.reason.unwrap().contains("copies of other content"));
+    assert_copy(&bed, "g1", "a");
+}
+
+#[test]
+fn pools_that_cannot_be_are_refused_by_name() {
+    let bed = Bed::new();
+    source(&bed, "a");
+    bed.run("on", "");
+    bed.client.run(&bed.request("bare", "")).unwrap();
+    bed.client.stop("bare", &StopRequest::default()).unwrap();
+    let refused = |source: &str, datastore: &str| {
+        let request = DiskPoolRequest {
+            source: source.into(),
+            datastore: datastore.into(),
+            count: 1,
+            ..DiskPoolRequest::default()
+        };
+        bed.client.make_disk_pool(&request).unwrap_err()
+    };
+    let check = |error: client::ClientError, kind: ErrorKind, wanted: &str| {
+        assert!(error.to_string().contains(wanted), "{error}");
+        assert_eq!(error.kind(), Some(kind), "{error}");
+    };
+    check(
+        refused("none", "datastore1"),
+        ErrorKind::NotFound,
+        "there is no VM and no image",
+    );
+    check(
+        refused("image:none", "datastore1"),
+        ErrorKind::NotFound,
+        "there is no image",
+    );
+    check(
+        refused("a", "none"),
+        ErrorKind::NotFound,
+        "there is no datastore",
+    );
+    check(
+        refused("on", "datastore1"),
+        ErrorKind::Conflict,
+        "on is running",
+    );
+    check(
+        refused("bare", "datastore1"),
+        ErrorKind::Conflict,
+        "no disk that it can write to",
+    );
+    pool(&bed, "a", "datastore1", 0);
+    check(refused("a", "datastore1"), ErrorKind::Conflict, "already");
+    let clones = bed.client.fork("bare", &full("b", 1)).unwrap();
+    assert_eq!(clones.clones[0].disks.clone().unwrap().how, "none");
+}
+
+#[test]
+fn a_refill_may_be_cut_at_any_moment() {
+    let mut bed = Bed::new();
+    source(&bed, "a");
+    let request = DiskPoolRequest {
+        source: "a".into(),
+        datastore: "datastore1".into(),
+        count: 4,
+        // A copy takes a fifth of a second.
+        rate_bytes_per_s: Some(5 << 20),
+        ..DiskPoolRequest::default()
+    };
+    let id = bed.client.make_disk_pool(&request).unwrap().id;
+    for ms in [0, 5, 50, 100, 150, 190, 210, 300] {
+        std::thread::sleep(Duration::from_millis(ms));
+        bed.kill();
+        let dir = bed.home().join("datastore1/pool").join(&id);
+        let ready = |dir: &Path| {
+            let names = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            let names = names.map(|entry| entry.file_name().into_string().unwrap());
+            names
+                .filter(|name| !name.ends_with(".part"))
+                .collect::<Vec<_>>()
+        };
+        let before = ready(&dir);
+        for name in &before {
+            bed.check_chain(&dir.join(name).join("disk0.qcow2"));
+        }
+        bed.start();
+        assert!(bed.client.disk_pool(&id).unwrap().ready >= before.len() as u64);
+        let after = ready(&dir);
+        assert!(before.iter().all(|name| after.contains(name)));
+    }
+    until_full(&bed, &id);
+    let cloned = bed.client.fork("a", &full("f", 4)).unwrap();
+    assert!(how(&cloned).iter().all(|(_, how)| how == "pool"));
+    for n in 1..=4 {
+        assert_copy(&bed, &format!("f{n}"), "a");
+    }
+}
+
+#[test]
+fn a_full_clone_may_be_cut_at_any_moment() {
+    for ms in [1, 20, 60, 110, 180, 260] {
+        let mut bed = Bed::new();
+        source(&bed, "a");
+        let client = bed.client.clone();
+        let request = ForkRequest {
+            rate_bytes_per_s: Some(10 << 20),
+            ..full("f", 3)
+        };
+        let cloning = std::thread::spawn(move || client.fork("a", &request));
+        std::thread::sleep(Duration::from_millis(ms));
+        bed.kill();
+        let _ = cloning.join().unwrap();
+        bed.start();
+        let names = bed.names();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        bed.assert_only(&names);
+        for name in names.iter().filter(|name| **name != "a") {
+            assert_copy(&bed, name, "a");
+        }
+        bed.client.start("a").unwrap();
+    }
+}
+
+#[test]
+fn a_datastore_that_fills_up_in_a_batch_keeps_whole_clones_and_no_halves() {
+    let bed = Bed::new();
+    let Some(mount) = Mount::tmpfs(bed.file("small"), 8 << 20) else {
+        eprintln!("skipped: mounting is not permitted");
+        return;
+    };
+    bed.add_store("small");
+    source(&bed, "a");
+    let request = ForkRequest {
+        datastore: Some("small".into()),
+        ..full("f", 8)
+    };
+    let cloned = bed.client.fork("a", &request).unwrap();
+    let failed: Vec<_> = cloned
+        .clones
+        .iter()
+        .filter_map(|c| c.error.clone())
+        .collect();
+    assert!((2..7).contains(&failed.len()), "{cloned:?}");
+    for error in &failed {
+        let wanted = "no space on datastore small: 2 MiB needed, ";
+        assert!(
+            error.starts_with(wanted) && error.contains(" free"),
+            "{error}"
+        );
+    }
+    let mut names = bed.names();
+    names.retain(|name| name != "a");
+    assert_eq!(names.len(), 8 - failed.len());
+    for name in &names {
+        assert_copy(&bed, name, "a");
+    }
+    let files = std::fs::read_dir(mount.path().join("layers"))
+        .unwrap()
+        .count();
+    assert_eq!(files, names.len());
+    assert_eq!(
+        std::fs::read_dir(mount.path().join("vms")).unwrap().count(),
+        names.len()
+    );
+    // A pool on it waits for space, and goes on when there is some.
+    let id = pool(&bed, "a", "small", 2);
+    bed.until("the pool waits for space", || {
+        let pool = bed.client.disk_pool(&id).unwrap();
+        pool.reason
+            .is_some_and(|why| why.contains("no space on datastore small"))
+    });
+    for name in &names {
+        bed.client.remove(name, true).unwrap();
+    }
+    until_full(&bed, &id);
+    let none = ForkRequest {
+        datastore: Some("small".into()),
+        ..full("g", 8)
+    };
+    std::fs::write(mount.path().join("filler"), vec![1; 3 << 20]).unwrap();
+    let cloned = bed.client.fork("a", &none).unwrap();
+    assert_eq!(how_many(&cloned, "pool"), 2);
+}
+
+fn how_many(cloned: &Cloned, word: &str) -> usize {
+    let disks = cloned
+        .clones
+        .iter()
+        .filter_map(|clone| clone.disks.as_ref());
+    disks.filter(|disks| disks.how == word).count()
+}
