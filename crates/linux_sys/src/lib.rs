@@ -1,5 +1,6 @@
 //! Linux calls that have no safe wrapper elsewhere: TAP interfaces and bridges, a pseudo-terminal or
-//! the page map of a VM process, and starting a process with one descriptor at a fixed number.
+//! the page map of a VM process, the priority of disk accesses, and starting a process with one
+//! descriptor at a fixed number.
 
 #![expect(
     unsafe_code,
@@ -7,12 +8,14 @@
 )]
 
 mod bridge;
+mod io_priority;
 mod pagemap;
 mod pty;
 mod spawn;
 mod tap;
 
 pub use bridge::{BridgeError, find_bridge, make_bridge, make_tap, remove_bridge};
+pub use io_priority::IdleIo;
 pub use pagemap::open_pagemap;
 pub use pty::{Pty, open_pty};
 pub use spawn::spawn_with_fd;

@@ -3,8 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use api_types::{Check, CheckLevel};
-use rustix::fs::statvfs;
+use api_types::{Check, CheckLevel, Datastore};
 use rustix::process::{Resource, getrlimit};
 use vm_spec::format_size;
 
@@ -21,20 +20,21 @@ const FILES_WANTED: u64 = 4096;
 /// Looks at everything.
 pub fn examine(host: &Host) -> Vec<Check> {
     let config = &host.config;
-    vec![
+    let mut checks = vec![
         kvm(host),
         engine(host),
         programs(config),
         user(),
         memory(config),
         memory_limits(host),
-        space(config),
         files(),
         landlock(),
         huge_pages(),
         map_count(),
         tun(),
-    ]
+    ];
+    checks.extend(host.datastores().iter().map(space));
+    checks
 }
 
 fn check(name: &str, level: CheckLevel, found: impl Into<String>, remedy: Option<&str>) -> Check {
@@ -172,25 +172,19 @@ fn memory_limits(host: &Host) -> Check {
     }
 }
 
-fn space(config: &Config) -> Check {
-    let path = config.home.datastore();
-    match statvfs(&path) {
-        Ok(stat) => {
-            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-            let found = format!("{} free in {}", format_size(free), path.display());
-            if free < SPACE_SHORT_BYTES {
-                let remedy = "make space: guests that write pause when there is none";
-                return check("disk", CheckLevel::Warn, found, Some(remedy));
-            }
-            check("disk", CheckLevel::Ok, found, None)
-        }
-        Err(error) => check(
-            "disk",
-            CheckLevel::Fail,
-            format!("{}: {error}", path.display()),
-            None,
-        ),
+fn space(store: &Datastore) -> Check {
+    let name = format!("disk {}", store.name);
+    if let Some(reason) = &store.reason {
+        let remedy = "mount it again, or remove its VMs: they cannot start";
+        return check(&name, CheckLevel::Warn, reason, Some(remedy));
     }
+    let free = format_size(store.free_bytes);
+    let found = format!("{free} free in {}", store.path);
+    if store.free_bytes < SPACE_SHORT_BYTES {
+        let remedy = "make space: guests that write pause when there is none";
+        return check(&name, CheckLevel::Warn, found, Some(remedy));
+    }
+    check(&name, CheckLevel::Ok, found, None)
 }
 
 fn files() -> Check {

@@ -122,8 +122,8 @@ fn full_clones_take_ready_copies_and_spread_over_datastores() {
             ..DiskPoolChangeRequest::default()
         };
         bed.client.change_disk_pool(id, &change).unwrap();
-        until_full(&bed, id);
     }
+    pools.iter().for_each(|id| until_full(&bed, id));
     bed.until_event("pool.filled");
     let refused = bed.client.remove_datastore("two").unwrap_err().to_string();
     assert!(refused.contains("is used by"), "{refused}");

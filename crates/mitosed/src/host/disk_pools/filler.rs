@@ -32,6 +32,7 @@ pub(super) fn start(host: &Arc<Host>) -> anyhow::Result<()> {
     std::thread::Builder::new()
         .name("pool-filler".into())
         .spawn(move || {
+            let _idle = linux_sys::IdleIo::begin();
             while let Some(host) = host.upgrade() {
                 let busy = host.fill_round();
                 drop(host);

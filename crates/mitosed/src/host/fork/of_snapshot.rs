@@ -240,11 +240,7 @@ impl Host {
         })
     }
 
-    fn conclude_powered_off(
-        &self,
-        snapshot: &Object<Snapshot>,
-        seats: &[Seat],
-    ) -> OpResult<()> {
+    fn conclude_powered_off(&self, snapshot: &Object<Snapshot>, seats: &[Seat]) -> OpResult<()> {
         let mut changes = Changes::default();
         let mut changed = Vec::new();
         for seat in seats {
