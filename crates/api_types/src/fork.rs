@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{NetRequest, SerialRequest, schema};
+use crate::{GuestInfo, NetRequest, NicAddressRequest, SerialRequest, schema};
 
 /// How a clone is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -102,6 +102,15 @@ pub struct ForkRequest {
     /// Instant clones stand still at the fork point until they are resumed.
     #[serde(default)]
     pub paused: bool,
+    /// Static addresses of the clones' NICs, set by their agents: the first clone gets those given,
+    /// each further one the next.
+    #[serde(default)]
+    #[schema(max_items = 11)]
+    pub addresses: Vec<NicAddressRequest>,
+    /// guestinfo of the clones, on top of the source's; `{name}` and `{index}` (from 1) in a value are
+    /// replaced. An empty value removes the key.
+    #[serde(default)]
+    pub guestinfo: GuestInfo,
     /// The clones keep the source's hardware addresses and links.
     #[serde(default)]
     pub keep_mac: bool,

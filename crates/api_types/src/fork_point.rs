@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Cloned, schema};
+use crate::{Cloned, GuestInfo, NicAddressRequest, schema};
 
 /// Most children of one call.
 pub const MAX_CHILDREN: u32 = 4096;
@@ -120,6 +120,15 @@ pub struct PointForkRequest {
     /// Children keep the parent's hardware addresses.
     #[serde(default)]
     pub keep_mac: bool,
+    /// Static addresses of the children's NICs, set by their agents: the first child gets those
+    /// given, each further one the next.
+    #[serde(default)]
+    #[schema(max_items = 11)]
+    pub addresses: Vec<NicAddressRequest>,
+    /// guestinfo of the children, on top of the parent's; `{name}` and `{index}` (from 1) in a value
+    /// are replaced. An empty value removes the key.
+    #[serde(default)]
+    pub guestinfo: GuestInfo,
     /// Most host memory that each child takes beside the layers that it shares, bytes.
     #[serde(default)]
     #[schema(schema_with = schema::optional_bytes)]

@@ -13,6 +13,7 @@ mod disk_pool;
 mod event;
 mod fork;
 mod fork_point;
+mod guest;
 mod hardware;
 mod home;
 mod image;
@@ -37,6 +38,7 @@ pub use fork_point::{
     ForkPoint, MAX_CHILDREN, PersistenceRequest, PointForkRequest, PointForked, PrepareRequest,
     Prepared,
 };
+pub use guest::{GuestInfo, GuestInfoPatch, NicAddressRequest, WaitFor};
 pub use hardware::{DiskRequest, ImageFormat, NetRequest, SerialDetail, SerialRequest};
 pub use home::{SOCKET_NAME, default_home, socket_of};
 pub use image::{BuildKind, Image, ImageRequest, InitKind};

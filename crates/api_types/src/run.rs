@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vm_spec::EngineChoice;
 
-use crate::{DiskRequest, NetRequest, SerialRequest, Vm, schema};
+use crate::{DiskRequest, GuestInfo, NetRequest, NicAddressRequest, SerialRequest, Vm, schema};
 
 fn default_cpus() -> u32 {
     1
@@ -107,6 +107,13 @@ pub struct RunRequest {
     #[serde(default)]
     #[schema(schema_with = schema::optional_number)]
     pub entry: Option<u64>,
+    /// Static addresses of its NICs, set by its agent.
+    #[serde(default)]
+    #[schema(max_items = 11)]
+    pub addresses: Vec<NicAddressRequest>,
+    /// guestinfo; `{name}` in a value is replaced.
+    #[serde(default)]
+    pub guestinfo: GuestInfo,
     /// Longest wait for the agent of an image that has one, seconds; 0 does not wait.
     #[serde(default)]
     #[schema(schema_with = schema::optional_seconds)]
@@ -139,6 +146,8 @@ impl RunRequest {
             more_serial: Vec::new(),
             engine: EngineChoice::default(),
             entry: None,
+            addresses: Vec::new(),
+            guestinfo: GuestInfo::default(),
             wait_ready_s: None,
         }
     }

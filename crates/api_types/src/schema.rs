@@ -208,6 +208,59 @@ pub fn optional_interface() -> Schema {
     }))
 }
 
+/// Form of a guestinfo key.
+pub const GUESTINFO_KEY_PATTERN: &str = "^guestinfo\\.[A-Za-z0-9._-]+$";
+/// Most characters of a guestinfo key.
+pub const GUESTINFO_KEY_MAX: usize = 256;
+/// Most characters of a guestinfo value.
+pub const GUESTINFO_VALUE_MAX: usize = 64 << 10;
+
+/// Values of `kind` by guestinfo key.
+pub(crate) fn guestinfo(text: &str, kind: Value) -> RefOr<Schema> {
+    of(json!({
+        "type": "object", "description": text,
+        "propertyNames": {
+            "type": "string", "pattern": GUESTINFO_KEY_PATTERN, "maxLength": GUESTINFO_KEY_MAX,
+        },
+        "additionalProperties": {
+            "type": kind, "maxLength": GUESTINFO_VALUE_MAX,
+            "pattern": "^[^\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f]*$",
+        },
+        "examples": [{ "guestinfo.role": "web" }],
+    }))
+    .into()
+}
+
+/// Form of an IPv4 or IPv6 address; the daemon reads it exactly.
+const ADDRESS_PATTERN: &str = "^[0-9a-fA-F:.]+$";
+
+/// IP address, or null.
+pub fn optional_address() -> Schema {
+    of(json!({
+        "type": ["string", "null"], "minLength": 2, "maxLength": 45, "pattern": ADDRESS_PATTERN,
+        "examples": ["192.0.2.1"],
+    }))
+}
+
+/// IP addresses of name servers.
+pub fn name_servers() -> Schema {
+    of(json!({
+        "type": "array", "maxItems": 8,
+        "items": {
+            "type": "string", "minLength": 2, "maxLength": 45, "pattern": ADDRESS_PATTERN,
+            "examples": ["192.0.2.1"],
+        },
+    }))
+}
+
+/// IP address with prefix length.
+pub fn network_address() -> Schema {
+    of(json!({
+        "type": "string", "minLength": 4, "maxLength": 49,
+        "pattern": "^[0-9a-fA-F:.]+/[0-9]{1,3}$", "examples": ["192.0.2.7/24"],
+    }))
+}
+
 /// Engine that executes a guest.
 pub fn engine() -> Schema {
     of(json!({ "type": "string", "enum": ["auto", "kvm", "soft"], "default": "auto" }))
@@ -247,6 +300,16 @@ pub fn optional_bytes() -> Schema {
 pub fn optional_seconds() -> Schema {
     of(json!({
         "type": ["integer", "null"], "format": "int64", "minimum": 0, "maximum": MAX_SECONDS,
+    }))
+}
+
+/// Most seconds of one wait.
+pub const MAX_WAIT_SECONDS: u64 = 3600;
+
+/// Seconds that a request waits.
+pub fn wait_seconds() -> Schema {
+    of(json!({
+        "type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_WAIT_SECONDS,
     }))
 }
 

@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vm_spec::MacAddr;
 
-use crate::{SerialDetail, schema};
+use crate::{GuestInfo, SerialDetail, schema};
 
 /// A VM as `ls` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Vm {
     /// Its name.
     pub name: String,
-    /// `creating`, `running`, `paused`, `paused: no space`, `poweredOff` or `out of memory`.
+    /// `creating`, `running`, `paused`, `frozen`, `paused: no space`, `poweredOff` or `out of memory`.
     pub state: String,
     /// `kvm` or `soft`.
     pub engine: String,
@@ -72,6 +72,9 @@ pub struct NicDetail {
     pub mac: MacAddr,
     /// TAP interface.
     pub tap: Option<String>,
+    /// Static address with prefix length that its agent was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 /// One fork of a VM, as its source saw it.
@@ -145,6 +148,9 @@ pub struct VmDetail {
     pub stuns: Vec<StunRecord>,
     /// What the guest says of itself.
     pub guest: Option<GuestReply>,
+    /// Key-value pairs that its user and its guest set.
+    #[serde(default)]
+    pub guestinfo: GuestInfo,
     /// Unix socket that reaches the guest's vsock ports (`CONNECT <port>\n`).
     pub vsock: String,
     /// Where COM1's output goes.

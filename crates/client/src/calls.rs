@@ -5,8 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use api_types::{
-    API_PREFIX, Check, Cloned, DaemonStatus, ErrorKind, Event, ForkRequest, Image, ImageRequest,
-    Problem, RunReply, RunRequest, StopRequest, Task, TaskState, Vm, VmDetail, socket_of,
+    API_PREFIX, Check, Cloned, DaemonStatus, ErrorKind, Event, ForkRequest, GuestInfo,
+    GuestInfoPatch, Image, ImageRequest, Problem, RunReply, RunRequest, StopRequest, Task,
+    TaskState, Vm, VmDetail, WaitFor, socket_of,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -108,6 +109,37 @@ impl Client {
     /// Resets a VM.
     pub fn reset(&self, name: &str) -> Result<Vm, ClientError> {
         self.act(name, "reset")
+    }
+
+    /// guestinfo of a VM.
+    pub fn guestinfo(&self, name: &str) -> Result<GuestInfo, ClientError> {
+        self.get(&format!("/vms/{}/guestinfo", encode(name)))
+    }
+
+    /// Sets and removes guestinfo of a VM; returns all of it.
+    pub fn set_guestinfo(
+        &self,
+        name: &str,
+        patch: &GuestInfoPatch,
+    ) -> Result<GuestInfo, ClientError> {
+        let body = serde_json::to_vec(patch).map_err(|e| ClientError::Answer(e.to_string()))?;
+        let path = format!("/vms/{}/guestinfo", encode(name));
+        self.json("PATCH", &path, Some(body))
+    }
+
+    /// Waits until a VM is what `what` names.
+    pub fn wait_for(&self, name: &str, what: WaitFor, timeout_s: u64) -> Result<Vm, ClientError> {
+        let word = match what {
+            WaitFor::Frozen => "frozen",
+            WaitFor::Ready => "ready",
+            WaitFor::Running => "running",
+            WaitFor::Off => "off",
+        };
+        let path = format!(
+            "/vms/{}/wait?for={word}&timeout_s={timeout_s}",
+            encode(name)
+        );
+        self.get(&path)
     }
 
     /// Copies a VM's log to `output`.

@@ -103,6 +103,11 @@ fn idle_guests_fork_over_generations_power_cycles_and_failures() {
 }
 
 #[test]
+fn a_frozen_guest_goes_on_in_its_clones_and_in_itself() {
+    check(&["frozen"]);
+}
+
+#[test]
 fn a_busy_guest_is_forked_fifty_times() {
     if !harness::full() {
         eprintln!("skipped: MITOSE_TEST_FULL is not set");

@@ -14,6 +14,8 @@ mod doctor;
 mod events;
 mod exec;
 mod folder;
+mod guest_options;
+mod guestinfo;
 mod image;
 mod info;
 mod logs;
@@ -29,6 +31,7 @@ mod run;
 mod set;
 mod snapshot;
 mod tree;
+mod wait;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -124,6 +127,8 @@ pub enum Command {
     Set(set::Args),
     Rename(set::RenameArgs),
     Template(set::TemplateArgs),
+    Wait(wait::Args),
+    Guestinfo(guestinfo::Args),
     Rm(rm::Args),
     Folder(folder::Args),
     Network(network::Args),
@@ -170,6 +175,8 @@ impl Command {
             Self::Set(args) => set::run(args, context),
             Self::Rename(args) => set::rename(args, context),
             Self::Template(args) => set::template(&args, context),
+            Self::Wait(args) => wait::run(&args, context),
+            Self::Guestinfo(args) => guestinfo::run(args, context),
             Self::Rm(args) => rm::run(&args, context),
             Self::Folder(args) => folder::run(&args, context),
             Self::Network(args) => network::run(&args, context),

@@ -11,6 +11,8 @@
 //! | `deaf` | the power button does nothing |
 //! | `nospace` | a write finds no space until the first resume |
 //!
+//! Lines `say JSON` typed on COM1 are messages of the agent.
+//!
 //! COM1's log tells what happened: `boot` or `restore`, `link N up`, then `told JSON` for each message to the
 //! agent. A dump is the text `ram` in a file of the guest's size, and a checkpoint as of a fork.
 
@@ -146,7 +148,7 @@ impl Server {
                 let line = format!("link {nic} {}\n", if up { "up" } else { "down" });
                 plain(self.drive(|machine| machine.print(line.as_bytes())))
             }
-            Command::SerialInput(bytes) => plain(self.drive(|machine| machine.print(&bytes))),
+            Command::SerialInput(bytes) => plain(self.typed(&bytes)),
             Command::TellAgent(message) => plain(self.tell_agent(&message)),
             Command::SetSerial(order) => plain(self.set_serial(order, fds)),
             Command::Rebase(order) => plain(self.rebase(&order, fds)),
@@ -336,6 +338,18 @@ impl Server {
             }
             None => refused("this process runs no VM yet"),
         }
+    }
+
+    /// What is typed is printed; lines `say JSON` make the agent of a running guest say that.
+    fn typed(&mut self, bytes: &[u8]) -> Outcome {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let runs = self.machine.as_ref().is_some_and(|m| !m.paused);
+        for said in text.lines().filter_map(|line| line.strip_prefix("say ")) {
+            if runs && self.word("agent") {
+                self.say(Event::AgentMessage(said.to_owned()));
+            }
+        }
+        self.drive(|machine| machine.print(bytes))
     }
 
     fn tell_agent(&mut self, message: &str) -> Outcome {

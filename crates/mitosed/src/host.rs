@@ -14,8 +14,10 @@ mod disk_pools;
 mod events;
 mod folders;
 mod fork;
+mod freeze;
 mod full;
 mod guest_exec;
+mod guestinfo;
 mod identity;
 mod image_store;
 mod limits;
@@ -35,9 +37,11 @@ mod shell;
 mod show;
 mod snapshot;
 mod states;
+mod static_net;
 mod suspend;
 mod tasks;
 mod vm;
+mod wait;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -158,6 +162,10 @@ impl Host {
         match vm.state() {
             PowerState::Paused | PowerState::PausedNoSpace => Err(OpError::conflict(format!(
                 "{0} is paused; 'mitose resume {0}' first",
+                vm.name()
+            ))),
+            PowerState::Frozen => Err(OpError::conflict(format!(
+                "{0} is frozen; clone it with 'mitose clone {0}', or 'mitose resume {0}' first",
                 vm.name()
             ))),
             state => needs_process(&vm.name(), state),

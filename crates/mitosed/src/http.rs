@@ -13,6 +13,7 @@ mod document;
 mod events;
 mod folders;
 mod fork_points;
+mod guests;
 mod images;
 mod lineage;
 mod networks;
@@ -83,6 +84,7 @@ fn described() -> OpenApiRouter<Arc<Host>> {
     let api = OpenApiRouter::new()
         .merge(vms::routes())
         .merge(fork_points::routes())
+        .merge(guests::routes())
         .merge(images::routes())
         .merge(objects::routes())
         .merge(folders::routes())

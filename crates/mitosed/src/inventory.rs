@@ -21,7 +21,8 @@ pub use objects::{
     ResourcePool,
 };
 pub use rows::{
-    BootSource, DiskRow, LayerId, LayerRow, MAX_STUN_RECORDS, NicRow, PowerState, VmRow,
+    AddressRow, BootSource, DiskRow, FreezeRow, LayerId, LayerRow, MAX_STUN_RECORDS, NicRow,
+    PowerState, VmRow,
 };
 pub use snapshots::{MemoryFiles, Snapshot, SnapshotMemory, SuspendRow};
 pub use sqlite::{Sqlite, sync_directory};

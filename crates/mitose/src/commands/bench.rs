@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use api_types::{Cloned, DiskRequest, ForkRequest, RunRequest, SerialRequest};
+use api_types::{Cloned, DiskRequest, ForkRequest, RunRequest};
 use client::{Client, LogOptions};
 use serde::Serialize;
 use tempfile::TempDir;

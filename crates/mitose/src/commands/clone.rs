@@ -4,6 +4,7 @@ use api_types::{CloneMode, Cloned, ForkRequest, MAX_CLONES, SerialRequest};
 
 use super::Context;
 use super::description::{self, Description};
+use super::guest_options::GuestOptions;
 use super::run::{NetChoice, absolute_serial, parse_memory, parse_net, parse_serial};
 use crate::output::{self, Format, Table, microseconds};
 use crate::progress::Waiting;
@@ -18,6 +19,7 @@ use crate::progress::Waiting;
   mitose clone web1 --count 20 --prefix w- -o json
   mitose clone web1 --name web3 --net tap=tap3
   mitose clone web1 --count 5 --prefix t --memory-limit 64M
+  mitose clone web1 --count 9 --prefix w --guestinfo job={index} --net-ip 0=10.0.0.11/24,gw=10.0.0.1
   mitose clone base --name disk-copy --mode linked
   mitose clone base --count 8 --prefix f --mode full
   mitose clone web1 --snapshot before-update --name web4")]
@@ -65,6 +67,8 @@ pub struct Args {
     /// Only tell what stands in the way, all of it at once
     #[arg(long)]
     check: bool,
+    #[command(flatten)]
+    guest: GuestOptions,
     /// keep-mac: the clones keep the source's hardware addresses and links
     #[arg(long, value_name = "RULE", value_parser = ["keep-mac"])]
     nic: Option<String>,
@@ -88,6 +92,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         (None, Some(count), Some(prefix)) => (1..=count).map(|n| format!("{prefix}{n}")).collect(),
         (name, ..) => name.into_iter().collect(),
     };
+    let (guestinfo, addresses) = args.guest.into_parts();
     let request = ForkRequest {
         each: args.description.each(names.len())?,
         names,
@@ -96,6 +101,8 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         annotation: args.description.annotation,
         attributes: args.description.attributes.into_iter().collect(),
         paused: args.paused,
+        guestinfo,
+        addresses,
         mode: args.mode,
         snapshot: args.snapshot,
         datastore: args.datastore,

@@ -20,5 +20,5 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let check = args.run.check;
     let mut request = run::request(args.run)?;
     request.powered_off = true;
-    run::make(&request, check, context)
+    run::make(&request, check, None, context)
 }

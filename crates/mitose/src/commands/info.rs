@@ -1,6 +1,6 @@
 //! `mitose info`.
 
-use api_types::{MemoryUse, VmDetail};
+use api_types::{MemoryUse, NicDetail, VmDetail};
 use vm_spec::format_size;
 
 use super::Context;
@@ -69,8 +69,7 @@ fn table(detail: &VmDetail) -> Table {
     }
     row("own disk space", format_size(detail.disk.delta_bytes));
     for (index, nic) in detail.nics.iter().enumerate() {
-        let tap = nic.tap.clone().unwrap_or_else(|| "no link".to_owned());
-        row(&format!("nic {index}"), format!("{}, {tap}", nic.mac));
+        row(&format!("nic {index}"), nic_line(nic));
     }
     let ready = if vm.ready { "ready" } else { "not ready" };
     row("agent", ready.to_owned());
@@ -79,6 +78,9 @@ fn table(detail: &VmDetail) -> Table {
         for error in &guest.errors {
             row("  problem", error.clone());
         }
+    }
+    for (key, value) in &detail.guestinfo.0 {
+        row(key, shortened(value));
     }
     if let (Some(pid), Some(uid)) = (detail.pid, detail.uid) {
         row("process", format!("{pid}, user {uid}"));
@@ -93,6 +95,23 @@ fn table(detail: &VmDetail) -> Table {
         row("forked", value);
     }
     table
+}
+
+fn nic_line(nic: &NicDetail) -> String {
+    let tap = nic.tap.as_deref().unwrap_or("no link");
+    let address = nic.address.as_ref().map(|ip| format!(", {ip}"));
+    format!("{}, {tap}{}", nic.mac, address.unwrap_or_default())
+}
+
+/// A value on one line: the table is for people.
+fn shortened(value: &str) -> String {
+    const MOST: usize = 60;
+    let line = value.lines().next().unwrap_or_default();
+    let cut: String = line.chars().take(MOST).collect();
+    if cut == value {
+        return cut;
+    }
+    format!("{cut}… ({} bytes)", value.len())
 }
 
 /// Figures of the host's memory, KiB.

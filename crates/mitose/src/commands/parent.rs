@@ -3,6 +3,7 @@
 use api_types::{ForkPoint, MAX_CHILDREN, PointForkRequest, PointForked, PrepareRequest};
 
 use super::Context;
+use super::guest_options::GuestOptions;
 use super::run::parse_memory;
 use crate::output::{self, Format, Table, microseconds};
 use crate::progress::TaskProgress;
@@ -82,6 +83,8 @@ pub struct ForkArgs {
     /// Do not wait for the guest agents
     #[arg(long, conflicts_with = "wait")]
     no_wait: bool,
+    #[command(flatten)]
+    guest: GuestOptions,
     /// Seconds to wait for the guest agents [default: 120 where the parent has one]
     #[arg(long, value_name = "SECONDS")]
     wait: Option<u64>,
@@ -157,8 +160,11 @@ pub fn prepare(args: PrepareArgs, context: &Context) -> anyhow::Result<u8> {
 
 /// Runs `mitose fork`.
 pub fn fork(args: ForkArgs, context: &Context) -> anyhow::Result<u8> {
+    let (guestinfo, addresses) = args.guest.into_parts();
     let request = PointForkRequest {
         names: args.names,
+        guestinfo,
+        addresses,
         count: args.count.unwrap_or(0),
         prefix: args.prefix,
         persistent: args.persistent.then_some(true),

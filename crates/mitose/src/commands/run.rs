@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use api_types::{DiskRequest, ImageFormat, NetRequest, RunReply, RunRequest, SerialRequest};
+use api_types::{
+    DiskRequest, ImageFormat, NetRequest, RunReply, RunRequest, SerialRequest, WaitFor,
+};
 use vm_spec::{EngineChoice, MacAddr, parse_size};
 
 use super::Context;
 use super::description::{self, Description};
+use super::guest_options::GuestOptions;
 use crate::output::{self, Format, microseconds};
 use crate::progress::Waiting;
 
@@ -72,10 +75,25 @@ pub struct Args {
     /// Only tell what stands in the way, all of it at once
     #[arg(long)]
     pub(super) check: bool,
-    /// Seconds to wait for the guest agent; 0 does not wait [default: 180 where the image has one]
-    #[arg(long, value_name = "SECONDS")]
-    wait: Option<u64>,
+    #[command(flatten)]
+    guest: GuestOptions,
+    /// Seconds to wait for the guest agent; 0 does not wait [default: 180 where the image has one].
+    /// frozen or frozen=SECONDS: wait until the guest asked to be frozen, see 'mitose wait'
+    #[arg(long, value_name = "SECONDS|frozen", value_parser = parse_wait)]
+    wait: Option<Wait>,
 }
+
+/// `--wait`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// For the agent, seconds.
+    Ready(u64),
+    /// Until the guest is frozen, seconds.
+    Frozen(u64),
+}
+
+/// Wait for a guest to be frozen, where none is given, seconds.
+const FROZEN_WAIT_S: u64 = 600;
 
 /// One `--net`.
 #[derive(Clone, Debug)]
@@ -100,12 +118,28 @@ impl NetChoice {
 /// Runs `run`.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let check = args.check;
+    let frozen_wait_s = args.frozen_wait_s();
     let request = request(args)?;
-    make(&request, check, context)
+    make(&request, check, frozen_wait_s, context)
+}
+
+impl Args {
+    /// How long to wait until the guest is frozen, where that is wanted, seconds.
+    fn frozen_wait_s(&self) -> Option<u64> {
+        match self.wait {
+            Some(Wait::Frozen(seconds)) if !self.check => Some(seconds),
+            _ => None,
+        }
+    }
 }
 
 /// Makes a VM, or tells what stands in the way of it.
-pub(super) fn make(request: &RunRequest, check: bool, context: &Context) -> anyhow::Result<u8> {
+pub(super) fn make(
+    request: &RunRequest,
+    check: bool,
+    frozen_wait_s: Option<u64>,
+    context: &Context,
+) -> anyhow::Result<u8> {
     let client = context.client()?;
     if check {
         return description::tell(&client.check_run(request)?, context.format);
@@ -116,9 +150,11 @@ pub(super) fn make(request: &RunRequest, check: bool, context: &Context) -> anyh
         "boots"
     };
     let waiting = Waiting::for_(format!("{} {doing}", request.name));
-    let reply = client.run(request);
+    let mut reply = client.run(request)?;
+    if let Some(seconds) = frozen_wait_s {
+        reply.vm = client.wait_for(&request.name, WaitFor::Frozen, seconds)?;
+    }
     drop(waiting);
-    let reply = reply?;
     for note in &reply.notes {
         eprintln!("note: {note}");
     }
@@ -147,6 +183,7 @@ pub(super) fn request(args: Args) -> anyhow::Result<RunRequest> {
         disk.path = std::path::absolute(&disk.path).context("--disk")?;
     }
     let mut serial = absolute_serial(args.serial)?.into_iter();
+    let (guestinfo, addresses) = args.guest.into_parts();
     Ok(RunRequest {
         name: args.name,
         image: args.image,
@@ -163,7 +200,6 @@ pub(super) fn request(args: Args) -> anyhow::Result<RunRequest> {
         more_serial: serial.collect(),
         engine: args.engine,
         entry: args.entry,
-        wait_ready_s: args.wait,
         powered_off: false,
         folder: args.description.folder,
         pool: args.description.pool,
@@ -171,7 +207,22 @@ pub(super) fn request(args: Args) -> anyhow::Result<RunRequest> {
         attributes: args.description.attributes.into_iter().collect(),
         uuid: args.description.uuid,
         bios_uuid: args.description.bios_uuid,
+        addresses,
+        guestinfo,
+        wait_ready_s: args.wait.map(|wait| match wait {
+            Wait::Ready(seconds) => seconds,
+            Wait::Frozen(_) => 0,
+        }),
     })
+}
+
+fn parse_wait(text: &str) -> Result<Wait, String> {
+    let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is no number"));
+    match text.split_once('=') {
+        Some(("frozen", seconds)) => number(seconds).map(Wait::Frozen),
+        None if text == "frozen" => Ok(Wait::Frozen(FROZEN_WAIT_S)),
+        _ => number(text).map(Wait::Ready),
+    }
 }
 
 pub(super) fn parse_memory(text: &str) -> Result<u64, String> {

@@ -45,14 +45,19 @@ impl Host {
     fn notice(self: &Arc<Self>, vm: &Arc<Vm>, link: &Arc<Link>, notice: Notice) {
         match notice {
             Notice::Event(Event::Newborn { .. }) => vm.update(|live| live.newborn = true),
-            Notice::Event(Event::AgentHello(text)) => vm.update(|live| take_hello(live, &text)),
+            Notice::Event(Event::AgentHello(text)) => {
+                if vm.update(|live| take_hello(live, &text)) {
+                    let (host, vm, link) = (Arc::clone(self), Arc::clone(vm), Arc::clone(link));
+                    spawn("identity", move || host.renew_identity(&vm, &link));
+                }
+            }
             Notice::Event(Event::AgentReady { at_ns, message }) => {
                 if vm.update(|live| take_ready(live, at_ns, &message)) {
                     let (host, vm, link) = (Arc::clone(self), Arc::clone(vm), Arc::clone(link));
                     spawn("agent-ready", move || host.agent_ready(&vm, &link));
                 }
             }
-            Notice::Event(Event::AgentMessage(_)) => {}
+            Notice::Event(Event::AgentMessage(text)) => self.agent_message(vm, link, &text),
             Notice::Event(Event::NoSpace { disk }) => {
                 if vm.update(|live| pause_for_space(live, disk)) {
                     let (host, vm) = (Arc::clone(self), Arc::clone(vm));
@@ -64,6 +69,16 @@ impl Host {
                 let (host, vm, link) = (Arc::clone(self), Arc::clone(vm), Arc::clone(link));
                 spawn("vm-ended", move || host.process_ended(&vm, &link, problem));
             }
+        }
+    }
+
+    /// Does what the guest wishes, within bounds: it may be hostile.
+    fn agent_message(self: &Arc<Self>, vm: &Arc<Vm>, link: &Arc<Link>, text: &str) {
+        match ToHost::decode(text.as_bytes()) {
+            Ok(ToHost::Freeze { token }) => self.freeze_wanted(vm, link, token),
+            Ok(ToHost::GuestInfoSet { key, value }) => self.guestinfo_said(vm, &key, &value),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(vm = &*vm.name(), %error, "odd words of an agent"),
         }
     }
 
@@ -175,7 +190,7 @@ impl Host {
     }
 }
 
-fn is_current(live: &Live, link: &Arc<Link>) -> bool {
+pub(super) fn is_current(live: &Live, link: &Arc<Link>) -> bool {
     live.link.as_ref().is_some_and(|l| Arc::ptr_eq(l, link))
 }
 
@@ -215,6 +230,7 @@ fn finish(
         return (uid, false, ("vm.stopped", "its process ended".into()));
     }
     live.row.state = PowerState::PoweredOff;
+    live.row.freeze = None;
     let (reset, told) = match live.ended.take() {
         Some(EndReason::GuestPowerOff) => (false, ("vm.stopped", "the guest powered off".into())),
         Some(EndReason::Requested) => (false, ("vm.stopped", "powered off".into())),
@@ -261,8 +277,9 @@ fn guest_reset(live: &mut Live) -> (bool, Told) {
     (true, ("vm.reset", "the guest reset itself".into()))
 }
 
-/// Words of the guest: kept only where they have the expected form.
-fn take_hello(live: &mut Live, text: &str) {
+/// Words of the guest: kept only where they have the expected form. Returns whether the agent has
+/// just been told outdated guestinfo.
+fn take_hello(live: &mut Live, text: &str) -> bool {
     let hello = match ToHost::decode(text.as_bytes()) {
         Ok(ToHost::Hello(hello)) => Some(hello),
         _ => serde_json::from_str::<Hello>(text).ok(),
@@ -276,6 +293,7 @@ fn take_hello(live: &mut Live, text: &str) {
             .map(str::to_owned)
             .collect();
     }
+    std::mem::take(&mut live.identity_stale)
 }
 
 /// Returns whether this is the first word of this process's agent.
@@ -310,7 +328,8 @@ pub(super) fn with_event(event: NewEvent) -> Changes {
     }
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
+/// Starts a thread for what a VM process said.
+pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
     if let Err(error) = thread::Builder::new().name(name.into()).spawn(work) {
         tracing::error!(%error, name, "cannot start a thread");
     }

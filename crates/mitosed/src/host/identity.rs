@@ -1,7 +1,6 @@
 //! What makes a VM different from its siblings: addresses, ids, keys, and the message that tells
 //! the guest's agent.
 
-use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -56,12 +55,16 @@ pub(super) fn identity_message(row: &VmRow, kind: IdentityKind, keys: Vec<SshHos
     };
     let nics = (0..)
         .zip(&row.spec.nics)
-        .map(|(index, nic)| NicIdentity {
-            index,
-            mac: nic.mac.to_string(),
-            address: None,
-            gateway: None,
-            dns: Vec::new(),
+        .map(|(index, nic)| {
+            let given = row.nics.get(index as usize);
+            let given = given.and_then(|nic| nic.addresses.as_ref());
+            NicIdentity {
+                index,
+                mac: nic.mac.to_string(),
+                address: given.map(|given| given.address.clone()),
+                gateway: given.and_then(|given| given.gateway.clone()),
+                dns: given.map_or_else(Vec::new, |given| given.dns.clone()),
+            }
         })
         .collect();
     let identity = Identity {
@@ -74,7 +77,7 @@ pub(super) fn identity_message(row: &VmRow, kind: IdentityKind, keys: Vec<SshHos
         ssh_host_keys: keys,
         entropy: hex(&rand::random::<[[u8; 32]; 3]>().concat()),
         wall_clock_unix_ns,
-        guestinfo: BTreeMap::new(),
+        guestinfo: row.guestinfo.clone(),
     };
     serde_json::to_string(&ToGuest::Identity(Box::new(identity)))
         .expect("an identity has only strings and numbers")

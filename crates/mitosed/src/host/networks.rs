@@ -144,6 +144,7 @@ impl Host {
             tap: net.tap.clone(),
             network: network.transpose()?,
             disconnected: net.disconnected,
+            addresses: None,
         })
     }
 

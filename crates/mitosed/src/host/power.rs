@@ -109,6 +109,9 @@ impl Host {
             let _busy = self.pool.busy();
             return self.wake(vm);
         }
+        if state == PowerState::Frozen {
+            return self.thaw(vm);
+        }
         // Set first: the retried write may find no space again before the answer is here.
         vm.update(|live| live.row.state = PowerState::Running);
         if let Err(error) = self.order(vm, Command::Resume) {
@@ -155,7 +158,7 @@ impl Host {
         Ok(turn)
     }
 
-    fn order(&self, vm: &Vm, command: Command) -> OpResult<()> {
+    pub(super) fn order(&self, vm: &Vm, command: Command) -> OpResult<()> {
         let Some(link) = vm.link() else {
             return needs_process(&vm.name(), PowerState::PoweredOff);
         };

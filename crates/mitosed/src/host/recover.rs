@@ -111,12 +111,16 @@ impl Host {
         }
         let was_creating = vm.update(|live| {
             let was_creating = live.row.state == PowerState::Creating;
+            let wish = live.row.freeze.as_ref();
             live.row.state = match status.state {
+                VmState::Paused if wish.is_some_and(|wish| !wish.thawed) => PowerState::Frozen,
                 VmState::Paused => PowerState::Paused,
                 VmState::PausedNoSpace => PowerState::PausedNoSpace,
                 VmState::Running | VmState::Shell | VmState::Keeper => PowerState::Running,
             };
             live.starting = false;
+            // What was said while no daemon listened is unknown.
+            live.identity_stale = true;
             live.row.pid = link.peer_pid().or(live.row.pid);
             // A fork records its clones before their processes get user ids.
             let uid = live.row.uid.or_else(|| vmm::uid_of(live.row.pid?));
@@ -167,6 +171,7 @@ impl Host {
                 self.give_memory_up(vm);
                 vm.update(|live| {
                     live.row.state = off;
+                    live.row.freeze = None;
                     live.row.reason = Some(message.clone());
                 });
                 let told = super::events::with_event(vm_event(&vm, kind, message));

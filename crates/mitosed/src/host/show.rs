@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use api_types::{DiskDetail, DiskUse, NicDetail, SerialDetail, Vm as VmAnswer, VmDetail};
+use api_types::{
+    DiskDetail, DiskUse, GuestInfo, NicDetail, SerialDetail, Vm as VmAnswer, VmDetail,
+};
 
 use super::{Host, Vm};
 use crate::inventory::VmRow;
@@ -56,10 +58,12 @@ impl Host {
                 .map(|(spec, nic)| NicDetail {
                     mac: spec.mac,
                     tap: nic.tap.clone(),
+                    address: nic.addresses.as_ref().map(|given| given.address.clone()),
                 })
                 .collect(),
             stuns: row.stuns.clone(),
             guest: row.guest.clone(),
+            guestinfo: GuestInfo(row.guestinfo.clone()),
             vsock: self.config.home.vm_vsock(&row.id).display().to_string(),
             serial: self.serial_path(&row, 0).map(|p| p.display().to_string()),
             serial_ports: (0..row.serial.len())

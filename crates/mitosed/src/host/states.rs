@@ -25,6 +25,8 @@ pub enum Standing {
     Running,
     /// vCPUs stand still because somebody asked.
     Paused,
+    /// vCPUs stand still where the guest asked for it.
+    Frozen,
     /// vCPUs stand still until there is space.
     NoSpace,
     /// No process.
@@ -123,10 +125,11 @@ pub enum Remedy {
 }
 
 /// Columns of the table.
-const STANDINGS: [Standing; 7] = [
+const STANDINGS: [Standing; 8] = [
     Standing::Creating,
     Standing::Running,
     Standing::Paused,
+    Standing::Frozen,
     Standing::NoSpace,
     Standing::Off,
     Standing::Suspended,
@@ -140,26 +143,26 @@ use self::Standing::{Off, Paused, Running, Suspended, Template};
 /// What each operation does in each of [`STANDINGS`].
 #[rustfmt::skip]
 const TABLE: &[(Operation, [Rule; STANDINGS.len()])] = &[
-    //                              creating     running               paused                no space              off                   suspended             template
-    (Operation::Start,          [No(R::Wait), No(R::Reset),         No(R::Resume),        No(R::Resume),        Becomes(Running),     Becomes(Running),     No(R::Unmark)]),
-    (Operation::ShutDown,       [No(R::Wait), Becomes(Off),         No(R::ResumeOrForce), No(R::ResumeOrForce), Already,              No(R::ResumeOrForce), Already]),
-    (Operation::PowerOff,       [No(R::Wait), Becomes(Off),         Becomes(Off),         Becomes(Off),         Already,              Becomes(Off),         Already]),
-    (Operation::Reset,          [No(R::Wait), Becomes(Running),     Becomes(Running),     Becomes(Running),     No(R::Start),         No(R::Resume),        No(R::Unmark)]),
-    (Operation::Pause,          [No(R::Wait), Becomes(Paused),      Already,              Becomes(Paused),      No(R::Start),         No(R::Resume),        No(R::Unmark)]),
-    (Operation::Resume,         [No(R::Wait), Already,              Becomes(Running),     Becomes(Running),     No(R::Start),         Becomes(Running),     No(R::Unmark)]),
-    (Operation::Fork,           [No(R::Wait), Stays,                Stays,                Stays,                No(R::StartOrLinked), Stays,                No(R::Linked)]),
-    (Operation::Copy,           [No(R::Wait), No(R::StopOrInstant), No(R::StopOrInstant), No(R::StopOrInstant), Stays,                No(R::StopOrInstant), Stays]),
-    (Operation::Adjust,         [No(R::Wait), Stays,                Stays,                Stays,                Stays,                No(R::Resume),        No(R::Unmark)]),
-    (Operation::Reconfigure,    [No(R::Wait), No(R::Stop),          No(R::Stop),          No(R::Stop),          Stays,                No(R::ResumeOrForce), No(R::Unmark)]),
-    (Operation::Describe,       [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                Stays]),
-    (Operation::MarkTemplate,   [No(R::Wait), No(R::Stop),          No(R::Stop),          No(R::Stop),          Becomes(Template),    No(R::ResumeOrForce), Already]),
-    (Operation::UnmarkTemplate, [No(R::Wait), Already,              Already,              Already,              Already,              Already,              Becomes(Off)]),
-    (Operation::Suspend,        [No(R::Wait), Becomes(Suspended),   Becomes(Suspended),   No(R::Resume),        No(R::Start),         Already,              No(R::Unmark)]),
-    (Operation::Snapshot,       [No(R::Wait), Stays,                Stays,                Stays,                Stays,                No(R::Resume),        No(R::Unmark)]),
-    (Operation::SnapshotMemory, [No(R::Wait), Stays,                Stays,                Stays,                No(R::StartOrDisks),  No(R::Resume),        No(R::Unmark)]),
-    (Operation::Revert,         [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                No(R::Unmark)]),
-    (Operation::Remove,         [No(R::Wait), No(R::StopOrForce),   No(R::StopOrForce),   No(R::StopOrForce),   Gone,                 Gone,                 Gone]),
-    (Operation::RemoveByForce,  [No(R::Wait), Gone,                 Gone,                 Gone,                 Gone,                 Gone,                 Gone]),
+    //                              creating     running               paused                frozen                no space              off                   suspended             template
+    (Operation::Start,          [No(R::Wait), No(R::Reset),         No(R::Resume),        No(R::Resume),        No(R::Resume),        Becomes(Running),     Becomes(Running),     No(R::Unmark)]),
+    (Operation::ShutDown,       [No(R::Wait), Becomes(Off),         No(R::ResumeOrForce), No(R::ResumeOrForce), No(R::ResumeOrForce), Already,              No(R::ResumeOrForce), Already]),
+    (Operation::PowerOff,       [No(R::Wait), Becomes(Off),         Becomes(Off),         Becomes(Off),         Becomes(Off),         Already,              Becomes(Off),         Already]),
+    (Operation::Reset,          [No(R::Wait), Becomes(Running),     Becomes(Running),     Becomes(Running),     Becomes(Running),     No(R::Start),         No(R::Resume),        No(R::Unmark)]),
+    (Operation::Pause,          [No(R::Wait), Becomes(Paused),      Already,              Already,              Becomes(Paused),      No(R::Start),         No(R::Resume),        No(R::Unmark)]),
+    (Operation::Resume,         [No(R::Wait), Already,              Becomes(Running),     Becomes(Running),     Becomes(Running),     No(R::Start),         Becomes(Running),     No(R::Unmark)]),
+    (Operation::Fork,           [No(R::Wait), Stays,                Stays,                Stays,                Stays,                No(R::StartOrLinked), Stays,                No(R::Linked)]),
+    (Operation::Copy,           [No(R::Wait), No(R::StopOrInstant), No(R::StopOrInstant), No(R::StopOrInstant), No(R::StopOrInstant), Stays,                No(R::StopOrInstant), Stays]),
+    (Operation::Adjust,         [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                No(R::Resume),        No(R::Unmark)]),
+    (Operation::Reconfigure,    [No(R::Wait), No(R::Stop),          No(R::Stop),          No(R::Stop),          No(R::Stop),          Stays,                No(R::ResumeOrForce), No(R::Unmark)]),
+    (Operation::Describe,       [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                Stays,                Stays]),
+    (Operation::MarkTemplate,   [No(R::Wait), No(R::Stop),          No(R::Stop),          No(R::Stop),          No(R::Stop),          Becomes(Template),    No(R::ResumeOrForce), Already]),
+    (Operation::UnmarkTemplate, [No(R::Wait), Already,              Already,              Already,              Already,              Already,              Already,              Becomes(Off)]),
+    (Operation::Suspend,        [No(R::Wait), Becomes(Suspended),   Becomes(Suspended),   Becomes(Suspended),   No(R::Resume),        No(R::Start),         Already,              No(R::Unmark)]),
+    (Operation::Snapshot,       [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                No(R::Resume),        No(R::Unmark)]),
+    (Operation::SnapshotMemory, [No(R::Wait), Stays,                Stays,                Stays,                Stays,                No(R::StartOrDisks),  No(R::Resume),        No(R::Unmark)]),
+    (Operation::Revert,         [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                Stays,                No(R::Unmark)]),
+    (Operation::Remove,         [No(R::Wait), No(R::StopOrForce),   No(R::StopOrForce),   No(R::StopOrForce),   No(R::StopOrForce),   Gone,                 Gone,                 Gone]),
+    (Operation::RemoveByForce,  [No(R::Wait), Gone,                 Gone,                 Gone,                 Gone,                 Gone,                 Gone,                 Gone]),
 ];
 
 impl Standing {
@@ -169,6 +172,7 @@ impl Standing {
             PowerState::Creating => Self::Creating,
             PowerState::Running => Self::Running,
             PowerState::Paused => Self::Paused,
+            PowerState::Frozen => Self::Frozen,
             PowerState::PausedNoSpace => Self::NoSpace,
             PowerState::Suspended => Self::Suspended,
             PowerState::PoweredOff | PowerState::OutOfMemory if row.template => Self::Template,
@@ -182,6 +186,7 @@ impl Standing {
             Self::Creating => "still being made",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Frozen => "frozen",
             Self::NoSpace => "paused for want of space",
             Self::Off => "powered off",
             Self::Suspended => "suspended to disk",

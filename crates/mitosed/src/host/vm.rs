@@ -31,6 +31,12 @@ pub struct Live {
     pub starting: bool,
     /// A write to this disk found no space while it was starting.
     pub early_no_space: Option<usize>,
+    /// A thread looks after the guest's wish to be frozen.
+    pub freezing: bool,
+    /// The identity message that its process holds has other guestinfo than the row.
+    pub identity_stale: bool,
+    /// What the guest set and the store does not have yet; none while nothing is being written.
+    pub guestinfo_news: Option<Vec<String>>,
     /// Latest times that the guest reset itself.
     pub resets: Vec<Instant>,
     /// Removed: its row is not to be written any more.
@@ -73,6 +79,7 @@ impl Live {
         self.starting = true;
         self.limit_raised = false;
         self.early_no_space = None;
+        self.identity_stale = false;
         self.ended = None;
         self.ready_at_ns = None;
         self.newborn = false;
@@ -119,6 +126,9 @@ impl Vm {
                 newborn: false,
                 starting: false,
                 early_no_space: None,
+                freezing: false,
+                identity_stale: false,
+                guestinfo_news: None,
                 resets: Vec::new(),
                 removed: false,
             }),

@@ -29,6 +29,7 @@ pub const KEYWORDS: &[&str] = &[
     "oneOf",
     "pattern",
     "properties",
+    "propertyNames",
     "required",
     "type",
     "uniqueItems",
@@ -43,7 +44,6 @@ pub const TELLING: &[&str] = &[
     "examples",
     "format",
     "title",
-    "propertyNames",
 ];
 
 /// What is wrong with a value.
@@ -175,6 +175,9 @@ impl Schemas {
         let known = schema["properties"].as_object();
         for (name, member) in members {
             let at = join(field, name);
+            if let names @ Value::Object(_) = &schema["propertyNames"] {
+                self.check(&Value::String(name.clone()), names, &at)?;
+            }
             match (
                 known.and_then(|known| known.get(name)),
                 &schema["additionalProperties"],

@@ -1,5 +1,6 @@
 //! Documents of the inventory. They are stored as JSON: fields are only ever added, with a default.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use api_types::{GuestReply, SerialRequest, StunRecord};
@@ -30,6 +31,8 @@ pub enum PowerState {
     Running,
     /// vCPUs stand still because somebody asked.
     Paused,
+    /// vCPUs stand still at the point where the guest asked for it: clones go on from there.
+    Frozen,
     /// vCPUs stand still until there is space for a guest write.
     PausedNoSpace,
     /// No process.
@@ -47,6 +50,7 @@ impl PowerState {
             Self::Creating => "creating",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Frozen => "frozen",
             Self::PausedNoSpace => "paused: no space",
             Self::PoweredOff => "poweredOff",
             Self::OutOfMemory => "out of memory",
@@ -56,12 +60,15 @@ impl PowerState {
 
     /// Whether a VM in this state has a process.
     pub fn has_process(self) -> bool {
-        matches!(self, Self::Running | Self::Paused | Self::PausedNoSpace)
+        matches!(
+            self,
+            Self::Running | Self::Paused | Self::Frozen | Self::PausedNoSpace
+        )
     }
 
     /// Whether a VM in this state has a process whose vCPUs somebody stopped.
     pub fn stands_still(self) -> bool {
-        matches!(self, Self::Paused)
+        matches!(self, Self::Paused | Self::Frozen)
     }
 
     /// Whether a VM in this state can be started.
@@ -103,6 +110,9 @@ pub struct NicRow {
     /// Its cable is pulled.
     #[serde(default)]
     pub disconnected: bool,
+    /// Static addresses that the guest's agent sets.
+    #[serde(default)]
+    pub addresses: Option<AddressRow>,
 }
 
 impl NicRow {
@@ -110,6 +120,26 @@ impl NicRow {
     pub fn has_tap(&self) -> bool {
         self.tap.is_some() || self.network.is_some()
     }
+}
+
+/// Static addresses of a NIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressRow {
+    /// With prefix length: `192.0.2.7/24`.
+    pub address: String,
+    /// Default gateway.
+    pub gateway: Option<String>,
+    /// Name servers.
+    pub dns: Vec<String>,
+}
+
+/// A guest's wish to be frozen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreezeRow {
+    /// The guest's name for it: it asks again with the same one until it is answered.
+    pub token: String,
+    /// It was frozen for it and goes on since.
+    pub thawed: bool,
 }
 
 /// One VM.
@@ -196,6 +226,12 @@ pub struct VmRow {
     /// What its agent said when it was ready.
     #[serde(default)]
     pub guest: Option<GuestReply>,
+    /// Key-value pairs that its user and its guest set.
+    #[serde(default)]
+    pub guestinfo: BTreeMap<String, String>,
+    /// The latest wish of the guest to be frozen.
+    #[serde(default)]
+    pub freeze: Option<FreezeRow>,
     /// Latest forks of it.
     #[serde(default)]
     pub stuns: Vec<StunRecord>,
@@ -259,6 +295,8 @@ impl VmRow {
             ssh_host_key_kinds: Vec::new(),
             has_host_keys: false,
             guest: None,
+            guestinfo: BTreeMap::new(),
+            freeze: None,
             stuns: Vec::new(),
             next_layer: 0,
             snapshot: None,

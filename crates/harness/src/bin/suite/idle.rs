@@ -155,7 +155,7 @@ pub(crate) fn daemon_killed_in_a_fork(place: &Place) -> anyhow::Result<()> {
 
 impl Place {
     /// Sends SIGKILL to this home's daemon.
-    fn kill_daemon(&self) -> anyhow::Result<()> {
+    pub(crate) fn kill_daemon(&self) -> anyhow::Result<()> {
         let status = self.cli.json(&["daemon", "status"])?;
         let pid = status["pid"].as_u64().context("the daemon's pid")?;
         let killed = Command::new("kill")

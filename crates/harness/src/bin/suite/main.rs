@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod busy;
+mod frozen;
 mod guest;
 mod idle;
 
@@ -24,6 +25,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("power_cycle", idle::power_cycle),
     ("failures", idle::failures_leave_the_source),
     ("daemon_killed", idle::daemon_killed_in_a_fork),
+    ("frozen", frozen::frozen),
     ("busy", busy::forked_while_busy),
     ("busy_smp", busy::forked_while_busy_on_four_cpus),
     ("repeated", busy::forked_twenty_times),

@@ -91,6 +91,7 @@ impl Host {
             tap: None,
             network: source.network.clone(),
             disconnected: source.disconnected,
+            addresses: None,
         };
         match net {
             None => Ok(inherited),

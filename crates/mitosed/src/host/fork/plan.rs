@@ -12,10 +12,11 @@ use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
 use crate::host::datastores::Promise;
+use crate::host::guestinfo::guestinfo_of_new;
 use crate::host::identity::new_mac;
 use crate::host::memory::CLONE_COST_BYTES;
 use crate::host::run::plan::{check_serial, claim_mac};
-use crate::host::{Host, Vm};
+use crate::host::{Host, Vm, static_net};
 use crate::inventory::{
     Changes, DiskRow, LayerId, LayerRow, ObjectId, PowerState, VM_FOLDER, VmRow,
 };
@@ -46,6 +47,7 @@ impl Host {
                 let mut clone = clone_row(self, row, id, name, &own, &mut used)?;
                 self.edit_clone(&mut clone, request, index)?;
                 clone.datastore.clone_from(&store);
+                tell_clone(&mut clone, row, request, index)?;
                 let taps = self.open_taps(&clone)?;
                 let mut seat = Seat::new(Vm::new(clone), taps);
                 seat.space = Some(Arc::clone(&space));
@@ -122,6 +124,7 @@ impl Host {
             let planned =
                 clone_row(self, row, String::new(), name, &own, &mut used).and_then(|mut clone| {
                     self.edit_clone(&mut clone, request, index)?;
+                    tell_clone(&mut clone, row, request, index)?;
                     Ok(clone)
                 });
             let folder = match problems.take(planned) {
@@ -236,6 +239,19 @@ impl Host {
     }
 }
 
+/// Sets what the agent of clone number `index` (from 0) is told of its own.
+fn tell_clone(
+    clone: &mut VmRow,
+    source: &VmRow,
+    request: &ForkRequest,
+    index: usize,
+) -> OpResult<()> {
+    static_net::assign(&mut clone.nics, &request.addresses, index)?;
+    let given = &request.guestinfo.0;
+    clone.guestinfo = guestinfo_of_new(&source.guestinfo, given, &clone.name, index + 1)?;
+    Ok(())
+}
+
 fn check_count(count: usize, max: usize) -> OpResult<()> {
     if count == 0 || count > max {
         return Err(OpError::invalid(format!(
@@ -315,6 +331,7 @@ pub(super) fn clone_row(
         memory_limit_bytes: request.memory_limit_bytes.or(source.memory_limit_bytes),
         has_host_keys: true,
         guest: None,
+        freeze: None,
         stuns: Vec::new(),
         disks: Vec::<DiskRow>::new(),
         nics: Vec::new(),

@@ -1,6 +1,6 @@
 //! Checking a request for a VM, and working the VM out. Nothing is made here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,13 @@ use vm_spec::{DiskSpec, EngineChoice, MacAddr, NicSpec, SpecError, VmSpec, forma
 use vmm_protocol::LayerFormat;
 
 use crate::error::{OpError, OpResult};
-use crate::host::Host;
 use crate::host::backends::{ENGINE_KVM, ENGINE_SOFT, open_given};
 use crate::host::check::Problems;
 use crate::host::datastores::{DELTA_BYTES, Promise};
 use crate::host::describe::changed_labels;
+use crate::host::guestinfo::guestinfo_of_new;
 use crate::host::identity::new_mac;
+use crate::host::{Host, static_net};
 use crate::inventory::{BootSource, FIRST_DATASTORE, LayerRow, ObjectId, VmRow};
 
 /// A disk of a new VM: the layers that exist, nearest first, and how the guest sees it.
@@ -117,6 +118,9 @@ impl Host {
             let net = std::slice::from_ref(net);
             problems.take(add_nics(self, &mut row, net, &mut used));
         }
+        problems.take(static_net::assign(&mut row.nics, &request.addresses, 0));
+        let values = guestinfo_of_new(&BTreeMap::new(), &request.guestinfo.0, &row.name, 1);
+        row.guestinfo = problems.take(values).unwrap_or_default();
         for (index, base) in bases.iter().enumerate() {
             row.spec.disks.push(DiskSpec {
                 serial: format!("mitose-disk{index}"),

@@ -3,17 +3,19 @@
 //! They are brought to life in groups, so that descriptors and unfinished work stay bounded; a call
 //! that is cancelled ends between two groups. A child that fails is taken back alone.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use api_types::{Cloned, ForkRequest, MAX_CHILDREN, PointForkRequest, PointForked};
+use api_types::{Cloned, ForkRequest, MAX_CHILDREN, MAX_NAME_BYTES, PointForkRequest, PointForked};
 
 use super::super::record::Recording;
 use super::super::seats::{Seat, for_each_alone};
 use super::super::{DEFAULT_READY_WAIT_S, clones_durable, prepared_ahead_max, wait_for_agents};
 use crate::clock::{monotonic_ns, us_between};
 use crate::error::{OpError, OpResult};
-use crate::host::{Host, TaskContext, Vm};
+use crate::host::guestinfo::guestinfo_of_new;
+use crate::host::{Host, TaskContext, Vm, static_net};
 use crate::inventory::{ChildRow, ForkPoint, Object, VmRow};
 
 /// Children that are brought to life together.
@@ -128,6 +130,7 @@ impl Host {
         request: &PointForkRequest,
         count: usize,
     ) -> OpResult<Vec<Seat>> {
+        check_given(&point.doc.row, request, count)?;
         let mut seats = Vec::new();
         if request.names.is_empty() {
             for vm in self.registered_children(&point.id) {
@@ -153,9 +156,11 @@ impl Host {
                 return Err(error);
             }
         }
-        seats
-            .iter_mut()
-            .for_each(|seat| seat.paused = request.paused);
+        for (index, seat) in seats.iter_mut().enumerate() {
+            seat.paused = request.paused;
+            seat.vm
+                .update(|live| give(&mut live.row, &point.doc.row.guestinfo, request, index))?;
+        }
         Ok(seats)
     }
 
@@ -316,6 +321,28 @@ pub(super) fn check_persistence(
 }
 
 /// A child that was claimed and is not started after all.
+/// Checks what children are given beside their names before any is touched: with the longest name
+/// and for the last of them, it holds for all.
+fn check_given(parent: &VmRow, request: &PointForkRequest, count: usize) -> OpResult<()> {
+    let mut probe = parent.clone();
+    probe.name = "x".repeat(MAX_NAME_BYTES);
+    let last = count.saturating_sub(1);
+    give(&mut probe, &parent.guestinfo, request, 0)?;
+    give(&mut probe, &parent.guestinfo, request, last)
+}
+
+/// Gives child number `index` (from 0) of a call its guestinfo and addresses.
+fn give(
+    row: &mut VmRow,
+    inherited: &BTreeMap<String, String>,
+    request: &PointForkRequest,
+    index: usize,
+) -> OpResult<()> {
+    row.guestinfo = guestinfo_of_new(inherited, &request.guestinfo.0, &row.name, index + 1)?;
+    row.nics.iter_mut().for_each(|nic| nic.addresses = None);
+    static_net::assign(&mut row.nics, &request.addresses, index)
+}
+
 fn unclaim(vm: &Vm) {
     vm.update(|live| {
         live.row.state = crate::inventory::PowerState::PoweredOff;
