@@ -17,7 +17,7 @@ pub type Watch<'a> = dyn FnMut(u64) -> ControlFlow<()> + 'a;
 const STEP: usize = 1 << 20;
 /// Zeros of this length and alignment stay holes.
 const PAGE: usize = 4096;
-const ZEROS: [u8; STEP] = [0; STEP];
+static ZEROS: [u8; STEP] = [0; STEP];
 
 /// Returns length and SHA-256 of a file. Holes are not read.
 pub fn digest(member: &str, file: &File, watch: &mut Watch<'_>) -> Result<Blob, ArchiveError> {

@@ -25,12 +25,15 @@ pub struct Reader {
 impl Reader {
     /// Reads the manifest.
     pub fn open(file: File) -> Result<Self, ArchiveError> {
-        let mut archive = Archive::new(BufReader::new(&file));
-        let mut entries = archive.entries().map_err(ArchiveError::Read)?;
-        let text = read_text(&mut entries, MANIFEST, MAX_MANIFEST_BYTES)?;
-        let digest = read_text(&mut entries, MANIFEST_DIGEST, DIGEST_BYTES)?;
-        drop(entries);
-        drop(archive);
+        let (text, digest) = {
+            let mut archive = Archive::new(BufReader::new(&file));
+            let mut entries = archive.entries().map_err(ArchiveError::Read)?;
+            let text = read_text(&mut entries, MANIFEST, MAX_MANIFEST_BYTES)?;
+            (
+                text,
+                read_text(&mut entries, MANIFEST_DIGEST, DIGEST_BYTES)?,
+            )
+        };
         if digest != format!("{}\n", sha256(&text)).as_bytes() {
             return Err(ArchiveError::Damaged {
                 member: MANIFEST.to_owned(),
