@@ -11,6 +11,7 @@ mod daemon;
 mod datastore;
 mod disk_pool;
 mod event;
+mod exec;
 mod fork;
 mod fork_point;
 mod guest;
@@ -25,6 +26,7 @@ mod run;
 pub mod schema;
 mod snapshot;
 mod task;
+mod token;
 mod tree;
 mod vm;
 
@@ -33,6 +35,7 @@ pub use daemon::{Check, CheckLevel, DaemonStatus};
 pub use datastore::{Datastore, DatastoreAddRequest, DatastoreChangeRequest, DatastoreState};
 pub use disk_pool::{DiskPool, DiskPoolChangeRequest, DiskPoolRequest, DiskPoolState};
 pub use event::Event;
+pub use exec::{Encoding, ExecReply, ExecRequest};
 pub use fork::{CloneEdit, CloneMode, Cloned, ClonedVm, CopyOrigin, ForkRequest};
 pub use fork_point::{
     ForkPoint, MAX_CHILDREN, PersistenceRequest, PointForkRequest, PointForked, PrepareRequest,
@@ -49,6 +52,7 @@ pub use reconfigure::{DryRun, NicChange, ReconfigureRequest, SerialChange, Would
 pub use run::{RunReply, RunRequest, StopRequest};
 pub use snapshot::{Snapshot, SnapshotMemory, SnapshotRequest, SnapshotsRemoved};
 pub use task::{Task, TaskItem, TaskState};
+pub use token::{NewToken, Role, Token, TokenRequest};
 pub use tree::{
     Folder, FolderRequest, LabelsReply, MAX_ANNOTATION_BYTES, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES,
     MAX_FOLDER_DEPTH, Network, NetworkRequest, ObjectRequest, PoolRequest, ResourcePool,

@@ -351,6 +351,89 @@ pub fn number() -> Schema {
     }))
 }
 
+/// Key of a call that is to be carried out once.
+pub fn key() -> Schema {
+    of(json!({
+        "type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[!-~]+$",
+    }))
+}
+
+/// Version of an object as an entity tag.
+pub fn entity_tag() -> Schema {
+    of(json!({
+        "type": "string", "maxLength": 22, "pattern": "^\"[0-9]{1,19}\"$",
+        "examples": ["\"1\""],
+    }))
+}
+
+/// Most items of one answer.
+pub fn limit() -> Schema {
+    of(json!({
+        "type": "integer", "format": "int32", "minimum": 1, "maximum": 10_000,
+    }))
+}
+
+/// Where a list goes on: what `rel="next"` of the answer before told.
+pub fn cursor() -> Schema {
+    of(json!({ "type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$" }))
+}
+
+/// Part of a name: `*` stands for any text.
+pub fn glob() -> Schema {
+    of(json!({
+        "type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9._*-]+$",
+    }))
+}
+
+/// A word such as the kind of an event.
+pub fn word() -> Schema {
+    of(json!({
+        "type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9_.-]+$",
+    }))
+}
+
+/// An attribute, or an attribute and its value.
+pub fn attribute() -> Schema {
+    of(json!({
+        "type": "string", "minLength": 1, "maxLength": 512, "pattern": "^[!-<>-~]+(=[ -~]*)?$",
+        "examples": ["tier=web"],
+    }))
+}
+
+/// State of a VM.
+pub fn state() -> Schema {
+    of(json!({ "type": "string", "minLength": 1, "maxLength": 32, "pattern": "^[A-Za-z: ]+$" }))
+}
+
+/// A program, at least, and its arguments.
+pub fn command() -> Schema {
+    of(json!({
+        "type": "array", "minItems": 1, "maxItems": 1024,
+        "items": { "type": "string", "maxLength": 131_071, "pattern": "^[^\\u0000]*$" },
+        "examples": [["sh", "-c", "hostname"]],
+    }))
+}
+
+/// Variables of a program.
+pub fn environment() -> Schema {
+    of(json!({
+        "type": "object",
+        "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "maxLength": 255 },
+        "maxProperties": 256,
+        "additionalProperties": {
+            "type": "string", "maxLength": 131_071, "pattern": "^[^\\u0000]*$",
+        },
+    }))
+}
+
+/// Name of a user in a guest, or null.
+pub fn optional_guest_user() -> Schema {
+    of(json!({
+        "type": ["string", "null"], "minLength": 1, "maxLength": 32,
+        "pattern": "^[a-z_][a-z0-9_-]*$",
+    }))
+}
+
 /// Number from zero up, or null.
 pub fn optional_number() -> Schema {
     nullable(number())

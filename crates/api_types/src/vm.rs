@@ -1,5 +1,7 @@
 //! VMs as they are shown.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vm_spec::MacAddr;
@@ -9,6 +11,9 @@ use crate::{GuestInfo, SerialDetail, schema};
 /// A VM as `ls` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Vm {
+    /// Its id, never used again.
+    #[serde(default)]
+    pub id: String,
     /// Its name.
     pub name: String,
     /// `creating`, `running`, `paused`, `frozen`, `paused: no space`, `poweredOff` or `out of memory`.
@@ -28,6 +33,18 @@ pub struct Vm {
     /// It is not to be started, only cloned.
     #[serde(default)]
     pub template: bool,
+    /// Id of the folder that it lies in.
+    #[serde(default)]
+    pub folder: String,
+    /// Rises with each change of its configuration; the `ETag` of the VM.
+    #[serde(default)]
+    pub version: u64,
+    /// Free text of a user.
+    #[serde(default)]
+    pub annotation: String,
+    /// Attributes that a user gave it.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// Host memory of a VM.
@@ -113,8 +130,6 @@ pub struct VmDetail {
     /// What `ls` shows.
     #[serde(flatten)]
     pub vm: Vm,
-    /// Its id, never used again.
-    pub id: String,
     /// Instance and BIOS UUID.
     pub uuid: String,
     /// Machine id that the agent is told.

@@ -2,23 +2,25 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use api_types::{
-    API_PREFIX, Check, Cloned, DaemonStatus, ErrorKind, Event, ForkRequest, GuestInfo,
-    GuestInfoPatch, Image, ImageRequest, Problem, RunReply, RunRequest, StopRequest, Task,
-    TaskState, Vm, VmDetail, WaitFor, socket_of,
+    API_PREFIX, Check, Cloned, DaemonStatus, ErrorKind, Event, ExecReply, ExecRequest, ForkRequest,
+    GuestInfo, GuestInfoPatch, Image, ImageRequest, NewToken, Problem, RunReply, RunRequest,
+    StopRequest, Task, TaskState, Token, TokenRequest, Vm, VmDetail, WaitFor, socket_of,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::ClientError;
+use crate::connect::{Remote, Target};
 use crate::http::{Ask, Body, ask, ask_stream, broken, read_all};
 
 /// A daemon's client.
 #[derive(Clone, Debug)]
 pub struct Client {
-    socket: PathBuf,
+    target: Target,
 }
 
 /// What part of a log to read.
@@ -36,13 +38,26 @@ impl Client {
     /// Client of the daemon of a data directory.
     pub fn new(home: &Path) -> Self {
         Self {
-            socket: socket_of(home),
+            target: Target::Socket(socket_of(home)),
         }
     }
 
-    /// Path of the daemon's socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// Client of a daemon on the network: its address (`https://HOST:PORT`), a token, and a PEM
+    /// file with the authority that signed its certificate, or the certificate itself; the host's
+    /// authorities where not given.
+    pub fn remote(url: &str, token: &str, ca: Option<&Path>) -> Result<Self, ClientError> {
+        let remote = Remote::new(url, token, ca)?;
+        Ok(Self {
+            target: Target::Tls(Arc::new(remote)),
+        })
+    }
+
+    /// Path of the daemon's socket, where it is asked there.
+    pub fn socket(&self) -> Option<&Path> {
+        match &self.target {
+            Target::Socket(path) => Some(path),
+            Target::Tls(_) => None,
+        }
     }
 
     /// State of the daemon.
@@ -62,7 +77,7 @@ impl Client {
 
     /// Makes a VM and boots it.
     pub fn run(&self, request: &RunRequest) -> Result<RunReply, ClientError> {
-        self.post("/vms", request)
+        settle(self.post("/vms?wait=true", request)?)
     }
 
     /// All VMs.
@@ -83,12 +98,12 @@ impl Client {
 
     /// Clones a VM.
     pub fn fork(&self, source: &str, request: &ForkRequest) -> Result<Cloned, ClientError> {
-        self.post(&format!("/vms/{}/fork", encode(source)), request)
+        settle(self.post(&format!("/vms/{}/fork?wait=true", encode(source)), request)?)
     }
 
     /// Powers a VM off.
     pub fn stop(&self, name: &str, request: &StopRequest) -> Result<Vm, ClientError> {
-        self.post(&format!("/vms/{}/stop", encode(name)), request)
+        settle(self.post(&format!("/vms/{}/stop?wait=true", encode(name)), request)?)
     }
 
     /// Boots a powered-off VM.
@@ -160,7 +175,7 @@ impl Client {
         }
         let mut body: Box<dyn Read> = if options.follow {
             let path = format!("{API_PREFIX}{path}");
-            Box::new(ask_stream(&self.socket, &path)?)
+            Box::new(ask_stream(&self.target, &path)?)
         } else {
             Box::new(self.ask("GET", &path, None, "*/*")?)
         };
@@ -180,13 +195,13 @@ impl Client {
     /// Attaches to a VM's serial console.
     pub fn console(&self, name: &str) -> Result<UnixStream, ClientError> {
         let path = format!("{API_PREFIX}/vms/{}/console", encode(name));
-        ask_stream(&self.socket, &path)
+        ask_stream(&self.target, &path)
     }
 
     /// Connects to a vsock port of a guest.
     pub fn vsock(&self, name: &str, port: u32) -> Result<UnixStream, ClientError> {
         let path = format!("{API_PREFIX}/vms/{}/vsock/{port}", encode(name));
-        ask_stream(&self.socket, &path)
+        ask_stream(&self.target, &path)
     }
 
     /// Events after the number `after`, or the latest ones.
@@ -224,14 +239,39 @@ impl Client {
         self.done("DELETE", &format!("/images/{}", encode(name)))
     }
 
+    /// Runs a command in a guest to its end.
+    pub fn exec(&self, name: &str, request: &ExecRequest) -> Result<ExecReply, ClientError> {
+        self.post(&format!("/vms/{}/exec", encode(name)), request)
+    }
+
+    /// Tokens.
+    pub fn tokens(&self) -> Result<Vec<Token>, ClientError> {
+        self.get("/tokens")
+    }
+
+    /// Makes a token; the answer is the only place where its secret is.
+    pub fn make_token(&self, request: &TokenRequest) -> Result<NewToken, ClientError> {
+        self.post("/tokens", request)
+    }
+
+    /// Removes a token.
+    pub fn remove_token(&self, name: &str) -> Result<(), ClientError> {
+        self.done("DELETE", &format!("/tokens/{}", encode(name)))
+    }
+
+    /// Tasks, latest first.
+    pub fn tasks(&self) -> Result<Vec<Task>, ClientError> {
+        self.get("/tasks")
+    }
+
     /// State of a task.
     pub fn task(&self, id: i64) -> Result<Task, ClientError> {
         self.get(&format!("/tasks/{id}"))
     }
 
     /// Stops a task.
-    pub fn cancel_task(&self, id: i64) -> Result<(), ClientError> {
-        self.done("DELETE", &format!("/tasks/{id}"))
+    pub fn cancel_task(&self, id: i64) -> Result<Task, ClientError> {
+        self.json("DELETE", &format!("/tasks/{id}"), None)
     }
 
     /// Hands a task's states to `seen` until it has ended; returns the last one.
@@ -275,7 +315,8 @@ impl Client {
     }
 
     fn act(&self, name: &str, verb: &str) -> Result<Vm, ClientError> {
-        self.json("POST", &format!("/vms/{}/{verb}", encode(name)), None)
+        let path = format!("/vms/{}/{verb}?wait=true", encode(name));
+        settle(self.json("POST", &path, None)?)
     }
 
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -328,17 +369,10 @@ impl Client {
         task: Task,
         seen: impl FnMut(&Task),
     ) -> Result<T, ClientError> {
-        let task = match task.state {
+        settle(match task.state {
             TaskState::Running => self.follow_task(task.id, seen)?,
             _ => task,
-        };
-        if task.state != TaskState::Success {
-            let kind = task.error_kind.unwrap_or(ErrorKind::Failed);
-            let message = task.error.unwrap_or_else(|| "the task failed".to_owned());
-            return Err(ClientError::Refused(Box::new(Problem::new(kind, message))));
-        }
-        serde_json::from_value(task.result.unwrap_or_default())
-            .map_err(|error| ClientError::Answer(error.to_string()))
+        })
     }
 
     /// Changes an object; with a version only where it still has that.
@@ -385,7 +419,7 @@ impl Client {
     ) -> Result<Body, ClientError> {
         let path = format!("{API_PREFIX}{path}");
         ask(
-            &self.socket,
+            &self.target,
             &Ask {
                 method,
                 path: &path,
@@ -395,6 +429,17 @@ impl Client {
             },
         )
     }
+}
+
+/// Result of a task that has ended, or why it has none.
+fn settle<T: DeserializeOwned>(task: Task) -> Result<T, ClientError> {
+    if task.state != TaskState::Success {
+        let kind = task.error_kind.unwrap_or(ErrorKind::Failed);
+        let told = task.error.unwrap_or_else(|| "it was cancelled".to_owned());
+        return Err(ClientError::Refused(Box::new(Problem::new(kind, told))));
+    }
+    serde_json::from_value(task.result.unwrap_or_default())
+        .map_err(|error| ClientError::Answer(error.to_string()))
 }
 
 fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ClientError> {

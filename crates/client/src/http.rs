@@ -3,11 +3,11 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 
 use api_types::{ErrorKind, Problem, STREAM_PROTOCOL};
 
 use crate::ClientError;
+use crate::connect::{Connection, Target};
 
 /// Most bytes of one line, and most lines, of the head of an answer.
 const MAX_LINE_BYTES: u64 = 8 << 10;
@@ -29,14 +29,14 @@ pub(crate) struct Ask<'a> {
 /// Body of an answer.
 #[derive(Debug)]
 pub(crate) enum Body {
-    Length(io::Take<BufReader<UnixStream>>),
+    Length(io::Take<BufReader<Connection>>),
     Chunked(Chunked),
-    Rest(BufReader<UnixStream>),
+    Rest(BufReader<Connection>),
 }
 
 /// Sends a request and reads the head of its answer; a refusal is an error.
-pub(crate) fn ask(socket: &Path, ask: &Ask<'_>) -> Result<Body, ClientError> {
-    let stream = send(socket, ask, "Connection: close\r\n")?;
+pub(crate) fn ask(target: &Target, ask: &Ask<'_>) -> Result<Body, ClientError> {
+    let stream = send(target, ask, "Connection: close\r\n")?;
     let mut reader = BufReader::new(stream);
     let head = read_head(|line| {
         let mut bytes = reader.by_ref().take(MAX_LINE_BYTES);
@@ -58,7 +58,7 @@ pub(crate) fn ask(socket: &Path, ask: &Ask<'_>) -> Result<Body, ClientError> {
 }
 
 /// Sends a request that turns the connection into a byte stream.
-pub(crate) fn ask_stream(socket: &Path, path: &str) -> Result<UnixStream, ClientError> {
+pub(crate) fn ask_stream(target: &Target, path: &str) -> Result<UnixStream, ClientError> {
     let ask = Ask {
         method: "GET",
         path,
@@ -67,7 +67,7 @@ pub(crate) fn ask_stream(socket: &Path, path: &str) -> Result<UnixStream, Client
         if_match: None,
     };
     let headers = format!("Connection: upgrade\r\nUpgrade: {STREAM_PROTOCOL}\r\n");
-    let mut stream = send(socket, &ask, &headers)?;
+    let mut stream = send(target, &ask, &headers)?;
     // Byte by byte: what follows the head belongs to the stream.
     let head = read_head(|line| {
         let mut bytes = Vec::new();
@@ -82,7 +82,7 @@ pub(crate) fn ask_stream(socket: &Path, path: &str) -> Result<UnixStream, Client
         Ok(bytes.len())
     })?;
     if head.status == 101 {
-        return Ok(stream);
+        return stream.into_socket().map_err(broken("take over a stream"));
     }
     let reader = BufReader::new(stream);
     Err(refusal(
@@ -91,15 +91,15 @@ pub(crate) fn ask_stream(socket: &Path, path: &str) -> Result<UnixStream, Client
     ))
 }
 
-fn send(socket: &Path, ask: &Ask<'_>, headers: &str) -> Result<UnixStream, ClientError> {
-    let mut stream = UnixStream::connect(socket).map_err(|source| ClientError::Connect {
-        path: socket.to_owned(),
-        source,
-    })?;
+fn send(target: &Target, ask: &Ask<'_>, headers: &str) -> Result<Connection, ClientError> {
+    let mut stream = target.connect()?;
     let body = ask.body.as_deref().unwrap_or_default();
     let mut message = format!(
-        "{} {} HTTP/1.1\r\nHost: mitosed\r\nAccept: {}\r\n{headers}",
-        ask.method, ask.path, ask.accept
+        "{} {} HTTP/1.1\r\n{}Accept: {}\r\n{headers}",
+        ask.method,
+        ask.path,
+        target.headers(),
+        ask.accept
     );
     if ask.body.is_some() {
         message.push_str("Content-Type: application/json\r\n");
@@ -113,7 +113,10 @@ fn send(socket: &Path, ask: &Ask<'_>, headers: &str) -> Result<UnixStream, Clien
     message.push_str("\r\n");
     let mut bytes = message.into_bytes();
     bytes.extend_from_slice(body);
-    stream.write_all(&bytes).map_err(broken("send a request"))?;
+    stream
+        .write_all(&bytes)
+        .and_then(|()| stream.flush())
+        .map_err(broken("send a request"))?;
     Ok(stream)
 }
 
@@ -181,14 +184,14 @@ fn read_head(
 /// Body in chunks (RFC 9112 7.1), without trailers.
 #[derive(Debug)]
 pub(crate) struct Chunked {
-    reader: BufReader<UnixStream>,
+    reader: BufReader<Connection>,
     left: u64,
     first: bool,
     ended: bool,
 }
 
 impl Chunked {
-    fn new(reader: BufReader<UnixStream>) -> Self {
+    fn new(reader: BufReader<Connection>) -> Self {
         Self {
             reader,
             left: 0,

@@ -1,10 +1,11 @@
-//! Blocking, typed client of the daemon's HTTP interface over its Unix socket.
+//! Blocking, typed client of the daemon's HTTP interface, over its Unix socket or TLS.
 //!
 //! Each call opens a connection of its own. It knows nothing of starting a daemon.
 
 #![forbid(unsafe_code)]
 
 mod calls;
+mod connect;
 mod fork_points;
 mod http;
 mod snapshots;
@@ -28,6 +29,14 @@ pub enum ClientError {
         /// The host call's error.
         #[source]
         source: std::io::Error,
+    },
+    /// The address of a daemon on the network cannot be used.
+    #[error("url: {url} cannot be used: {reason}")]
+    Address {
+        /// The address.
+        url: String,
+        /// What is wrong with it and what to do.
+        reason: String,
     },
     /// The daemon refused, or tried and failed.
     #[error("{}", .0.detail)]

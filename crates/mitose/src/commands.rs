@@ -30,6 +30,7 @@ mod rm;
 mod run;
 mod set;
 mod snapshot;
+mod token;
 mod tree;
 mod wait;
 
@@ -39,7 +40,7 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, RemoteArgs};
 use crate::output::Format;
 
 /// Runs virtual machines and forks them while they run.
@@ -60,6 +61,9 @@ pub struct Cli {
     /// Data directory of the daemon [default: /var/lib/mitose for root, ~/.local/share/mitose otherwise]
     #[arg(long, global = true, env = "MITOSE_HOME", value_name = "DIR")]
     home: Option<PathBuf>,
+    /// Daemon on another host
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -91,7 +95,7 @@ impl Context {
                 FormatArg::Table => Format::Table,
                 FormatArg::Json => Format::Json,
             },
-            daemon: Daemon::new(cli.home.clone()),
+            daemon: Daemon::new(cli.home.clone(), &cli.remote),
         }
     }
 
@@ -142,6 +146,7 @@ pub enum Command {
     Image(image::Args),
     Datastore(datastore::Args),
     Pool(pool::Args),
+    Token(token::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
     Daemon(daemon::Args),
@@ -191,6 +196,7 @@ impl Command {
             Self::Pool(args) => pool::run(args, context),
             Self::Datastore(args) => datastore::run(args, context),
             Self::Bench(args) => bench::run(&args, context),
+            Self::Token(args) => token::run(args, context),
             Self::Doctor(args) => doctor::run(&args, context),
             Self::Daemon(args) => daemon::run(&args, context),
             Self::Completion(args) => completion::run(&args),

@@ -20,12 +20,51 @@ const RACE_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub struct Daemon {
     home: Option<PathBuf>,
+    remote: Option<Remote>,
+}
+
+/// A daemon on the network, as the user gave it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RemoteArgs {
+    /// Daemon to ask instead of one on this host, such as https://host:8443
+    #[arg(long, global = true, env = "MITOSE_URL", value_name = "URL")]
+    url: Option<String>,
+    /// File with the certificate of the daemon at --url, or of the authority that signed it
+    #[arg(long, global = true, env = "MITOSE_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Token for the daemon at --url
+    #[arg(
+        long,
+        global = true,
+        env = "MITOSE_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    token: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Remote {
+    url: String,
+    ca: Option<PathBuf>,
+    token: String,
 }
 
 impl Daemon {
-    /// `home` as the user gave it.
-    pub fn new(home: Option<PathBuf>) -> Self {
-        Self { home }
+    /// `home` and `remote` as the user gave them.
+    pub fn new(home: Option<PathBuf>, remote: &RemoteArgs) -> Self {
+        let remote = remote.url.clone().map(|url| Remote {
+            url,
+            ca: remote.ca.clone(),
+            token: remote.token.clone().unwrap_or_default(),
+        });
+        Self { home, remote }
+    }
+
+    /// A client of a daemon on the network, where the user named one.
+    fn remote(&self) -> Option<anyhow::Result<Client>> {
+        let remote = self.remote.as_ref()?;
+        Some(Client::remote(&remote.url, &remote.token, remote.ca.as_deref()).map_err(Into::into))
     }
 
     /// The data directory.
@@ -40,14 +79,18 @@ impl Daemon {
 
     /// A client of a running daemon, or `None`.
     pub fn running(&self) -> anyhow::Result<Option<Client>> {
-        let client = Client::new(&self.home()?);
+        if let Some(client) = self.remote() {
+            return client.map(Some);
+        }
+        let home = self.home()?;
+        let client = Client::new(&home);
         match client.status() {
             Ok(_) => Ok(Some(client)),
             Err(ClientError::Connect { source, .. }) => match source.kind() {
                 std::io::ErrorKind::PermissionDenied => {
                     Err(anyhow::Error::from(source).context(format!(
                         "the daemon at {} belongs to another user",
-                        client.socket().display()
+                        api_types::socket_of(&home).display()
                     )))
                 }
                 std::io::ErrorKind::InvalidInput => bail!(
@@ -64,10 +107,13 @@ impl Daemon {
 
     /// A client of the daemon, which is started where none answers.
     pub fn client(&self) -> anyhow::Result<Client> {
+        if let Some(client) = self.remote() {
+            return client;
+        }
         let home = self.home()?;
         let client = Client::new(&home);
         // A socket that takes a connection has a daemon behind it: no question is spent on it.
-        if std::os::unix::net::UnixStream::connect(client.socket()).is_ok() {
+        if std::os::unix::net::UnixStream::connect(api_types::socket_of(&home)).is_ok() {
             return Ok(client);
         }
         match self.running()? {

@@ -9,6 +9,7 @@
 //! ```
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -60,6 +61,40 @@ pub struct Args {
         hide_default_value = true
     )]
     pub cgroup: Choice,
+    /// Where else requests come in
+    #[command(flatten)]
+    pub listen: ListenArgs,
+}
+
+/// Where requests come in beside the daemon's own socket.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ListenArgs {
+    /// Also serve the API with TLS on this address, such as 127.0.0.1:8443
+    #[arg(long = "listen", env = "MITOSE_LISTEN", value_name = "ADDRESS:PORT")]
+    pub address: Option<SocketAddr>,
+    /// Certificate chain, PEM [default: a self-signed one, kept in the data directory]
+    #[arg(
+        long,
+        env = "MITOSE_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, PEM
+    #[arg(
+        long,
+        env = "MITOSE_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+    /// Group of the host whose members may use the daemon's socket as operators
+    #[arg(long, env = "MITOSE_GROUP", value_name = "GROUP")]
+    pub group: Option<String>,
+    /// Requests a second that a client may send; 0 for any number. The daemon's own user is not
+    /// held back
+    #[arg(long = "rate-limit", env = "MITOSE_RATE_LIMIT", default_value_t = 500)]
+    pub requests_per_second: u32,
 }
 
 /// What the program does beside serving.
@@ -86,6 +121,8 @@ pub struct Config {
     pub kvm_device: PathBuf,
     /// Where the memory cgroups of VMs are.
     pub cgroup: Choice,
+    /// Where else requests come in.
+    pub listen: ListenArgs,
 }
 
 impl Args {
@@ -123,6 +160,7 @@ impl Args {
             memory_reserve_bytes,
             kvm_device: self.kvm_device,
             cgroup: self.cgroup,
+            listen: self.listen,
         })
     }
 }

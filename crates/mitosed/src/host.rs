@@ -12,6 +12,7 @@ mod datastores;
 mod describe;
 mod disk_pools;
 mod events;
+mod exec;
 mod folders;
 mod fork;
 mod freeze;
@@ -40,6 +41,7 @@ mod states;
 mod static_net;
 mod suspend;
 mod tasks;
+mod tokens;
 mod vm;
 mod wait;
 
@@ -62,6 +64,7 @@ use self::listing::Listing;
 use self::objects::Objects;
 
 pub use fork::PointFork;
+pub use image_store::kind_and_name;
 pub use memory::host_memory;
 pub use objects::{check_version, row_of};
 pub use probe::KvmSpeed;
@@ -268,6 +271,11 @@ impl Host {
 
     fn listing(&self) -> std::sync::RwLockReadGuard<'_, Listing> {
         self.vms.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Number of disk layers.
+    pub fn layer_count(&self) -> usize {
+        self.layers().count()
     }
 
     fn layers(&self) -> MutexGuard<'_, Layers> {

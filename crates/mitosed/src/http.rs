@@ -1,9 +1,11 @@
-//! The HTTP interface on the daemon's Unix socket. Handlers translate and call the host.
+//! The HTTP interface. Handlers translate and call the host.
 //!
-//! The socket belongs to the daemon's user alone, who may do everything.
+//! A request passes who it comes from (`access`), what it says (`conform`), and its handler.
 
+mod access;
 mod answer;
 mod archives;
+mod call;
 mod check;
 mod conform;
 mod daemon;
@@ -11,22 +13,27 @@ mod datastores;
 mod disk_pools;
 mod document;
 mod events;
+mod exec;
 mod folders;
 mod fork_points;
+mod group;
 mod guests;
 mod images;
 mod lineage;
+mod listen;
+mod metrics;
 mod networks;
 mod objects;
+mod page;
 mod respools;
 mod snapshots;
 mod started;
 mod streams;
 mod tasks;
+mod tokens;
 mod vms;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -35,11 +42,11 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::{Extension, Router};
 use serde_json::Value;
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use utoipa_axum::router::OpenApiRouter;
 
+use self::access::Peer;
 use self::answer::HttpError;
 use crate::clock::monotonic_ns;
 use crate::host::Host;
@@ -55,19 +62,32 @@ struct Stop(Arc<Notify>);
 /// Serves until a signal or a request ends it.
 pub async fn serve(host: Arc<Host>) -> anyhow::Result<()> {
     let path = host.config.home.socket();
-    // The lock of the data directory is held: what is there was left by a daemon that ended.
-    let _ = fs::remove_file(&path);
-    let listener = UnixListener::bind(&path)
-        .with_context(|| format!("cannot listen on {}", path.display()))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("cannot protect {}", path.display()))?;
+    let listener = listen::unix(&host.config)?;
+    let tls = match host.config.listen.address {
+        Some(address) => Some(listen::Tls::bind(&host.config, address).await?),
+        None => None,
+    };
     let stop = Stop::default();
-    let app = router(host, stop.clone());
+    let app = Api::new(&host, &stop);
     tracing::info!(socket = %path.display(), "serving");
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    let local = app.router(false);
+    let local = local.into_make_service_with_connect_info::<Peer>();
+    let remote = app.router(true);
+    let remote = async move {
+        match tls {
+            Some(tls) => {
+                tracing::info!(url = %format!("https://{}", tls.address()), "serving");
+                let remote = remote.into_make_service_with_connect_info::<Peer>();
+                axum::serve(tls, remote).await
+            }
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
-        served = axum::serve(listener, app) => served.context("cannot serve")?,
+        served = axum::serve(listener, local) => served.context("cannot serve")?,
+        served = remote => served.context("cannot serve TCP")?,
         _ = terminate.recv() => tracing::info!("ending by SIGTERM"),
         _ = interrupt.recv() => tracing::info!("ending by SIGINT"),
         () = stop.0.notified() => tracing::info!("ending by request"),
@@ -98,8 +118,12 @@ fn described() -> OpenApiRouter<Arc<Host>> {
         .merge(datastores::routes())
         .merge(disk_pools::routes())
         .merge(daemon::routes())
+        .merge(exec::routes())
+        .merge(tokens::routes())
         .merge(document::routes());
-    document::router().nest(api_types::API_PREFIX, api)
+    document::router()
+        .nest(api_types::API_PREFIX, api)
+        .merge(metrics::routes())
 }
 
 /// The interface's OpenAPI document.
@@ -107,22 +131,58 @@ pub fn openapi() -> Value {
     document::complete(&described().into_openapi())
 }
 
-fn router(host: Arc<Host>, stop: Stop) -> Router {
-    let (routes, collected) = described().split_for_parts();
-    let document = Arc::new(document::complete(&collected));
-    let rules = conform::Rules::new(&document);
-    routes
-        .nest(api_types::API_PREFIX, streams::routes())
-        .fallback(async || {
-            HttpError::not_found(
-                "there is no such path in this interface; see /api/v1/openapi.json",
-            )
-        })
-        .layer(middleware::from_fn_with_state(rules, conform::conform))
-        .layer(middleware::from_fn(stamp))
-        .layer(Extension(document))
-        .layer(Extension(stop))
-        .with_state(host)
+/// What the routers of both listeners share.
+struct Api {
+    host: Arc<Host>,
+    stop: Stop,
+    document: Arc<Value>,
+    rules: Arc<conform::Rules>,
+    gate: Arc<access::Gate>,
+    counters: Arc<metrics::Counters>,
+}
+
+impl Api {
+    fn new(host: &Arc<Host>, stop: &Stop) -> Self {
+        let document = Arc::new(openapi());
+        Self {
+            rules: conform::Rules::new(&document),
+            gate: access::Gate::new(Arc::clone(host)),
+            counters: metrics::Counters::follow(host),
+            host: Arc::clone(host),
+            stop: stop.clone(),
+            document,
+        }
+    }
+
+    /// The routes; where requests come from the network, the document says that they need a token.
+    fn router(&self, remote: bool) -> Router {
+        let document = match remote {
+            true => Arc::new(document::with_tokens_only(&self.document)),
+            false => Arc::clone(&self.document),
+        };
+        let (routes, _) = described().split_for_parts();
+        routes
+            .nest(api_types::API_PREFIX, streams::routes())
+            .fallback(async || {
+                HttpError::not_found(
+                    "there is no such path in this interface; see /api/v1/openapi.json",
+                )
+            })
+            // The last layer is the first that a request meets.
+            .layer(middleware::from_fn_with_state(
+                Arc::clone(&self.rules),
+                conform::conform,
+            ))
+            .layer(middleware::from_fn_with_state(
+                Arc::clone(&self.gate),
+                access::enter,
+            ))
+            .layer(middleware::from_fn(stamp))
+            .layer(Extension(document))
+            .layer(Extension(self.stop.clone()))
+            .layer(Extension(Arc::clone(&self.counters)))
+            .with_state(Arc::clone(&self.host))
+    }
 }
 
 async fn stamp(mut request: Request, next: Next) -> Response {

@@ -126,6 +126,11 @@ impl Layers {
         self.entries.values().any(|e| e.row.path.starts_with(dir))
     }
 
+    /// Number of layers.
+    pub fn count(&self) -> usize {
+        self.entries.len()
+    }
+
     /// The stack under `top`, itself first.
     pub fn chain(&self, top: &str) -> anyhow::Result<Vec<LayerRow>> {
         let mut chain = Vec::new();

@@ -49,6 +49,9 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<u8> {
     if matches!(args.command, DaemonCommand::Stop) {
         let process = format!("/proc/{}", client.status()?.pid);
         client.stop_daemon()?;
+        if client.socket().is_none() {
+            return Ok(0);
+        }
         let deadline = Instant::now() + STOP_TIMEOUT;
         while Path::new(&process).exists() {
             if Instant::now() > deadline {

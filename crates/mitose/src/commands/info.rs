@@ -35,7 +35,7 @@ fn table(detail: &VmDetail) -> Table {
     if let Some(reason) = &detail.reason {
         row("reason", reason.clone());
     }
-    row("id", detail.id.clone());
+    row("id", detail.vm.id.clone());
     row("uuid", detail.uuid.clone());
     row("machine id", detail.machine_id.clone());
     row(

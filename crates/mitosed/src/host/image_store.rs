@@ -1,14 +1,12 @@
 //! Images: listing, making and removing them.
 
-use std::sync::Arc;
-
-use api_types::{BuildKind, Image as ImageAnswer, ImageRequest, InitKind, Task};
+use api_types::{BuildKind, Image as ImageAnswer, ImageRequest, InitKind};
 use images::{
     Builder, BuilderConfig, DebianRecipe, ImportRequest, InitSystem, Suite, TinyRecipe, Watch,
 };
 
 use super::Host;
-use super::tasks::TaskSpec;
+use super::tasks::TaskContext;
 use crate::error::{OpError, OpResult};
 use crate::image;
 
@@ -43,34 +41,35 @@ impl Host {
         Ok(())
     }
 
-    /// Starts making an image.
-    pub fn make_image(self: &Arc<Self>, request: ImageRequest) -> OpResult<Task> {
-        let (kind, subject) = match &request {
-            ImageRequest::Build { name, .. } => ("image.build", name.clone()),
-            ImageRequest::Import { name, .. } => ("image.import", name.clone()),
-        };
-        if let Some(problem) = api_types::name_problem(&subject) {
+    /// Refuses an image that cannot be made.
+    pub fn check_image(&self, request: &ImageRequest) -> OpResult<()> {
+        let (_, subject) = kind_and_name(request);
+        if let Some(problem) = api_types::name_problem(subject) {
             return Err(OpError::invalid(problem));
         }
         let store = image::store(&self.config.home)?;
-        if store.get(&subject).is_ok() {
+        if store.get(subject).is_ok() {
             return Err(OpError::conflict(format!(
                 "name: there is an image {subject:?} already; remove it with 'mitose image rm {subject}'"
-            )));
+            ))
+            .about("name"));
         }
-        let spec = TaskSpec::new(kind, &subject).cancellable();
-        let host = Arc::clone(self);
-        let started = self.start_task(spec, move |context| {
-            let reporter = context.clone();
-            let progress = move |text: &str, fraction: f32| reporter.progress(fraction, text);
-            let made = host.build(request, Watch::new(progress, context.cancel_token()));
-            match &made {
-                Ok(()) => host.tell(&subject, "image.made", format!("{kind} done")),
-                Err(error) => host.tell(&subject, "image.failed", error.message()),
-            }
-            made
-        })?;
-        Ok(started.task())
+        Ok(())
+    }
+
+    /// Makes an image, as the work of a task.
+    pub fn make_image(&self, request: ImageRequest, context: &TaskContext) -> OpResult<()> {
+        self.check_image(&request)?;
+        let (kind, subject) = kind_and_name(&request);
+        let subject = subject.to_owned();
+        let reporter = context.clone();
+        let progress = move |text: &str, fraction: f32| reporter.progress(fraction, text);
+        let made = self.build(request, Watch::new(progress, context.cancel_token()));
+        match &made {
+            Ok(()) => self.tell(&subject, "image.made", format!("{kind} done")),
+            Err(error) => self.tell(&subject, "image.failed", error.message()),
+        }
+        made
     }
 
     fn build(&self, request: ImageRequest, watch: Watch) -> OpResult<()> {
@@ -135,5 +134,13 @@ fn suite_of(name: Option<String>) -> OpResult<Suite> {
     match name {
         Some(name) => name.parse().map_err(image::refuse),
         None => Ok(Suite::default()),
+    }
+}
+
+/// Kind of the task that makes an image, and the image's name.
+pub fn kind_and_name(request: &ImageRequest) -> (&'static str, &str) {
+    match request {
+        ImageRequest::Build { name, .. } => ("image.build", name),
+        ImageRequest::Import { name, .. } => ("image.import", name),
     }
 }

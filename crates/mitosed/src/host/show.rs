@@ -8,6 +8,7 @@ use api_types::{
     DiskDetail, DiskUse, GuestInfo, NicDetail, SerialDetail, Vm as VmAnswer, VmDetail,
 };
 
+use super::vm::Place;
 use super::{Host, Vm};
 use crate::inventory::VmRow;
 use crate::usage;
@@ -36,7 +37,6 @@ impl Host {
         memory.limit_kib = self.limit_of(&row).map(|bytes| bytes >> 10);
         VmDetail {
             vm: answer(&row, ready),
-            id: row.id.clone(),
             uuid: row.uuid.clone(),
             machine_id: row.machine_id.clone(),
             datastore: row.datastore.clone(),
@@ -116,6 +116,7 @@ impl Host {
 
 fn answer(row: &VmRow, ready: bool) -> VmAnswer {
     VmAnswer {
+        id: row.id.clone(),
         name: row.name.clone(),
         state: row.state.word().to_owned(),
         engine: row.engine.clone(),
@@ -125,5 +126,9 @@ fn answer(row: &VmRow, ready: bool) -> VmAnswer {
         generation: row.generation,
         ready,
         template: row.template,
+        folder: Place::of(row).folder.to_string(),
+        version: row.version,
+        annotation: row.labels.annotation.clone(),
+        attributes: row.labels.attributes.clone(),
     }
 }

@@ -25,14 +25,9 @@ pub struct HttpError {
 impl HttpError {
     /// An answer of `status`.
     pub fn new(status: StatusCode, error: &OpError) -> Self {
-        let mut problem = Problem::new(error.kind, error.message());
+        let mut problem = Box::new(problem_of(error));
         problem.status = status.as_u16();
-        problem.field = error.field().map(str::to_owned);
-        problem.remedy = error.remedy().map(str::to_owned);
-        Self {
-            status,
-            problem: Box::new(problem),
-        }
+        Self { status, problem }
     }
 
     /// An object or path does not exist.
@@ -45,19 +40,35 @@ impl HttpError {
 /// operation refuses fits the document, but not the present state of the host or an object.
 impl From<OpError> for HttpError {
     fn from(error: OpError) -> Self {
-        let status = match error.kind {
-            ErrorKind::Invalid
-            | ErrorKind::Conflict
-            | ErrorKind::Unavailable
-            | ErrorKind::Timeout => StatusCode::CONFLICT,
-            ErrorKind::NotFound => StatusCode::NOT_FOUND,
-            ErrorKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-            ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
-            ErrorKind::Forbidden => StatusCode::FORBIDDEN,
-            ErrorKind::Stale => StatusCode::PRECONDITION_FAILED,
-            ErrorKind::Limited => StatusCode::TOO_MANY_REQUESTS,
-        };
-        Self::new(status, &error)
+        Self::new(status_of(error.kind), &error)
+    }
+}
+
+impl From<OpError> for Problem {
+    fn from(error: OpError) -> Self {
+        problem_of(&error)
+    }
+}
+
+fn problem_of(error: &OpError) -> Problem {
+    let mut problem = Problem::new(error.kind, error.message());
+    problem.status = status_of(error.kind).as_u16();
+    problem.field = error.field().map(str::to_owned);
+    problem.remedy = error.remedy().map(str::to_owned);
+    problem
+}
+
+fn status_of(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::Invalid | ErrorKind::Conflict | ErrorKind::Unavailable | ErrorKind::Timeout => {
+            StatusCode::CONFLICT
+        }
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
+        ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+        ErrorKind::Stale => StatusCode::PRECONDITION_FAILED,
+        ErrorKind::Limited => StatusCode::TOO_MANY_REQUESTS,
     }
 }
 

@@ -21,6 +21,8 @@ pub const KEYWORDS: &[&str] = &[
     "items",
     "maxItems",
     "maxLength",
+    "maxProperties",
+    "propertyNames",
     "maximum",
     "minItems",
     "minLength",
@@ -171,6 +173,14 @@ impl Schemas {
                     "give it".to_owned(),
                 );
             }
+        }
+        let count = members.len() as u64;
+        if let Some(most) = schema["maxProperties"]
+            .as_u64()
+            .filter(|most| count > *most)
+        {
+            let remedy = format!("give at most {most}");
+            return wrong(field, format!("has {count} members"), remedy);
         }
         let known = schema["properties"].as_object();
         for (name, member) in members {

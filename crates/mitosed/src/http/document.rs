@@ -38,6 +38,7 @@ const CHANGING: &[&str] = &["post", "put", "patch", "delete"];
         (name = "images", description = "What virtual machines boot"),
         (name = "tasks", description = "Operations in work and their results"),
         (name = "events", description = "What happened"),
+        (name = "tokens", description = "Who may ask, and for what"),
         (name = "daemon", description = "The daemon and its host"),
     ),
 )]
@@ -76,6 +77,13 @@ pub fn complete(collected: &utoipa::openapi::OpenApi) -> Value {
             add_problems(method, operation);
         }
     }
+    document
+}
+
+/// The document as it is where every request needs a token.
+pub fn with_tokens_only(document: &Value) -> Value {
+    let mut document = document.clone();
+    document["security"] = json!([{ "token": [] }]);
     document
 }
 

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use api_types::{Event as EventAnswer, schema};
-use axum::Json;
 use axum::extract::{Query, Request, State};
 use axum::http::header;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -18,62 +17,70 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::answer::HttpError;
-use crate::error::OpError;
+use super::answer::{HttpError, run_blocking};
+use super::page::{self, EventQuery};
 use crate::host::Host;
 
-/// Events shown where the client names no number.
-const LATEST_EVENTS: usize = 100;
-/// Most events of one answer.
+/// Most events that a stream begins with.
 const MAX_EVENTS: usize = 10_000;
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new().routes(routes!(events))
 }
 
+/// Header that event streams are taken up with.
 #[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct EventQuery {
-    /// Number of the last event that the client knows; the latest ones where not given.
+#[into_params(parameter_in = Header)]
+struct LastEventHeader {
+    /// Number of the last event that a stream gave; as `after`.
+    #[serde(rename = "Last-Event-ID")]
     #[param(schema_with = schema::number, required = false)]
-    after: Option<i64>,
+    #[expect(
+        dead_code,
+        reason = "it is read from the headers; this is its documentation"
+    )]
+    last: Option<i64>,
 }
 
 /// Events
 ///
 /// A list, or server-sent events that go on where the client accepts `text/event-stream`.
-#[utoipa::path(get, path = "/events", tag = "events", params(EventQuery), responses(
+#[utoipa::path(get, path = "/events", tag = "events", operation_id = "list_events",
+    params(EventQuery, LastEventHeader), responses(
     (status = 200, description = "Events, oldest first", content(
         (Vec<EventAnswer> = "application/json"), (String = "text/event-stream"),
     )),
 ))]
 async fn events(
     State(host): Shared,
-    Query(query): Query<EventQuery>,
+    Query(mut query): Query<EventQuery>,
     request: Request,
 ) -> Result<Response, HttpError> {
     let accept = request.headers().get(header::ACCEPT);
     let follow = accept
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| value.contains("text/event-stream"));
+    let last = request.headers().get("last-event-id");
+    let last = last.and_then(|last| last.to_str().ok()?.parse().ok());
+    query.after = query.after.or(last);
+    if !follow {
+        return run_blocking(move || page::events(&host, &query)).await;
+    }
     let mut news = host.subscribe();
     let reader = Arc::clone(&host);
-    let known = tokio::task::spawn_blocking(move || match query.after {
+    let known = run_blocking(move || match query.after {
         Some(after) => reader.events(after, MAX_EVENTS),
-        None if follow => Ok(Vec::new()),
-        None => reader.latest_events(LATEST_EVENTS),
+        None => Ok(Vec::new()),
     });
-    let known = known
-        .await
-        .unwrap_or_else(|_| Err(OpError::failed("cannot read events")))?;
-    if !follow {
-        return Ok(Json(known).into_response());
-    }
+    let known = known.await?;
     let (sender, receiver) = mpsc::channel::<Result<Event, Infallible>>(64);
     tokio::spawn(async move {
         let mut last = query.after.unwrap_or(0);
         for event in known {
             last = event.id;
+            if !query.fits(&event) {
+                continue;
+            }
             if sender.send(Ok(as_sse(&event))).await.is_err() {
                 return;
             }
@@ -88,6 +95,9 @@ async fn events(
             };
             for event in missed {
                 last = event.id;
+                if !query.fits(&event) {
+                    continue;
+                }
                 if sender.send(Ok(as_sse(&event))).await.is_err() {
                     return;
                 }

@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 
-use api_types::{
-    ForkPoint, PersistenceRequest, PointForkRequest, PrepareRequest, Task, Vm, schema,
-};
+use api_types::{ForkPoint, PersistenceRequest, PointForkRequest, PrepareRequest, Vm, schema};
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{Answer, HttpError, blocking, blocking_empty, body};
-use super::started::{self, Started, WaitQuery};
+use super::answer::{Answer, HttpError, blocking, body};
+use super::call::{self, Call, CallQuery, KeyHeader, TaskAnswers};
 use super::vms::VmPath;
 use super::{Arrived, Shared};
 use crate::host::{Host, PointFork, TaskSpec};
@@ -75,8 +74,15 @@ async fn remove(
     State(host): Shared,
     Path(path): Path<PointPath>,
     Query(query): Query<RemoveQuery>,
+    call: Call,
 ) -> Result<StatusCode, HttpError> {
-    blocking_empty(move || host.unprepare(&host.fork_point(&path.fork_point)?, query.force)).await
+    let point = host.fork_point(&path.fork_point)?;
+    let spec = TaskSpec::new("forkpoint.remove", &point.name).about(&point.id);
+    let worker = Arc::clone(&host);
+    call::run_to_end(host, call, spec, move |_| {
+        worker.unprepare(&point, query.force)
+    })
+    .await
 }
 
 /// Power on children
@@ -84,32 +90,27 @@ async fn remove(
 /// Any number of children of a fork point: those that were made ahead first, then new ones. Nobody
 /// is stunned. The task's result is a `PointForked`; its items are the children.
 #[utoipa::path(post, path = "/forkpoints/{fork_point}/fork", tag = "fork points",
-    operation_id = "fork_fork_point", params(PointPath, WaitQuery),
-    request_body = PointForkRequest, responses(
-    (status = 200, description = "The task has ended well", body = Task),
-    (status = 202, description = "The task is in work", body = Task),
-))]
+    operation_id = "fork_fork_point", params(PointPath, CallQuery, KeyHeader),
+    request_body = PointForkRequest, responses(TaskAnswers))]
 async fn fork(
     State(host): Shared,
     Path(path): Path<PointPath>,
-    Query(query): Query<WaitQuery>,
+    call: Call,
     Extension(Arrived(arrived_ns)): Extension<Arrived>,
     bytes: Bytes,
-) -> Started {
+) -> Result<Response, HttpError> {
     let request: PointForkRequest = body(&bytes)?;
-    started::start(query, move || {
-        let point = host.fork_point(&path.fork_point)?;
-        let spec = TaskSpec::new("forkpoint.fork", &point.name)
-            .about(&point.id)
-            .cancellable();
-        let worker = Arc::clone(&host);
-        host.start_task(spec, move |context| {
-            worker.fork_from_point(&PointFork {
-                point: &point,
-                request: &request,
-                arrived_ns,
-                context: Some(context),
-            })
+    let point = host.fork_point(&path.fork_point)?;
+    let spec = TaskSpec::new("forkpoint.fork", &point.name)
+        .about(&point.id)
+        .cancellable();
+    let worker = Arc::clone(&host);
+    call::run(host, call, spec, move |context| {
+        worker.fork_from_point(&PointFork {
+            point: &point,
+            request: &request,
+            arrived_ns,
+            context: Some(context),
         })
     })
     .await
@@ -120,26 +121,22 @@ async fn fork(
 /// Seals a fork point of a powered-on VM, and makes children ahead. The task's result is a
 /// `Prepared`.
 #[utoipa::path(post, path = "/vms/{vm}/prepare", tag = "fork points", operation_id = "prepare_vm",
-    params(VmPath, WaitQuery), request_body(content = Option<PrepareRequest>), responses(
-    (status = 200, description = "The task has ended well", body = Task),
-    (status = 202, description = "The task is in work", body = Task),
-))]
+    params(VmPath, CallQuery, KeyHeader), request_body(content = Option<PrepareRequest>), responses(TaskAnswers))]
 async fn prepare(
     State(host): Shared,
     Path(path): Path<VmPath>,
-    Query(query): Query<WaitQuery>,
+    call: Call,
     bytes: Bytes,
-) -> Started {
-    let request: PrepareRequest = body(&bytes)?;
-    started::start(query, move || {
-        let vm = host.find(&path.vm)?;
-        let spec = TaskSpec::new("vm.prepare", &vm.name())
-            .about(&vm.id)
-            .cancellable();
-        let worker = Arc::clone(&host);
-        host.start_task(spec, move |context| {
-            worker.prepare_parent(&vm, &request, context)
-        })
+) -> Result<Response, HttpError> {
+    let request: Option<PrepareRequest> = body(&bytes)?;
+    let request = request.unwrap_or_default();
+    let vm = host.find(&path.vm)?;
+    let spec = TaskSpec::new("vm.prepare", &vm.name())
+        .about(&vm.id)
+        .cancellable();
+    let worker = Arc::clone(&host);
+    call::run(host, call, spec, move |context| {
+        worker.prepare_parent(&vm, &request, context)
     })
     .await
 }

@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use api_types::{Image, ImageRequest, Task, schema};
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::answer::{Answer, HttpError, blocking, blocking_empty, body, run_blocking};
-use crate::host::Host;
+use super::answer::{Answer, HttpError, blocking, body, run_blocking};
+use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskOrDryRun};
+use crate::host::{Host, TaskSpec, kind_and_name};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new()
@@ -41,18 +42,41 @@ async fn list(State(host): Shared) -> Answer<Vec<Image>> {
 
 /// Build or import an image
 #[utoipa::path(post, path = "/images", tag = "images", operation_id = "make_image",
-    request_body = ImageRequest, responses(
+    params(CallQuery, DryRunQuery, KeyHeader), request_body = ImageRequest, responses(
+    (status = 200, description = "The task has ended (`wait=true`), or what stands in the way \
+        (`dry_run=true`)", body = TaskOrDryRun),
     (status = 202, description = "The task that makes it", body = Task),
 ))]
-async fn make(State(host): Shared, bytes: Bytes) -> Result<(StatusCode, Json<Task>), HttpError> {
+async fn make(
+    State(host): Shared,
+    Query(query): Query<DryRunQuery>,
+    call: Call,
+    bytes: Bytes,
+) -> Result<Response, HttpError> {
     let request: ImageRequest = body(&bytes)?;
-    let task = run_blocking(move || host.make_image(request)).await?;
-    Ok((StatusCode::ACCEPTED, Json(task)))
+    if query.dry_run {
+        return call::dry_run(move || host.check_image(&request)).await;
+    }
+    let checked = (Arc::clone(&host), request.clone());
+    run_blocking(move || checked.0.check_image(&checked.1)).await?;
+    let (kind, name) = kind_and_name(&request);
+    let spec = TaskSpec::new(kind, name).cancellable();
+    let worker = Arc::clone(&host);
+    call::run(host, call, spec, move |context| {
+        worker.make_image(request, context)
+    })
+    .await
 }
 
 /// Remove an image
 #[utoipa::path(delete, path = "/images/{image}", tag = "images", operation_id = "remove_image",
     params(ImagePath), responses((status = 204, description = "It is gone")))]
-async fn remove(State(host): Shared, Path(path): Path<ImagePath>) -> Result<StatusCode, HttpError> {
-    blocking_empty(move || host.remove_image(&path.image)).await
+async fn remove(
+    State(host): Shared,
+    Path(path): Path<ImagePath>,
+    call: Call,
+) -> Result<StatusCode, HttpError> {
+    let spec = TaskSpec::new("image.remove", &path.image);
+    let worker = Arc::clone(&host);
+    call::run_to_end(host, call, spec, move |_| worker.remove_image(&path.image)).await
 }

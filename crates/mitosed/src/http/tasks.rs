@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use api_types::{Task, TaskState, schema};
-use axum::extract::{Path, State};
+use axum::Json;
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -15,11 +16,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::answer::{Answer, HttpError, blocking, blocking_empty};
+use super::answer::{Answer, HttpError, blocking, run_blocking};
+use super::page::{self, TaskQuery};
 use crate::host::Host;
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new()
+        .routes(routes!(list))
         .routes(routes!(task, cancel))
         .routes(routes!(follow))
 }
@@ -33,8 +36,17 @@ pub struct TaskPath {
     task: i64,
 }
 
+/// Tasks
+///
+/// Latest first. Where there are more, the header `Link` tells where the list goes on.
+#[utoipa::path(get, path = "/tasks", tag = "tasks", operation_id = "list_tasks", params(TaskQuery),
+    responses((status = 200, description = "Tasks that fit", body = Vec<Task>)))]
+async fn list(State(host): Shared, Query(query): Query<TaskQuery>) -> Result<Response, HttpError> {
+    run_blocking(move || page::tasks(&host, &query)).await
+}
+
 /// One task
-#[utoipa::path(get, path = "/tasks/{task}", tag = "tasks", params(TaskPath), responses(
+#[utoipa::path(get, path = "/tasks/{task}", tag = "tasks", operation_id = "get_task", params(TaskPath), responses(
     (status = 200, description = "Its state", body = Task),
 ))]
 async fn task(State(host): Shared, Path(path): Path<TaskPath>) -> Answer<Task> {
@@ -42,17 +54,26 @@ async fn task(State(host): Shared, Path(path): Path<TaskPath>) -> Answer<Task> {
 }
 
 /// Stop a task
-#[utoipa::path(delete, path = "/tasks/{task}", tag = "tasks", params(TaskPath), responses(
-    (status = 204, description = "It is told to end"),
+///
+/// It is asked to end; `GET` tells when it has. Not every task can be stopped.
+#[utoipa::path(delete, path = "/tasks/{task}", tag = "tasks", operation_id = "cancel_task", params(TaskPath), responses(
+    (status = 202, description = "It is asked to end", body = Task),
 ))]
-async fn cancel(State(host): Shared, Path(path): Path<TaskPath>) -> Result<StatusCode, HttpError> {
-    blocking_empty(move || host.cancel_task(path.task)).await
+async fn cancel(
+    State(host): Shared,
+    Path(path): Path<TaskPath>,
+) -> Result<(StatusCode, Json<Task>), HttpError> {
+    let task = run_blocking(move || {
+        host.cancel_task(path.task)?;
+        host.task(path.task)
+    });
+    Ok((StatusCode::ACCEPTED, Json(task.await?)))
 }
 
 /// States of a task as server-sent events
 ///
 /// The last one is final.
-#[utoipa::path(get, path = "/tasks/{task}/events", tag = "tasks", params(TaskPath), responses(
+#[utoipa::path(get, path = "/tasks/{task}/events", tag = "tasks", operation_id = "follow_task", params(TaskPath), responses(
     (status = 200, description = "Its states as they come", body = String, content_type = "text/event-stream"),
 ))]
 async fn follow(State(host): Shared, Path(TaskPath { task: id }): Path<TaskPath>) -> Response {

@@ -3,21 +3,25 @@
 use std::sync::Arc;
 
 use api_types::{
-    Cloned, DryRun, ForkRequest, RunReply, RunRequest, StopRequest, Vm, VmDetail, schema,
+    Cloned, ForkRequest, RunReply, RunRequest, StopRequest, Task, Vm, VmDetail, schema,
 };
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{Answer, HttpError, blocking, blocking_empty, body};
+use super::access::User;
+use super::answer::{HttpError, body, run_blocking};
+use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers, TaskOrDryRun};
+use super::page::{self, VmQuery};
 use super::{Arrived, Shared, streams};
 use crate::error::OpResult;
-use crate::host::{self, Host};
+use crate::host::{self, Host, TaskSpec};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new()
@@ -42,66 +46,52 @@ pub struct VmPath {
 }
 
 /// VMs
-#[utoipa::path(get, path = "/vms", tag = "vms", operation_id = "list_vms", responses(
-    (status = 200, description = "All VMs by name", body = Vec<Vm>),
-))]
-async fn list(State(host): Shared) -> Answer<Vec<Vm>> {
-    blocking(move || Ok(host.all().iter().map(|vm| host.show(vm)).collect())).await
+///
+/// By name. Where there are more, the header `Link` tells where the list goes on.
+#[utoipa::path(get, path = "/vms", tag = "vms", operation_id = "list_vms", params(VmQuery),
+    responses((status = 200, description = "VMs that fit", body = Vec<Vm>)))]
+async fn list(State(host): Shared, Query(query): Query<VmQuery>) -> Result<Response, HttpError> {
+    run_blocking(move || Ok(page::vms(&host, &query))).await
 }
 
 /// Make a VM and start it
+///
+/// The task's result is a `RunReply`.
 #[utoipa::path(post, path = "/vms", tag = "vms", operation_id = "run_vm",
-    params(DryRunQuery), request_body = RunRequest, responses(
-    (status = 200, description = "It is there, or with `dry_run` what stands in the way", body = RunAnswer),
+    params(CallQuery, DryRunQuery, KeyHeader), request_body = RunRequest, responses(
+    (status = 200, description = "The task has ended (`wait=true`), or what stands in the way \
+        (`dry_run=true`)", body = TaskOrDryRun),
+    (status = 202, description = "The task is in work", body = Task),
 ))]
 async fn run(
     State(host): Shared,
     Extension(Arrived(at)): Extension<Arrived>,
+    Extension(user): Extension<User>,
     Query(query): Query<DryRunQuery>,
+    call: Call,
     bytes: Bytes,
-) -> Answer<RunAnswer> {
+) -> Result<Response, HttpError> {
     let request: RunRequest = body(&bytes)?;
-    blocking(move || match query.dry_run {
-        true => Ok(RunAnswer::Tried(host.check_run(&request))),
-        false => host.run(request, at).map(RunAnswer::Made),
-    })
-    .await
-}
-
-/// Whether a request is only tried out.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-struct DryRunQuery {
-    /// Only tell what stands in the way; nothing is made.
-    #[serde(default)]
-    dry_run: bool,
-}
-
-/// A VM that was made, or what a dry run found.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-enum RunAnswer {
-    Made(RunReply),
-    Tried(DryRun),
-}
-
-/// Clones that were made, or what a dry run found.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-enum ForkAnswer {
-    Made(Cloned),
-    Tried(DryRun),
+    user.may_name_files(host_file_of_run(&request))?;
+    if query.dry_run {
+        return call::tried(move || host.check_run(&request)).await;
+    }
+    let spec = TaskSpec::new("vm.run", &request.name);
+    let worker = Arc::clone(&host);
+    call::run::<RunReply>(host, call, spec, move |_| worker.run(request, at)).await
 }
 
 /// One VM
 #[utoipa::path(get, path = "/vms/{vm}", tag = "vms", operation_id = "get_vm", params(VmPath),
-    responses((status = 200, description = "All that is known of it", body = VmDetail)))]
-async fn detail(State(host): Shared, Path(path): Path<VmPath>) -> Answer<VmDetail> {
-    blocking(move || {
+    responses((status = 200, description = "All that is known of it", body = VmDetail,
+        headers(("ETag" = String, description = "Its version")))))]
+async fn detail(State(host): Shared, Path(path): Path<VmPath>) -> Result<Response, HttpError> {
+    let detail = run_blocking(move || {
         let vm = host.find(&path.vm)?;
         Ok(host.detail(&vm))
-    })
-    .await
+    });
+    let detail = detail.await?;
+    Ok(call::tagged(detail.vm.version, detail))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -119,83 +109,188 @@ async fn remove(
     State(host): Shared,
     Path(path): Path<VmPath>,
     Query(query): Query<RemoveQuery>,
+    call: Call,
 ) -> Result<StatusCode, HttpError> {
-    blocking_empty(move || host.remove(&host.find(&path.vm)?, query.force)).await
+    let vm = host.find(&path.vm)?;
+    let spec = TaskSpec::new("vm.remove", &vm.name()).about(&vm.id);
+    let worker = Arc::clone(&host);
+    call::run_to_end(host, call, spec, move |_| worker.remove(&vm, query.force)).await
 }
 
 /// Clone a VM
+///
+/// The task's result is a `Cloned`.
 #[utoipa::path(post, path = "/vms/{vm}/fork", tag = "vms", operation_id = "fork_vm",
-    params(VmPath, DryRunQuery), request_body = ForkRequest, responses(
-    (status = 200, description = "The clones, each with its result, or with `dry_run` what stands in the way", body = ForkAnswer),
+    params(VmPath, CallQuery, DryRunQuery, KeyHeader), request_body = ForkRequest, responses(
+    (status = 200, description = "The task has ended (`wait=true`), or what stands in the way \
+        (`dry_run=true`)", body = TaskOrDryRun),
+    (status = 202, description = "The task is in work", body = Task),
 ))]
 async fn fork(
     State(host): Shared,
     Path(path): Path<VmPath>,
     Extension(Arrived(at)): Extension<Arrived>,
+    Extension(user): Extension<User>,
     Query(query): Query<DryRunQuery>,
+    call: Call,
     bytes: Bytes,
-) -> Answer<ForkAnswer> {
+) -> Result<Response, HttpError> {
     let request: ForkRequest = body(&bytes)?;
-    blocking(move || {
-        let vm = host.find(&path.vm)?;
-        match query.dry_run {
-            true => Ok(ForkAnswer::Tried(host.check_fork(&vm, &request))),
-            false => host.fork(&vm, &request, at).map(ForkAnswer::Made),
+    user.may_name_files(host_file_of_fork(&request))?;
+    let vm = host.find(&path.vm)?;
+    if query.dry_run {
+        return call::tried(move || host.check_fork(&vm, &request)).await;
+    }
+    let spec = TaskSpec::new("vm.fork", &vm.name()).about(&vm.id);
+    let worker = Arc::clone(&host);
+    call::run::<Cloned>(host, call, spec, move |context| {
+        context.items(request.names.iter().cloned());
+        let cloned = worker.fork(&vm, &request, at)?;
+        for (index, clone) in cloned.clones.iter().enumerate() {
+            context.item_done(index, clone.error.clone().map_or(Ok(()), Err));
         }
+        Ok(cloned)
     })
     .await
 }
 
 /// Power a VM off
+///
+/// The task's result is a `Vm`.
 #[utoipa::path(post, path = "/vms/{vm}/stop", tag = "vms", operation_id = "stop_vm",
-    params(VmPath), request_body(content = Option<StopRequest>), responses(
-    (status = 200, description = "It is off", body = Vm),
-))]
-async fn stop(State(host): Shared, Path(path): Path<VmPath>, bytes: Bytes) -> Answer<Vm> {
-    let request: StopRequest = body(&bytes)?;
-    act(host, path, move |host, vm| host.power_off(vm, &request)).await
+    params(VmPath, CallQuery, KeyHeader), request_body(content = Option<StopRequest>),
+    responses(TaskAnswers))]
+async fn stop(
+    State(host): Shared,
+    Path(path): Path<VmPath>,
+    call: Call,
+    bytes: Bytes,
+) -> Result<Response, HttpError> {
+    let request: Option<StopRequest> = body(&bytes)?;
+    let request = request.unwrap_or_default();
+    act(host, path, call, "vm.stop", move |host, vm| {
+        host.power_off(vm, &request)
+    })
+    .await
 }
 
 /// Power a VM on
 ///
-/// It boots from its disks.
-#[utoipa::path(post, path = "/vms/{vm}/start", tag = "vms", operation_id = "start_vm",
-    params(VmPath), responses((status = 200, description = "It runs", body = Vm)))]
-async fn start(State(host): Shared, Path(path): Path<VmPath>) -> Answer<Vm> {
-    act(host, path, Host::start).await
+/// It boots from its disks. The task's result is a `Vm`.
+#[utoipa::path(
+    post,
+    path = "/vms/{vm}/start",
+    tag = "vms",
+    operation_id = "start_vm",
+    params(VmPath, CallQuery, KeyHeader),
+    responses(TaskAnswers)
+)]
+async fn start(
+    State(host): Shared,
+    Path(path): Path<VmPath>,
+    call: Call,
+) -> Result<Response, HttpError> {
+    act(host, path, call, "vm.start", Host::start).await
 }
 
 /// Stop a VM's vCPUs
-#[utoipa::path(post, path = "/vms/{vm}/pause", tag = "vms", operation_id = "pause_vm",
-    params(VmPath), responses((status = 200, description = "It is paused", body = Vm)))]
-async fn pause(State(host): Shared, Path(path): Path<VmPath>) -> Answer<Vm> {
-    act(host, path, |host, vm| host.pause(vm)).await
+///
+/// The task's result is a `Vm`.
+#[utoipa::path(
+    post,
+    path = "/vms/{vm}/pause",
+    tag = "vms",
+    operation_id = "pause_vm",
+    params(VmPath, CallQuery, KeyHeader),
+    responses(TaskAnswers)
+)]
+async fn pause(
+    State(host): Shared,
+    Path(path): Path<VmPath>,
+    call: Call,
+) -> Result<Response, HttpError> {
+    act(host, path, call, "vm.pause", |host, vm| host.pause(vm)).await
 }
 
 /// Let a VM's vCPUs run on
-#[utoipa::path(post, path = "/vms/{vm}/resume", tag = "vms", operation_id = "resume_vm",
-    params(VmPath), responses((status = 200, description = "It runs", body = Vm)))]
-async fn resume(State(host): Shared, Path(path): Path<VmPath>) -> Answer<Vm> {
-    act(host, path, |host, vm| host.resume(vm)).await
+///
+/// The task's result is a `Vm`.
+#[utoipa::path(
+    post,
+    path = "/vms/{vm}/resume",
+    tag = "vms",
+    operation_id = "resume_vm",
+    params(VmPath, CallQuery, KeyHeader),
+    responses(TaskAnswers)
+)]
+async fn resume(
+    State(host): Shared,
+    Path(path): Path<VmPath>,
+    call: Call,
+) -> Result<Response, HttpError> {
+    act(host, path, call, "vm.resume", |host, vm| host.resume(vm)).await
 }
 
 /// Reset a VM
-#[utoipa::path(post, path = "/vms/{vm}/reset", tag = "vms", operation_id = "reset_vm",
-    params(VmPath), responses((status = 200, description = "It starts again", body = Vm)))]
-async fn reset(State(host): Shared, Path(path): Path<VmPath>) -> Answer<Vm> {
-    act(host, path, Host::reset).await
+///
+/// The task's result is a `Vm`.
+#[utoipa::path(
+    post,
+    path = "/vms/{vm}/reset",
+    tag = "vms",
+    operation_id = "reset_vm",
+    params(VmPath, CallQuery, KeyHeader),
+    responses(TaskAnswers)
+)]
+async fn reset(
+    State(host): Shared,
+    Path(path): Path<VmPath>,
+    call: Call,
+) -> Result<Response, HttpError> {
+    act(host, path, call, "vm.reset", Host::reset).await
 }
 
-/// Runs an operation on a VM and answers with the VM.
+/// Runs an operation on a VM as a task whose result is the VM.
 async fn act(
     host: Arc<Host>,
     path: VmPath,
+    call: Call,
+    kind: &str,
     operation: impl FnOnce(&Arc<Host>, &Arc<host::Vm>) -> OpResult<()> + Send + 'static,
-) -> Answer<Vm> {
-    blocking(move || {
-        let vm = host.find(&path.vm)?;
-        operation(&host, &vm)?;
-        Ok(host.show(&vm))
+) -> Result<Response, HttpError> {
+    let vm = host.find(&path.vm)?;
+    let spec = TaskSpec::new(kind, &vm.name()).about(&vm.id);
+    let worker = Arc::clone(&host);
+    call::run::<Vm>(host, call, spec, move |_| {
+        operation(&worker, &vm)?;
+        Ok(worker.show(&vm))
     })
     .await
+}
+
+/// Member of a request that names a file of the host.
+fn host_file_of_run(request: &RunRequest) -> Option<&'static str> {
+    let serial = std::iter::once(&request.serial).chain(&request.more_serial);
+    let mut serial = serial.filter(|backend| names_file(backend));
+    [
+        ("kernel", request.kernel.is_some()),
+        ("initrd", request.initrd.is_some()),
+        ("disks", !request.disks.is_empty()),
+        ("nets", request.nets.iter().any(|net| net.tap.is_some())),
+        ("serial", serial.next().is_some()),
+    ]
+    .into_iter()
+    .find_map(|(member, names)| names.then_some(member))
+}
+
+fn host_file_of_fork(request: &ForkRequest) -> Option<&'static str> {
+    if request.nets.iter().any(|net| net.tap.is_some()) {
+        return Some("nets");
+    }
+    request.serial.iter().any(names_file).then_some("serial")
+}
+
+fn names_file(backend: &api_types::SerialRequest) -> bool {
+    use api_types::SerialRequest::{File, Unix};
+    matches!(backend, File(_) | Unix(_))
 }

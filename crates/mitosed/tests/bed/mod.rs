@@ -190,7 +190,7 @@ impl Bed {
     pub fn assert_only(&self, names: &[&str]) {
         assert_eq!(self.names(), names, "{}", self.log());
         let details: Vec<VmDetail> = names.iter().map(|name| self.detail(name)).collect();
-        let mut ids: Vec<&str> = details.iter().map(|d| d.id.as_str()).collect();
+        let mut ids: Vec<&str> = details.iter().map(|d| d.vm.id.as_str()).collect();
         ids.sort_unstable();
         assert_eq!(self.list("datastore1/vms"), ids);
         let used = |file: &String| {

@@ -1,0 +1,291 @@
+//! Where requests come in: the Unix socket, and a TCP port with TLS where one is asked for.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::access::Peer;
+use super::group;
+use crate::config::Config;
+
+/// Longest time that a client may take for the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections on TCP at a time, those in their handshake among them.
+const MAX_CONNECTIONS: usize = 1024;
+/// Pause after the host refused to accept, for example for lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Listens on the Unix socket of the data directory.
+pub fn unix(config: &Config) -> anyhow::Result<UnixListener> {
+    let path = config.home.socket();
+    // The lock of the data directory is held: what is there was left by a daemon that ended.
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)
+        .with_context(|| format!("cannot listen on {}", path.display()))?;
+    let mode = |path: &Path, mode: u32| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+            .with_context(|| format!("cannot protect {}", path.display()))
+    };
+    let Some(group) = &config.listen.group else {
+        mode(&path, 0o600)?;
+        return Ok(listener);
+    };
+    let Some(id) = group::id(group) else {
+        bail!("group: there is no group {group:?} on this host; make it or leave --group out");
+    };
+    for (path, bits) in [
+        (config.home.root(), 0o710),
+        (config.home.run().as_path(), 0o710),
+        (path.as_path(), 0o660),
+    ] {
+        std::os::unix::fs::chown(path, None, Some(id))
+            .with_context(|| format!("cannot give {} to the group {group}", path.display()))?;
+        mode(path, bits)?;
+    }
+    Ok(listener)
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        // A peer that the kernel does not tell is nobody.
+        let credentials = stream.io().peer_cred();
+        credentials.map_or(
+            Self::Local {
+                uid: u32::MAX,
+                gid: u32::MAX,
+            },
+            |peer| Self::Local {
+                uid: peer.uid(),
+                gid: peer.gid(),
+            },
+        )
+    }
+}
+
+/// A port that takes TLS connections. Handshakes run beside each other, so that a client that does
+/// not go on holds nobody up.
+#[derive(Debug)]
+pub struct Tls {
+    accepted: mpsc::Receiver<(Io, SocketAddr)>,
+    address: SocketAddr,
+}
+
+/// A connection, which counts for as long as it lives.
+type Io = Counted<TlsStream<TcpStream>>;
+
+impl Tls {
+    /// Listens on `address`.
+    pub async fn bind(config: &Config, address: SocketAddr) -> anyhow::Result<Self> {
+        let acceptor = TlsAcceptor::from(Arc::new(tls_config(config, address)?));
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listen: cannot listen on {address}; choose another port"))?;
+        let address = listener.local_addr().context("cannot tell the port")?;
+        let (sender, accepted) = mpsc::channel(16);
+        tokio::spawn(accept(listener, acceptor, sender));
+        Ok(Self { accepted, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    accepted: mpsc::Sender<(Io, SocketAddr)>,
+) {
+    let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else {
+            return;
+        };
+        let (stream, address) = match listener.accept().await {
+            Ok(taken) => taken,
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+        tokio::spawn(async move {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    let io = Counted {
+                        stream,
+                        _seat: seat,
+                    };
+                    let _ = accepted.send((io, address)).await;
+                }
+                Ok(Err(error)) => tracing::debug!(%error, %address, "a TLS handshake failed"),
+                Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+            }
+        });
+    }
+}
+
+impl Listener for Tls {
+    type Io = Io;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Io, SocketAddr) {
+        match self.accepted.recv().await {
+            Some(taken) => taken,
+            // The accepting task has ended with the runtime.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
+
+impl Connected<IncomingStream<'_, Tls>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Tls>) -> Self {
+        Self::Remote(*stream.remote_addr())
+    }
+}
+
+fn tls_config(config: &Config, address: SocketAddr) -> anyhow::Result<ServerConfig> {
+    let (cert, key) = match (&config.listen.tls_cert, &config.listen.tls_key) {
+        (Some(cert), Some(key)) => (cert.clone(), key.clone()),
+        _ => self_signed(config, address)?,
+    };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&cert)
+        .and_then(Iterator::collect)
+        .with_context(|| format!("tls cert: cannot read {}; give a PEM file", cert.display()))?;
+    let Some(first) = chain.first() else {
+        bail!(
+            "tls cert: {} has no certificate; give a PEM file",
+            cert.display()
+        );
+    };
+    let print = Sha256::digest(first);
+    let print: Vec<String> = print.iter().map(|byte| format!("{byte:02X}")).collect();
+    tracing::info!(fingerprint = print.join(":"), certificate = %cert.display(), "TLS");
+    let key = PrivateKeyDer::from_pem_file(&key)
+        .with_context(|| format!("tls key: cannot read {}; give a PEM file", key.display()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("cannot use TLS")?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .context("tls: certificate and key do not belong together; give a pair that does")?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+/// A certificate of our own, made once and kept in the data directory.
+fn self_signed(
+    config: &Config,
+    address: SocketAddr,
+) -> anyhow::Result<(std::path::PathBuf, std::path::PathBuf)> {
+    let dir = config.home.root().join("tls");
+    let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+    if cert.exists() && key.exists() {
+        return Ok((cert, key));
+    }
+    let mut names = vec![
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+        "::1".to_owned(),
+    ];
+    names.push(address.ip().to_string());
+    if let Ok(host) = fs::read_to_string("/proc/sys/kernel/hostname") {
+        names.push(host.trim().to_owned());
+    }
+    names.sort();
+    names.dedup();
+    let CertifiedKey {
+        cert: made,
+        signing_key,
+    } = generate_simple_self_signed(names).context("cannot make a certificate")?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    for (path, text, bits) in [
+        (&key, signing_key.serialize_pem(), 0o600),
+        (&cert, made.pem(), 0o644),
+    ] {
+        write_new(path, &text, bits).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok((cert, key))
+}
+
+/// Writes a file that appears whole or not at all.
+fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let part = path.with_extension("part");
+    let _ = fs::remove_file(&part);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&part)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&part, path)
+}
+
+/// A stream that holds a seat for as long as it lives.
+#[derive(Debug)]
+pub struct Counted<S> {
+    stream: S,
+    _seat: OwnedSemaphorePermit,
+}
+
+impl<S: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for Counted<S> {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        std::pin::Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,275 @@
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from ... import errors
+from ...client import AuthenticatedClient, Client
+from ...models.fork_fork_point_response_200 import ForkForkPointResponse200
+from ...models.fork_fork_point_response_202 import ForkForkPointResponse202
+from ...models.point_fork_request import PointForkRequest
+from ...models.problem import Problem
+from ...types import UNSET, Response, Unset
+
+
+def _get_kwargs(
+    fork_point: str,
+    *,
+    body: PointForkRequest,
+    wait: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> dict[str, Any]:
+    headers: dict[str, Any] = {}
+    if not isinstance(idempotency_key, Unset):
+        headers["Idempotency-Key"] = idempotency_key
+
+    params: dict[str, Any] = {}
+
+    params["wait"] = wait
+
+    params = {k: v for k, v in params.items() if v is not UNSET and v is not None}
+
+    _kwargs: dict[str, Any] = {
+        "method": "post",
+        "url": "/api/v1/forkpoints/{fork_point}/fork".format(
+            fork_point=quote(str(fork_point), safe=""),
+        ),
+        "params": params,
+    }
+
+    _kwargs["json"] = body.to_dict()
+
+    headers["Content-Type"] = "application/json"
+
+    _kwargs["headers"] = headers
+    return _kwargs
+
+
+def _parse_response(
+    *, client: AuthenticatedClient | Client, response: httpx.Response
+) -> ForkForkPointResponse200 | ForkForkPointResponse202 | Problem | None:
+    if response.status_code == 200:
+        response_200 = ForkForkPointResponse200.from_dict(response.json())
+
+        return response_200
+
+    if response.status_code == 202:
+        response_202 = ForkForkPointResponse202.from_dict(response.json())
+
+        return response_202
+
+    if response.status_code == 400:
+        response_400 = Problem.from_dict(response.json())
+
+        return response_400
+
+    if response.status_code == 401:
+        response_401 = Problem.from_dict(response.json())
+
+        return response_401
+
+    if response.status_code == 403:
+        response_403 = Problem.from_dict(response.json())
+
+        return response_403
+
+    if response.status_code == 404:
+        response_404 = Problem.from_dict(response.json())
+
+        return response_404
+
+    if response.status_code == 409:
+        response_409 = Problem.from_dict(response.json())
+
+        return response_409
+
+    if response.status_code == 413:
+        response_413 = Problem.from_dict(response.json())
+
+        return response_413
+
+    if response.status_code == 415:
+        response_415 = Problem.from_dict(response.json())
+
+        return response_415
+
+    if response.status_code == 429:
+        response_429 = Problem.from_dict(response.json())
+
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = Problem.from_dict(response.json())
+
+        return response_500
+
+    if client.raise_on_unexpected_status:
+        raise errors.UnexpectedStatus(response.status_code, response.content)
+    else:
+        return None
+
+
+def _build_response(
+    *, client: AuthenticatedClient | Client, response: httpx.Response
+) -> Response[ForkForkPointResponse200 | ForkForkPointResponse202 | Problem]:
+    return Response(
+        status_code=HTTPStatus(response.status_code),
+        content=response.content,
+        headers=response.headers,
+        parsed=_parse_response(client=client, response=response),
+    )
+
+
+def sync_detailed(
+    fork_point: str,
+    *,
+    client: AuthenticatedClient | Client,
+    body: PointForkRequest,
+    wait: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Response[ForkForkPointResponse200 | ForkForkPointResponse202 | Problem]:
+    """Power on children
+
+     Any number of children of a fork point: those that were made ahead first, then new ones. Nobody
+    is stunned. The task's result is a `PointForked`; its items are the children.
+
+    Args:
+        fork_point (str):
+        wait (bool | Unset):
+        idempotency_key (str | Unset):
+        body (PointForkRequest): Power on children of a fork point.
+
+    Raises:
+        errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
+        httpx.TimeoutException: If the request takes longer than Client.timeout.
+
+    Returns:
+        Response[ForkForkPointResponse200 | ForkForkPointResponse202 | Problem]
+    """
+
+    kwargs = _get_kwargs(
+        fork_point=fork_point,
+        body=body,
+        wait=wait,
+        idempotency_key=idempotency_key,
+    )
+
+    response = client.get_httpx_client().request(
+        **kwargs,
+    )
+
+    return _build_response(client=client, response=response)
+
+
+def sync(
+    fork_point: str,
+    *,
+    client: AuthenticatedClient | Client,
+    body: PointForkRequest,
+    wait: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> ForkForkPointResponse200 | ForkForkPointResponse202 | Problem | None:
+    """Power on children
+
+     Any number of children of a fork point: those that were made ahead first, then new ones. Nobody
+    is stunned. The task's result is a `PointForked`; its items are the children.
+
+    Args:
+        fork_point (str):
+        wait (bool | Unset):
+        idempotency_key (str | Unset):
+        body (PointForkRequest): Power on children of a fork point.
+
+    Raises:
+        errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
+        httpx.TimeoutException: If the request takes longer than Client.timeout.
+
+    Returns:
+        ForkForkPointResponse200 | ForkForkPointResponse202 | Problem
+    """
+
+    return sync_detailed(
+        fork_point=fork_point,
+        client=client,
+        body=body,
+        wait=wait,
+        idempotency_key=idempotency_key,
+    ).parsed
+
+
+async def asyncio_detailed(
+    fork_point: str,
+    *,
+    client: AuthenticatedClient | Client,
+    body: PointForkRequest,
+    wait: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Response[ForkForkPointResponse200 | ForkForkPointResponse202 | Problem]:
+    """Power on children
+
+     Any number of children of a fork point: those that were made ahead first, then new ones. Nobody
+    is stunned. The task's result is a `PointForked`; its items are the children.
+
+    Args:
+        fork_point (str):
+        wait (bool | Unset):
+        idempotency_key (str | Unset):
+        body (PointForkRequest): Power on children of a fork point.
+
+    Raises:
+        errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
+        httpx.TimeoutException: If the request takes longer than Client.timeout.
+
+    Returns:
+        Response[ForkForkPointResponse200 | ForkForkPointResponse202 | Problem]
+    """
+
+    kwargs = _get_kwargs(
+        fork_point=fork_point,
+        body=body,
+        wait=wait,
+        idempotency_key=idempotency_key,
+    )
+
+    response = await client.get_async_httpx_client().request(**kwargs)
+
+    return _build_response(client=client, response=response)
+
+
+async def asyncio(
+    fork_point: str,
+    *,
+    client: AuthenticatedClient | Client,
+    body: PointForkRequest,
+    wait: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> ForkForkPointResponse200 | ForkForkPointResponse202 | Problem | None:
+    """Power on children
+
+     Any number of children of a fork point: those that were made ahead first, then new ones. Nobody
+    is stunned. The task's result is a `PointForked`; its items are the children.
+
+    Args:
+        fork_point (str):
+        wait (bool | Unset):
+        idempotency_key (str | Unset):
+        body (PointForkRequest): Power on children of a fork point.
+
+    Raises:
+        errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
+        httpx.TimeoutException: If the request takes longer than Client.timeout.
+
+    Returns:
+        ForkForkPointResponse200 | ForkForkPointResponse202 | Problem
+    """
+
+    return (
+        await asyncio_detailed(
+            fork_point=fork_point,
+            client=client,
+            body=body,
+            wait=wait,
+            idempotency_key=idempotency_key,
+        )
+    ).parsed

@@ -1,0 +1,230 @@
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from ... import errors
+from ...client import AuthenticatedClient, Client
+from ...models.exec_reply import ExecReply
+from ...models.exec_request import ExecRequest
+from ...models.problem import Problem
+from ...types import Response
+
+
+def _get_kwargs(
+    vm: str,
+    *,
+    body: ExecRequest,
+) -> dict[str, Any]:
+    headers: dict[str, Any] = {}
+
+    _kwargs: dict[str, Any] = {
+        "method": "post",
+        "url": "/api/v1/vms/{vm}/exec".format(
+            vm=quote(str(vm), safe=""),
+        ),
+    }
+
+    _kwargs["json"] = body.to_dict()
+
+    headers["Content-Type"] = "application/json"
+
+    _kwargs["headers"] = headers
+    return _kwargs
+
+
+def _parse_response(
+    *, client: AuthenticatedClient | Client, response: httpx.Response
+) -> ExecReply | Problem | None:
+    if response.status_code == 200:
+        response_200 = ExecReply.from_dict(response.json())
+
+        return response_200
+
+    if response.status_code == 400:
+        response_400 = Problem.from_dict(response.json())
+
+        return response_400
+
+    if response.status_code == 401:
+        response_401 = Problem.from_dict(response.json())
+
+        return response_401
+
+    if response.status_code == 403:
+        response_403 = Problem.from_dict(response.json())
+
+        return response_403
+
+    if response.status_code == 404:
+        response_404 = Problem.from_dict(response.json())
+
+        return response_404
+
+    if response.status_code == 409:
+        response_409 = Problem.from_dict(response.json())
+
+        return response_409
+
+    if response.status_code == 413:
+        response_413 = Problem.from_dict(response.json())
+
+        return response_413
+
+    if response.status_code == 415:
+        response_415 = Problem.from_dict(response.json())
+
+        return response_415
+
+    if response.status_code == 429:
+        response_429 = Problem.from_dict(response.json())
+
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = Problem.from_dict(response.json())
+
+        return response_500
+
+    if client.raise_on_unexpected_status:
+        raise errors.UnexpectedStatus(response.status_code, response.content)
+    else:
+        return None
+
+
+def _build_response(
+    *, client: AuthenticatedClient | Client, response: httpx.Response
+) -> Response[ExecReply | Problem]:
+    return Response(
+        status_code=HTTPStatus(response.status_code),
+        content=response.content,
+        headers=response.headers,
+        parsed=_parse_response(client=client, response=response),
+    )
+
+
+def sync_detailed(
+    vm: str,
+    *,
+    client: AuthenticatedClient | Client,
+    body: ExecRequest,
+) -> Response[ExecReply | Problem]:
+    """Run a command in a guest
+
+     It needs the guest agent. The answer comes when the command has ended or its time is over.
+
+    Args:
+        vm (str):
+        body (ExecRequest): Run a command in a guest.
+
+    Raises:
+        errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
+        httpx.TimeoutException: If the request takes longer than Client.timeout.
+
+    Returns:
+        Response[ExecReply | Problem]
+    """
+
+    kwargs = _get_kwargs(
+        vm=vm,
+        body=body,
+    )
+
+    response = client.get_httpx_client().request(
+        **kwargs,
+    )
+
+    return _build_response(client=client, response=response)
+
+
+def sync(
+    vm: str,
+    *,
+    client: AuthenticatedClient | Client,
+    body: ExecRequest,
+) -> ExecReply | Problem | None:
+    """Run a command in a guest
+
+     It needs the guest agent. The answer comes when the command has ended or its time is over.
+
+    Args:
+        vm (str):
+        body (ExecRequest): Run a command in a guest.
+
+    Raises:
+        errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
+        httpx.TimeoutException: If the request takes longer than Client.timeout.
+
+    Returns:
+        ExecReply | Problem
+    """
+
+    return sync_detailed(
+        vm=vm,
+        client=client,
+        body=body,
+    ).parsed
+
+
+async def asyncio_detailed(
+    vm: str,
+    *,
+    client: AuthenticatedClient | Client,
+    body: ExecRequest,
+) -> Response[ExecReply | Problem]:
+    """Run a command in a guest
+
+     It needs the guest agent. The answer comes when the command has ended or its time is over.
+
+    Args:
+        vm (str):
+        body (ExecRequest): Run a command in a guest.
+
+    Raises:
+        errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
+        httpx.TimeoutException: If the request takes longer than Client.timeout.
+
+    Returns:
+        Response[ExecReply | Problem]
+    """
+
+    kwargs = _get_kwargs(
+        vm=vm,
+        body=body,
+    )
+
+    response = await client.get_async_httpx_client().request(**kwargs)
+
+    return _build_response(client=client, response=response)
+
+
+async def asyncio(
+    vm: str,
+    *,
+    client: AuthenticatedClient | Client,
+    body: ExecRequest,
+) -> ExecReply | Problem | None:
+    """Run a command in a guest
+
+     It needs the guest agent. The answer comes when the command has ended or its time is over.
+
+    Args:
+        vm (str):
+        body (ExecRequest): Run a command in a guest.
+
+    Raises:
+        errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
+        httpx.TimeoutException: If the request takes longer than Client.timeout.
+
+    Returns:
+        ExecReply | Problem
+    """
+
+    return (
+        await asyncio_detailed(
+            vm=vm,
+            client=client,
+            body=body,
+        )
+    ).parsed
