@@ -58,6 +58,7 @@ test: build
 test-full: build
 	MITOSE_TEST_FULL=1 MITOSE_TEST_SCALE=20 PROPTEST_CASES=4096 $(RUN_FULL)
 	./scripts/fuzz.sh $(FUZZ_SECONDS)
+	./scripts/schemathesis.sh
 
 # The lab is a machine with hardware virtualization, emulated: for function, not for timing.
 test-kvm: build

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Host, event};
 use crate::clock::{hex, now_ms};
-use crate::error::OpResult;
+use crate::error::{OpError, OpResult};
 use crate::inventory::{Kind, Object};
 
 /// What every secret begins with, so that it is known where it is found.
@@ -56,23 +56,32 @@ impl Host {
         Ok(NewToken { token, secret })
     }
 
-    /// Removes a token, given by id or name.
-    pub fn remove_token(&self, reference: &str) -> OpResult<()> {
+    /// Removes a token, given by id or name. `own` is the id of the caller's: who removes the way in
+    /// does it from elsewhere.
+    pub fn remove_token(&self, reference: &str, own: Option<&str>) -> OpResult<()> {
         let object = self.object::<TokenRecord>(reference)?;
+        if own == Some(object.id.as_str()) {
+            return Err(OpError::conflict(format!(
+                "{} is the token of this request; remove it on the daemon's host or with another one",
+                object.name
+            )));
+        }
         let told = event(&object.name, "token.removed", "removed").about(&object.id);
         self.remove_object::<TokenRecord>(&object.id, Some(told))
     }
 
-    /// Name and role of a secret's bearer.
-    pub fn bearer(&self, secret: &str) -> Option<(String, Role)> {
+    /// The token of a secret.
+    pub fn bearer(&self, secret: &str) -> Option<Token> {
         if !secret.starts_with(SECRET_PREFIX) {
             return None;
         }
         // Hashes are compared, so the time tells nothing about a secret.
         let wanted = hash(secret);
         let tokens = self.objects::<TokenRecord>();
-        let found = tokens.into_iter().find(|token| token.doc.hash == wanted)?;
-        Some((found.name, found.doc.role))
+        tokens
+            .iter()
+            .find(|token| token.doc.hash == wanted)
+            .map(show)
     }
 }
 

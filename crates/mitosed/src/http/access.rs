@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use api_types::{ErrorKind, Role};
+use api_types::{ErrorKind, Role, Token};
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
@@ -51,9 +51,26 @@ pub struct User {
     pub name: String,
     /// What they may.
     pub role: Role,
+    /// Id of the token that says so, where one does.
+    pub token: Option<String>,
+}
+
+impl From<Token> for User {
+    fn from(token: Token) -> Self {
+        Self {
+            name: token.name,
+            role: token.role,
+            token: Some(token.id),
+        }
+    }
 }
 
 impl User {
+    fn local(name: String, role: Role) -> Self {
+        let token = None;
+        Self { name, role, token }
+    }
+
     /// Refuses files of the host in requests of those who could not read them themselves.
     pub fn may_name_files(&self, member: Option<&str>) -> OpResult<()> {
         match member {
@@ -93,11 +110,9 @@ impl Gate {
                 .eq_ignore_ascii_case("bearer")
                 .then(|| self.host.bearer(secret.trim()))
                 .flatten();
-            return token
-                .map(|(name, role)| User { name, role })
-                .ok_or_else(|| {
-                    unknown("the token is not known; make one with 'mitose token create'")
-                });
+            return token.map(User::from).ok_or_else(|| {
+                unknown("the token is not known; make one with 'mitose token create'")
+            });
         }
         match peer {
             Peer::Local { uid, gid } => self.local_user(*uid, *gid),
@@ -111,13 +126,11 @@ impl Gate {
         let own = rustix::process::geteuid().as_raw();
         let name = group::user_name(uid).unwrap_or_else(|| format!("uid-{uid}"));
         if uid == 0 || uid == own {
-            let role = Role::Admin;
-            return Ok(User { name, role });
+            return Ok(User::local(name, Role::Admin));
         }
         let group = self.host.config.listen.group.as_deref();
         if group.is_some_and(|group| group::has(group, &name, gid)) {
-            let role = Role::Operator;
-            return Ok(User { name, role });
+            return Ok(User::local(name, Role::Operator));
         }
         Err(OpError::new(
             ErrorKind::Forbidden,

@@ -74,6 +74,7 @@ pub fn complete(collected: &utoipa::openapi::OpenApi) -> Value {
     let paths = document["paths"].as_object_mut();
     for methods in paths.into_iter().flat_map(|paths| paths.values_mut()) {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
+            require_path_parameters(operation);
             add_problems(method, operation);
         }
     }
@@ -103,6 +104,18 @@ fn close_requests(document: &mut Value) {
             if variant["type"] == "object" {
                 variant["additionalProperties"] = json!(false);
             }
+        }
+    }
+}
+
+/// A path has all of its parameters, whichever schema they have.
+fn require_path_parameters(operation: &mut Value) {
+    let parameters = operation
+        .get_mut("parameters")
+        .and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
+        if parameter["in"] == "path" {
+            parameter["required"] = json!(true);
         }
     }
 }

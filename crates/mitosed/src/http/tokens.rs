@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use api_types::{DryRun, NewToken, Token, TokenRequest, schema};
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
+use super::access::User;
 use super::answer::{HttpError, body, run_blocking};
 use super::call::{self, Call, DryRunQuery};
 use crate::host::{Host, TaskSpec};
@@ -68,9 +69,13 @@ async fn make(
 async fn remove(
     State(host): Shared,
     Path(path): Path<TokenPath>,
+    Extension(user): Extension<User>,
     call: Call,
 ) -> Result<StatusCode, HttpError> {
     let worker = Arc::clone(&host);
     let spec = TaskSpec::new("token.remove", &path.token);
-    call::run_to_end(host, call, spec, move |_| worker.remove_token(&path.token)).await
+    call::run_to_end(host, call, spec, move |_| {
+        worker.remove_token(&path.token, user.token.as_deref())
+    })
+    .await
 }

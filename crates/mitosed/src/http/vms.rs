@@ -8,7 +8,7 @@ use api_types::{
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -17,7 +17,10 @@ use utoipa_axum::routes;
 
 use super::access::User;
 use super::answer::{HttpError, body, run_blocking};
-use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers, TaskOrDryRun};
+use super::call::{
+    self, Call, CallQuery, DryRunQuery, IfMatchHeader, KeyHeader, TaskAnswers, TaskOrDryRun,
+    if_match,
+};
 use super::page::{self, VmQuery};
 use super::{Arrived, Shared, streams};
 use crate::error::OpResult;
@@ -104,14 +107,16 @@ struct RemoveQuery {
 
 /// Remove a VM
 #[utoipa::path(delete, path = "/vms/{vm}", tag = "vms", operation_id = "remove_vm",
-    params(VmPath, RemoveQuery), responses((status = 204, description = "It is gone")))]
+    params(VmPath, RemoveQuery, IfMatchHeader), responses((status = 204, description = "It is gone")))]
 async fn remove(
     State(host): Shared,
     Path(path): Path<VmPath>,
     Query(query): Query<RemoveQuery>,
+    headers: HeaderMap,
     call: Call,
 ) -> Result<StatusCode, HttpError> {
     let vm = host.find(&path.vm)?;
+    host::check_version("VM", &vm.name(), if_match(&headers), vm.row().version)?;
     let spec = TaskSpec::new("vm.remove", &vm.name()).about(&vm.id);
     let worker = Arc::clone(&host);
     call::run_to_end(host, call, spec, move |_| worker.remove(&vm, query.force)).await

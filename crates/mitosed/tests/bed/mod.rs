@@ -18,12 +18,18 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Bed {
     dir: TempDir,
     daemon: Option<Child>,
+    args: Vec<String>,
     pub client: Client,
 }
 
 impl Bed {
     /// Starts a daemon.
     pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// Starts a daemon with more arguments.
+    pub fn with(args: &[&str]) -> Self {
         // Short, for sockets below it.
         let dir = tempfile::Builder::new()
             .prefix("md")
@@ -34,6 +40,7 @@ impl Bed {
         let mut bed = Self {
             dir,
             daemon: None,
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             client,
         };
         bed.start();
@@ -68,6 +75,7 @@ impl Bed {
             .args(["--shells", "2"])
             .arg("--cgroup")
             .arg(self.groups())
+            .args(&self.args)
             .env("MITOSE_KVM_DEVICE", "/dev/null")
             .env("MITOSE_VMM", fake_vmm())
             .env("RUST_LOG", "info")

@@ -1,0 +1,192 @@
+//! Who may do what: tokens, roles, TLS, limits.
+
+mod bed;
+mod http;
+
+use api_types::{ErrorKind, Role, TokenRequest};
+use client::{Client, ClientError};
+use serde_json::{Value, json};
+
+use bed::{Bed, clones};
+use http::{Answer, ask};
+
+fn token(bed: &Bed, name: &str, role: Role) -> String {
+    let name = name.to_owned();
+    bed.client
+        .make_token(&TokenRequest { name, role })
+        .unwrap()
+        .secret
+}
+
+fn as_bearer(bed: &Bed, secret: &str, method: &str, path: &str, body: &Value) -> Answer {
+    let bearer = format!("Bearer {secret}");
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
+    ask(bed, method, path, &[("Authorization", &bearer)], &body)
+}
+
+#[test]
+fn a_role_bounds_what_its_bearer_does() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let viewer = token(&bed, "v", Role::Viewer);
+    let operator = token(&bed, "o", Role::Operator);
+    let admin = token(&bed, "ad", Role::Admin);
+    let fork = json!({ "names": ["b"] });
+    let file = json!({ "name": "x", "kernel": "/etc/shadow" });
+    for (secret, method, path, body, status) in [
+        (&viewer, "GET", "/api/v1/vms", &Value::Null, 200),
+        (&viewer, "GET", "/metrics", &Value::Null, 200),
+        (&viewer, "POST", "/api/v1/vms/a/fork", &fork, 403),
+        (&viewer, "DELETE", "/api/v1/vms/a", &Value::Null, 403),
+        (&viewer, "GET", "/api/v1/vms/a/console", &Value::Null, 403),
+        (&viewer, "GET", "/api/v1/tokens", &Value::Null, 403),
+        (
+            &operator,
+            "POST",
+            "/api/v1/vms/a/fork?wait=true",
+            &fork,
+            200,
+        ),
+        (&operator, "POST", "/api/v1/vms", &file, 403),
+        (&operator, "GET", "/api/v1/tokens", &Value::Null, 403),
+        (&operator, "POST", "/api/v1/daemon/stop", &Value::Null, 403),
+        (&operator, "DELETE", "/api/v1/images/i", &Value::Null, 403),
+        (&admin, "GET", "/api/v1/tokens", &Value::Null, 200),
+        (&admin, "DELETE", "/api/v1/tokens/ad", &Value::Null, 409),
+        (&admin, "DELETE", "/api/v1/tokens/v", &Value::Null, 204),
+        (&viewer, "GET", "/api/v1/vms", &Value::Null, 401),
+    ] {
+        let answer = as_bearer(&bed, secret, method, path, body);
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        if status == 401 {
+            assert!(
+                answer
+                    .header("www-authenticate")
+                    .unwrap()
+                    .starts_with("Bearer")
+            );
+        }
+    }
+    let named = as_bearer(&bed, &operator, "POST", "/api/v1/vms", &file).json();
+    assert_eq!(
+        (&named["kind"], &named["field"]),
+        (&json!("forbidden"), &json!("kernel"))
+    );
+    let user = bed
+        .client
+        .tasks()
+        .unwrap()
+        .into_iter()
+        .find(|task| task.kind == "vm.fork");
+    assert_eq!(user.unwrap().user, "o");
+    bed.assert_only(&["a", "b"]);
+}
+
+#[test]
+fn tokens_outlive_the_daemon_and_their_secrets_are_not_kept() {
+    let mut bed = Bed::new();
+    let secret = token(&bed, "ci", Role::Viewer);
+    let again = bed.client.make_token(&TokenRequest {
+        name: "ci".into(),
+        role: Role::Admin,
+    });
+    assert_eq!(again.unwrap_err().kind(), Some(ErrorKind::Conflict));
+    bed.restart();
+    assert_eq!(
+        as_bearer(&bed, &secret, "GET", "/api/v1/vms", &Value::Null).status,
+        200
+    );
+    for wrong in ["", "mitose_", &secret[..secret.len() - 1], "x"] {
+        let answer = as_bearer(&bed, wrong, "GET", "/api/v1/vms", &Value::Null);
+        assert_eq!(answer.status, 401, "{wrong:?}");
+    }
+    let random = secret.strip_prefix("mitose_").unwrap().as_bytes();
+    for file in ["inventory.db", "inventory.db-wal"] {
+        let bytes = std::fs::read(bed.home().join(file)).unwrap_or_default();
+        assert!(!bytes.windows(random.len()).any(|w| w == random), "{file}");
+    }
+}
+
+/// Address of a daemon that was started with `--listen`.
+fn url(bed: &Bed) -> String {
+    let log = bed.log();
+    let (_, rest) = log
+        .rsplit_once("url=")
+        .expect("the daemon tells its address");
+    rest.split_whitespace().next().unwrap().to_owned()
+}
+
+#[test]
+fn tls_clients_with_a_token_do_what_local_ones_do() {
+    let bed = Bed::with(&["--listen", "127.0.0.1:0"]);
+    bed.run("a", "");
+    let secret = token(&bed, "ci", Role::Operator);
+    let cert = bed.home().join("tls/cert.pem");
+    let remote = Client::remote(&url(&bed), &secret, Some(&cert)).unwrap();
+    assert_eq!(remote.vms().unwrap().len(), 1);
+    remote.fork("a", &clones(&["b"])).unwrap();
+    let mut log = Vec::new();
+    remote
+        .log("b", client::LogOptions::default(), &mut log)
+        .unwrap();
+    // A stream: what is written is seen until the VM is gone.
+    let follower = std::thread::spawn(move || {
+        let follow = client::LogOptions {
+            follow: true,
+            ..client::LogOptions::default()
+        };
+        let mut seen = Vec::new();
+        remote.log("a", follow, &mut seen).map(|()| seen)
+    });
+    bed.client.reset("a").unwrap();
+    bed.client.remove("a", true).unwrap();
+    let seen = follower.join().unwrap().unwrap();
+    assert!(
+        seen.starts_with(b"boot\n"),
+        "{:?}",
+        String::from_utf8_lossy(&seen)
+    );
+    let stranger = Client::remote(&url(&bed), "mitose_00", Some(&cert)).unwrap();
+    assert_eq!(
+        stranger.vms().unwrap_err().kind(),
+        Some(ErrorKind::Unauthorized)
+    );
+    // Nobody but this daemon is taken for it.
+    let other = Bed::with(&["--listen", "127.0.0.1:0"]);
+    let fooled = Client::remote(&url(&other), &secret, Some(&cert)).unwrap();
+    assert!(matches!(fooled.vms(), Err(ClientError::Connect { .. })));
+    for wrong in ["http://127.0.0.1:1", "https://127.0.0.1:x", "nonsense"] {
+        let refused = Client::remote(wrong, &secret, Some(&cert))
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains("give https://HOST:PORT"), "{refused}");
+    }
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(bed.home().join("tls/key.pem"))
+            .unwrap()
+            .permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_client_that_asks_too_often_is_told_to_wait() {
+    let bed = Bed::with(&["--rate-limit", "5"]);
+    let secret = token(&bed, "ci", Role::Viewer);
+    let asked: Vec<Answer> = (0..40)
+        .map(|_| as_bearer(&bed, &secret, "GET", "/api/v1/daemon", &Value::Null))
+        .collect();
+    let held = asked
+        .iter()
+        .find(|answer| answer.status == 429)
+        .expect("a limit");
+    assert_eq!(held.header("retry-after"), Some("1"));
+    assert_eq!(held.json()["kind"], "limited");
+    assert_eq!(asked[0].status, 200);
+    // The daemon's own user and others are not held back by it.
+    assert!((0..40).all(|_| bed.client.status().is_ok()));
+}
