@@ -35,8 +35,14 @@ fi
     cargo build --release --locked -p mitosed -p mitose --bins --example fake_vmm
 
 export MITOSE_HOME=$WORK/h
+# Requests name files of the host: but for its own directory, the daemon sees all of it read-only.
+confined() {
+    exec unshare --mount --propagation private sh -c \
+        'mount --bind "$0" "$0" && mount -o remount,bind,ro / && exec "$@"' "$WORK" "$@"
+}
+
 MITOSE_VMM=$PROGRAMS/examples/fake_vmm MITOSE_KVM_DEVICE=/dev/null MITOSE_RATE_LIMIT=0 \
-    "$PROGRAMS/mitosed" --shells 2 --listen 127.0.0.1:0 --cgroup none >"$WORK/log" 2>&1 &
+    confined "$PROGRAMS/mitosed" --shells 2 --listen 127.0.0.1:0 --cgroup none >"$WORK/log" 2>&1 &
 DAEMON=$!
 for _ in $(seq 200); do
     URL=$(sed -n 's/.*serving url=\(https:[^ ]*\).*/\1/p' "$WORK/log" | tail -n 1)

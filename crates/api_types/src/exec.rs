@@ -31,7 +31,7 @@ pub struct ExecRequest {
     pub argv: Vec<String>,
     /// What it reads from standard input.
     #[serde(default)]
-    #[schema(max_length = 1_500_000)]
+    #[schema(max_length = 1_000_000)]
     pub stdin: String,
     /// How `stdin`, and `stdout` and `stderr` of the answer, are written.
     #[serde(default)]

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema};
 
 /// Most bytes of a path on the host, as Linux bounds it.
 pub const MAX_PATH_BYTES: usize = 4095;
@@ -164,9 +164,19 @@ pub fn child_names() -> Schema {
 
 /// A command and its arguments, or none.
 pub fn argv() -> Schema {
+    words(0)
+}
+
+/// A command, at least, and its arguments.
+pub fn command() -> Schema {
+    words(1)
+}
+
+fn words(least: usize) -> Schema {
     of(json!({
-        "type": "array", "maxItems": 1024,
-        "items": { "type": "string", "maxLength": 65536, "pattern": "^[^\\u0000]*$" },
+        "type": "array", "minItems": least, "maxItems": 256,
+        "items": { "type": "string", "maxLength": 8192, "pattern": "^[^\\u0000]*$" },
+        "examples": [["sh", "-c", "hostname"]],
     }))
 }
 
@@ -361,7 +371,7 @@ pub fn key() -> Schema {
 /// Version of an object as an entity tag.
 pub fn entity_tag() -> Schema {
     of(json!({
-        "type": "string", "maxLength": 22, "pattern": "^\"[0-9]{1,19}\"$",
+        "type": "string", "pattern": "^\"[0-9]{1,19}\"$",
         "examples": ["\"1\""],
     }))
 }
@@ -405,25 +415,19 @@ pub fn state() -> Schema {
     of(json!({ "type": "string", "minLength": 1, "maxLength": 32, "pattern": "^[A-Za-z: ]+$" }))
 }
 
-/// A program, at least, and its arguments.
-pub fn command() -> Schema {
-    of(json!({
-        "type": "array", "minItems": 1, "maxItems": 1024,
-        "items": { "type": "string", "maxLength": 131_071, "pattern": "^[^\\u0000]*$" },
-        "examples": [["sh", "-c", "hostname"]],
-    }))
-}
-
 /// Variables of a program.
 pub fn environment() -> Schema {
-    of(json!({
-        "type": "object",
-        "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "maxLength": 255 },
-        "maxProperties": 256,
-        "additionalProperties": {
-            "type": "string", "maxLength": 131_071, "pattern": "^[^\\u0000]*$",
-        },
-    }))
+    let name = json!({
+        "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "maxLength": 255,
+    });
+    let value = json!({
+        "type": "string", "maxLength": 8192, "pattern": "^[^\\u0000]*$",
+    });
+    ObjectBuilder::new()
+        .property_names(Some(of(name)))
+        .additional_properties(Some(of(value)))
+        .max_properties(Some(256))
+        .into()
 }
 
 /// Name of a user in a guest, or null.

@@ -271,7 +271,7 @@ impl Client {
 
     /// Stops a task.
     pub fn cancel_task(&self, id: i64) -> Result<Task, ClientError> {
-        self.json("DELETE", &format!("/tasks/{id}"), None)
+        self.json("POST", &format!("/tasks/{id}/cancel"), None)
     }
 
     /// Hands a task's states to `seen` until it has ended; returns the last one.

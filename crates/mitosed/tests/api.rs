@@ -376,6 +376,7 @@ fn vms_are_found_by_id_too() {
 fn event_streams_are_taken_up_where_they_ended() {
     let bed = Bed::new();
     bed.run("a", "");
+    bed.client.pause("a").unwrap();
     let events = bed.client.events(Some(0)).unwrap();
     let last = &events[events.len() - 2];
     let id = last.id.to_string();

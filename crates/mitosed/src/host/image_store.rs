@@ -1,6 +1,6 @@
 //! Images: listing, making and removing them.
 
-use api_types::{BuildKind, Image as ImageAnswer, ImageRequest, InitKind};
+use api_types::{BuildKind, Image as ImageAnswer, ImageRequest, InitKind, TaskState};
 use images::{
     Builder, BuilderConfig, DebianRecipe, ImportRequest, InitSystem, Suite, TinyRecipe, Watch,
 };
@@ -9,6 +9,11 @@ use super::Host;
 use super::tasks::TaskContext;
 use crate::error::{OpError, OpResult};
 use crate::image;
+
+/// Images that are made at a time: each takes a processor, and packages from the network.
+const MAX_AT_ONCE: usize = 4;
+/// Latest tasks among which those in work are.
+const RECENT_TASKS: usize = 1000;
 
 impl Host {
     /// Images of the datastore.
@@ -41,8 +46,8 @@ impl Host {
         Ok(())
     }
 
-    /// Refuses an image that cannot be made.
-    pub fn check_image(&self, request: &ImageRequest) -> OpResult<()> {
+    /// Refuses an image that cannot be made, by the task `own` where that is running.
+    pub fn check_image(&self, request: &ImageRequest, own: Option<i64>) -> OpResult<()> {
         let (_, subject) = kind_and_name(request);
         if let Some(problem) = api_types::name_problem(subject) {
             return Err(OpError::invalid(problem));
@@ -54,12 +59,22 @@ impl Host {
             ))
             .about("name"));
         }
+        let running = self.list_tasks(i64::MAX, RECENT_TASKS)?;
+        let running = running
+            .iter()
+            .filter(|task| task.state == TaskState::Running && task.kind.starts_with("image."))
+            .filter(|task| Some(task.id) != own);
+        if running.count() >= MAX_AT_ONCE {
+            return Err(OpError::conflict(format!(
+                "{MAX_AT_ONCE} images are being made already; wait for one or cancel it"
+            )));
+        }
         Ok(())
     }
 
     /// Makes an image, as the work of a task.
     pub fn make_image(&self, request: ImageRequest, context: &TaskContext) -> OpResult<()> {
-        self.check_image(&request)?;
+        self.check_image(&request, Some(context.id()))?;
         let (kind, subject) = kind_and_name(&request);
         let subject = subject.to_owned();
         let reporter = context.clone();

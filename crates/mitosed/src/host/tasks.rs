@@ -11,6 +11,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use api_types::{ErrorKind, Task, TaskItem, TaskState};
@@ -202,7 +203,13 @@ impl Host {
             .name(format!("task-{id}"))
             .spawn(move || {
                 ACTING_FOR.set(Some((id, user)));
-                let result = work(&context).and_then(|result| {
+                // A bug in an operation ends that operation, not the wait for it.
+                let worked = std::panic::catch_unwind(AssertUnwindSafe(|| work(&context)));
+                let broke_off = |_| {
+                    let told = "the operation broke off; see the daemon's log";
+                    Err(OpError::failed(told))
+                };
+                let result = worked.unwrap_or_else(broke_off).and_then(|result| {
                     serde_json::to_value(result)
                         .map_err(|error| OpError::caused(ErrorKind::Failed, error))
                 });

@@ -285,7 +285,7 @@ mod tests {
         let role = |method: Method, path: &str| role_for(&method, &format!("/api/v1{path}"));
         assert_eq!(role(Method::GET, "/vms"), Role::Viewer);
         assert_eq!(role(Method::POST, "/vms"), Role::Operator);
-        assert_eq!(role(Method::DELETE, "/tasks/{task}"), Role::Operator);
+        assert_eq!(role(Method::POST, "/tasks/{task}/cancel"), Role::Operator);
         assert_eq!(role(Method::GET, "/vms/{vm}/console"), Role::Operator);
         assert_eq!(role(Method::GET, "/vms/{vm}/log/follow"), Role::Operator);
         assert_eq!(role(Method::GET, "/vms/{vm}/log"), Role::Viewer);

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use api_types::ErrorKind;
 use axum::RequestExt;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::{MatchedPath, Query, RawPathParams, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
+use tokio_stream::StreamExt;
 
 use super::answer::{HttpError, as_problem};
 use super::check::{Schemas, Violation};
@@ -21,6 +22,9 @@ use crate::error::OpError;
 
 /// Most bytes of a request's body.
 pub const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// Most bytes of a body that is too long and read all the same.
+const MAX_FORGOTTEN_BYTES: usize = 64 << 20;
 
 /// What the document says of one operation.
 #[derive(Debug, Default)]
@@ -196,7 +200,7 @@ async fn checked(rules: &Rules, mut request: Request) -> Result<Request, HttpErr
         return Ok(request);
     };
     let (parts, body) = request.into_parts();
-    let bytes = read_body(&parts.headers, body).await?;
+    let bytes = read_body(body).await?;
     if !bytes.is_empty() {
         check_content_type(&parts.headers)?;
     }
@@ -204,19 +208,40 @@ async fn checked(rules: &Rules, mut request: Request) -> Result<Request, HttpErr
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, HttpError> {
-    let told = headers.get(header::CONTENT_LENGTH);
-    let told = told.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let read = match told {
-        Some(length) if length > MAX_BODY_BYTES as u64 => None,
-        _ => to_bytes(body, MAX_BODY_BYTES).await.ok(),
-    };
-    read.ok_or_else(|| {
-        let error = OpError::invalid(format!(
-            "the body cannot be read or has more than {MAX_BODY_BYTES} bytes; send less"
-        ));
-        HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, &error.about("body"))
-    })
+/// Reads a body. One that is too long is read on for a while and forgotten: a client that still
+/// sends would not see the answer.
+async fn read_body(body: Body) -> Result<Bytes, HttpError> {
+    let mut chunks = body.into_data_stream();
+    let mut bytes = Vec::new();
+    let mut count = 0;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| {
+            broken(&violation(
+                "body",
+                &format!("broke off: {error}"),
+                "send all of it",
+            ))
+        })?;
+        count += chunk.len();
+        if count <= MAX_BODY_BYTES {
+            bytes.extend_from_slice(&chunk);
+        } else {
+            bytes = Vec::new();
+        }
+        if count > MAX_FORGOTTEN_BYTES {
+            break;
+        }
+    }
+    if count <= MAX_BODY_BYTES {
+        return Ok(Bytes::from(bytes));
+    }
+    let error = OpError::invalid(format!(
+        "the body has more than {MAX_BODY_BYTES} bytes; send less"
+    ));
+    Err(HttpError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        &error.about("body"),
+    ))
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), HttpError> {

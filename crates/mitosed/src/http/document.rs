@@ -75,6 +75,7 @@ pub fn complete(collected: &utoipa::openapi::OpenApi) -> Value {
     for methods in paths.into_iter().flat_map(|paths| paths.values_mut()) {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
             require_path_parameters(operation);
+            open_event_streams(operation);
             add_problems(method, operation);
         }
     }
@@ -116,6 +117,18 @@ fn require_path_parameters(operation: &mut Value) {
     for parameter in parameters.into_iter().flatten() {
         if parameter["in"] == "path" {
             parameter["required"] = json!(true);
+        }
+    }
+}
+
+/// An event stream has no schema: OpenAPI 3.1 has no words for its events.
+fn open_event_streams(operation: &mut Value) {
+    let answers = operation
+        .get_mut("responses")
+        .and_then(Value::as_object_mut);
+    for answer in answers.into_iter().flat_map(|answers| answers.values_mut()) {
+        if let Some(stream) = answer.pointer_mut("/content/text~1event-stream") {
+            *stream = json!({});
         }
     }
 }

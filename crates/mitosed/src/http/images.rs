@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::answer::{Answer, HttpError, blocking, body, run_blocking};
+use super::answer::{Answer, HttpError, blocking, body};
 use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskOrDryRun};
 use crate::host::{Host, TaskSpec, kind_and_name};
 
@@ -55,10 +55,8 @@ async fn make(
 ) -> Result<Response, HttpError> {
     let request: ImageRequest = body(&bytes)?;
     if query.dry_run {
-        return call::dry_run(move || host.check_image(&request)).await;
+        return call::dry_run(move || host.check_image(&request, None)).await;
     }
-    let checked = (Arc::clone(&host), request.clone());
-    run_blocking(move || checked.0.check_image(&checked.1)).await?;
     let (kind, name) = kind_and_name(&request);
     let spec = TaskSpec::new(kind, name).cancellable();
     let worker = Arc::clone(&host);

@@ -23,7 +23,8 @@ use crate::host::Host;
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new()
         .routes(routes!(list))
-        .routes(routes!(task, cancel))
+        .routes(routes!(task))
+        .routes(routes!(cancel))
         .routes(routes!(follow))
 }
 
@@ -56,7 +57,7 @@ async fn task(State(host): Shared, Path(path): Path<TaskPath>) -> Answer<Task> {
 /// Stop a task
 ///
 /// It is asked to end; `GET` tells when it has. Not every task can be stopped.
-#[utoipa::path(delete, path = "/tasks/{task}", tag = "tasks", operation_id = "cancel_task", params(TaskPath), responses(
+#[utoipa::path(post, path = "/tasks/{task}/cancel", tag = "tasks", operation_id = "cancel_task", params(TaskPath), responses(
     (status = 202, description = "It is asked to end", body = Task),
 ))]
 async fn cancel(
