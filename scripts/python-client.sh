@@ -11,7 +11,7 @@ VENV=${1:?give the directory of a virtual environment}
 GENERATOR=openapi-python-client==0.29.1
 
 [ -x "$VENV/bin/pip" ] || python3 -m venv "$VENV"
-"$VENV/bin/pip" --quiet install "$GENERATOR" ruff setuptools
+"$VENV/bin/pip" --quiet install "$GENERATOR" ruff
 rm -rf python/mitose/api
 PATH="$VENV/bin:$PATH" "$VENV/bin/openapi-python-client" generate \
     --path openapi/mitose-v1.json --output-path python/mitose/api --meta none \
@@ -20,5 +20,5 @@ PATH="$VENV/bin:$PATH" "$VENV/bin/openapi-python-client" generate \
 BUILD=$(mktemp -d)
 trap 'rm -rf "$BUILD"' EXIT
 cp -r python "$BUILD/"
-"$VENV/bin/pip" --quiet install --no-build-isolation --force-reinstall "$BUILD/python"
+"$VENV/bin/pip" --quiet install --force-reinstall "$BUILD/python"
 "$VENV/bin/python" -c 'import mitose, mitose.api.models; print("mitose is installed in", mitose.__path__[0])'

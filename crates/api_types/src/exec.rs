@@ -42,7 +42,7 @@ pub struct ExecRequest {
     pub env: BTreeMap<String, String>,
     /// Working directory in the guest.
     #[serde(default)]
-    #[schema(schema_with = schema::optional_path)]
+    #[schema(schema_with = schema::optional_guest_path)]
     pub cwd: Option<String>,
     /// User in the guest; root where not given.
     #[serde(default)]

@@ -70,7 +70,7 @@ pub fn folder() -> Schema {
 /// Version of an object as a header has it.
 pub fn entity_tag() -> Schema {
     of(json!({
-        "type": "string", "minLength": 3, "maxLength": 22, "pattern": "^\"[0-9]+\"$",
+        "type": "string", "pattern": "^\"[0-9]{1,19}\"$",
         "examples": ["\"1\""],
     }))
 }
@@ -180,10 +180,21 @@ fn words(least: usize) -> Schema {
     }))
 }
 
+/// Format of members that name a file of the host, or a device: only an admin may.
+pub const HOST_FORMAT: &str = "host-resource";
+
 /// Absolute path on the host.
 pub fn path() -> Schema {
     of(json!({
-        "type": "string", "minLength": 1, "maxLength": MAX_PATH_BYTES,
+        "type": "string", "format": HOST_FORMAT, "minLength": 1, "maxLength": MAX_PATH_BYTES,
+        "pattern": "^/[^\\u0000]*$",
+    }))
+}
+
+/// Absolute path in a guest, or null.
+pub fn optional_guest_path() -> Schema {
+    of(json!({
+        "type": ["string", "null"], "minLength": 1, "maxLength": MAX_PATH_BYTES,
         "pattern": "^/[^\\u0000]*$",
     }))
 }
@@ -213,7 +224,7 @@ pub fn optional_unicast_mac() -> Schema {
 /// Name of a network interface of the host, or null.
 pub fn optional_interface() -> Schema {
     of(json!({
-        "type": ["string", "null"], "minLength": 1, "maxLength": 15,
+        "type": ["string", "null"], "format": HOST_FORMAT, "minLength": 1, "maxLength": 15,
         "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$",
     }))
 }
@@ -365,14 +376,6 @@ pub fn number() -> Schema {
 pub fn key() -> Schema {
     of(json!({
         "type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[!-~]+$",
-    }))
-}
-
-/// Version of an object as an entity tag.
-pub fn entity_tag() -> Schema {
-    of(json!({
-        "type": "string", "pattern": "^\"[0-9]{1,19}\"$",
-        "examples": ["\"1\""],
     }))
 }
 

@@ -391,7 +391,7 @@ impl Client {
             accept: "application/json",
             if_match: version,
         };
-        let bytes = read_all(ask(&self.socket, &ask_for)?)?;
+        let bytes = read_all(ask(&self.target, &ask_for)?)?;
         serde_json::from_slice(&bytes).map_err(|error| ClientError::Answer(error.to_string()))
     }
 

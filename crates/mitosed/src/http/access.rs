@@ -71,12 +71,13 @@ impl User {
         Self { name, role, token }
     }
 
-    /// Refuses files of the host in requests of those who could not read them themselves.
-    pub fn may_name_files(&self, member: Option<&str>) -> OpResult<()> {
+    /// Refuses files of the host in requests of those who could not read them themselves; `member`
+    /// is where a request names one.
+    pub fn may_name_files(&self, member: Option<String>) -> OpResult<()> {
         match member {
             Some(member) if self.role < Role::Admin => Err(OpError::told(
                 ErrorKind::Forbidden,
-                member,
+                &member,
                 "names a file or device of the host, which only an admin may",
                 "use an image and a network, or ask an admin",
             )),

@@ -188,9 +188,7 @@ async fn start<T: Serialize>(
 }
 
 /// Answer to a dry run: what stands in the way, and what would be made.
-pub async fn tried(
-    check: impl FnOnce() -> DryRun + Send + 'static,
-) -> Result<Response, HttpError> {
+pub async fn tried(check: impl FnOnce() -> DryRun + Send + 'static) -> Result<Response, HttpError> {
     let found = run_blocking(move || Ok(check())).await?;
     Ok(Json(found).into_response())
 }

@@ -98,6 +98,32 @@ impl Schemas {
         self.check_alternatives(value, schema, field)
     }
 
+    /// Where a value that was checked names a file or device of the host.
+    pub fn host_member(&self, value: &Value, schema: &Value, field: &str) -> Option<String> {
+        if let Some(name) = schema["$ref"].as_str() {
+            let name = name.rsplit('/').next().unwrap_or_default();
+            return self.host_member(value, &self.components[name], field);
+        }
+        if schema["format"] == api_types::schema::HOST_FORMAT && !value.is_null() {
+            return Some(field.to_owned());
+        }
+        let mut parts = ["oneOf", "anyOf", "allOf"]
+            .into_iter()
+            .flat_map(|keyword| list(schema, keyword));
+        if let Some(found) = parts.find_map(|part| self.host_member(value, part, field)) {
+            return Some(found);
+        }
+        match value {
+            Value::Array(items) => items.iter().enumerate().find_map(|(index, item)| {
+                self.host_member(item, &schema["items"], &format!("{field}[{index}]"))
+            }),
+            Value::Object(members) => members.iter().find_map(|(name, member)| {
+                self.host_member(member, &schema["properties"][name], &join(field, name))
+            }),
+            _ => None,
+        }
+    }
+
     fn check_type(&self, value: &Value, schema: &Value, field: &str) -> Checked {
         let wanted: Vec<&str> = match &schema["type"] {
             Value::String(one) => vec![one],

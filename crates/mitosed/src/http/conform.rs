@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio_stream::StreamExt;
 
+use super::access::User;
 use super::answer::{HttpError, as_problem};
 use super::check::{Schemas, Violation};
 use crate::error::OpError;
@@ -118,7 +119,7 @@ impl Rules {
         self.check_parameters(operation, "query", given)
     }
 
-    fn check_body(&self, rule: &BodyRule, bytes: Bytes) -> Result<Bytes, HttpError> {
+    fn check_body(&self, rule: &BodyRule, bytes: Bytes, user: &User) -> Result<Bytes, HttpError> {
         if bytes.is_empty() && !rule.required {
             return Ok(bytes);
         }
@@ -145,6 +146,7 @@ impl Rules {
                 }
                 broken(&found)
             })?;
+        user.may_name_files(self.schemas.host_member(&value, &rule.schema, ""))?;
         Ok(if changed {
             Bytes::from(value.to_string())
         } else {
@@ -200,11 +202,12 @@ async fn checked(rules: &Rules, mut request: Request) -> Result<Request, HttpErr
         return Ok(request);
     };
     let (parts, body) = request.into_parts();
+    let user: User = parts.extensions.get().cloned().unwrap_or_default();
     let bytes = read_body(body).await?;
     if !bytes.is_empty() {
         check_content_type(&parts.headers)?;
     }
-    let bytes = rules.check_body(rule, bytes)?;
+    let bytes = rules.check_body(rule, bytes, &user)?;
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 

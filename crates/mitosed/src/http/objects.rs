@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use api_types::{ObjectRequest, ReconfigureRequest, TreeObject, VmDetail, schema};
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{Answer, HttpError, blocking, body, run_blocking};
+use super::call::{IfMatchHeader, if_match, tagged};
 use super::vms::VmPath;
 use crate::host::{Host, TaskSpec};
 
@@ -32,20 +32,6 @@ pub struct ObjectPath {
     /// Its id.
     #[param(schema_with = schema::reference)]
     object: String,
-}
-
-/// Header of changes.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Header)]
-pub struct VersionHeader {
-    /// Version of the object that the change is made for, as its `ETag` told it.
-    #[serde(rename = "If-Match")]
-    #[param(schema_with = schema::entity_tag, required = false)]
-    #[expect(
-        dead_code,
-        reason = "it is read from the headers; this is its documentation"
-    )]
-    version: Option<String>,
 }
 
 /// Objects of all kinds
@@ -67,7 +53,7 @@ async fn detail(State(host): Shared, Path(path): Path<ObjectPath>) -> Result<Res
 
 /// Change name, place and words of an object
 #[utoipa::path(patch, path = "/objects/{object}", tag = "objects", operation_id = "change_object",
-    params(ObjectPath, VersionHeader), request_body = ObjectRequest,
+    params(ObjectPath, IfMatchHeader), request_body = ObjectRequest,
     responses((status = 200, description = "As it is now", body = TreeObject,
         headers(("ETag" = String, description = "Its version")))))]
 async fn change(
@@ -95,7 +81,7 @@ async fn change(
 /// Name, folder, pool, annotation, attributes, cables and back ends of serial ports change at any
 /// time, everything else while the VM is powered off.
 #[utoipa::path(patch, path = "/vms/{vm}", tag = "vms", operation_id = "change_vm",
-    params(VmPath, VersionHeader), request_body = ReconfigureRequest,
+    params(VmPath, IfMatchHeader), request_body = ReconfigureRequest,
     responses((status = 200, description = "As it is now", body = VmDetail,
         headers(("ETag" = String, description = "Its version")))))]
 async fn reconfigure(
@@ -118,19 +104,4 @@ async fn reconfigure(
     });
     let (version, detail) = changed.await?;
     Ok(tagged(version, detail))
-}
-
-/// Version that a request names in `If-Match`; none for any.
-fn if_match(headers: &HeaderMap) -> Option<u64> {
-    let text = headers.get(header::IF_MATCH)?.to_str().ok()?;
-    text.trim_matches('"').parse().ok()
-}
-
-/// An object as an answer, with its version as `ETag`.
-fn tagged<T: Serialize>(version: u64, object: T) -> Response {
-    let mut answer = Json(object).into_response();
-    if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
-        answer.headers_mut().insert(header::ETAG, tag);
-    }
-    answer
 }

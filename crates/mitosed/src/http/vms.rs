@@ -15,7 +15,6 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::access::User;
 use super::answer::{HttpError, body, run_blocking};
 use super::call::{
     self, Call, CallQuery, DryRunQuery, IfMatchHeader, KeyHeader, TaskAnswers, TaskOrDryRun,
@@ -69,13 +68,11 @@ async fn list(State(host): Shared, Query(query): Query<VmQuery>) -> Result<Respo
 async fn run(
     State(host): Shared,
     Extension(Arrived(at)): Extension<Arrived>,
-    Extension(user): Extension<User>,
     Query(query): Query<DryRunQuery>,
     call: Call,
     bytes: Bytes,
 ) -> Result<Response, HttpError> {
     let request: RunRequest = body(&bytes)?;
-    user.may_name_files(host_file_of_run(&request))?;
     if query.dry_run {
         return call::tried(move || host.check_run(&request)).await;
     }
@@ -135,13 +132,11 @@ async fn fork(
     State(host): Shared,
     Path(path): Path<VmPath>,
     Extension(Arrived(at)): Extension<Arrived>,
-    Extension(user): Extension<User>,
     Query(query): Query<DryRunQuery>,
     call: Call,
     bytes: Bytes,
 ) -> Result<Response, HttpError> {
     let request: ForkRequest = body(&bytes)?;
-    user.may_name_files(host_file_of_fork(&request))?;
     let vm = host.find(&path.vm)?;
     if query.dry_run {
         return call::tried(move || host.check_fork(&vm, &request)).await;
@@ -271,31 +266,4 @@ async fn act(
         Ok(worker.show(&vm))
     })
     .await
-}
-
-/// Member of a request that names a file of the host.
-fn host_file_of_run(request: &RunRequest) -> Option<&'static str> {
-    let serial = std::iter::once(&request.serial).chain(&request.more_serial);
-    let mut serial = serial.filter(|backend| names_file(backend));
-    [
-        ("kernel", request.kernel.is_some()),
-        ("initrd", request.initrd.is_some()),
-        ("disks", !request.disks.is_empty()),
-        ("nets", request.nets.iter().any(|net| net.tap.is_some())),
-        ("serial", serial.next().is_some()),
-    ]
-    .into_iter()
-    .find_map(|(member, names)| names.then_some(member))
-}
-
-fn host_file_of_fork(request: &ForkRequest) -> Option<&'static str> {
-    if request.nets.iter().any(|net| net.tap.is_some()) {
-        return Some("nets");
-    }
-    request.serial.iter().any(names_file).then_some("serial")
-}
-
-fn names_file(backend: &api_types::SerialRequest) -> bool {
-    use api_types::SerialRequest::{File, Unix};
-    matches!(backend, File(_) | Unix(_))
 }
