@@ -11,6 +11,7 @@ PROGRAMS=${CARGO_TARGET_DIR:-target}/release
 PROGRAMS=$(realpath "$PROGRAMS")
 VERSION=4.32.5
 WORK=$(mktemp -d /tmp/mitose-schema.XXXXXX)
+: >"$WORK/log"
 DAEMON=
 trap '[ -z "$DAEMON" ] || kill "$DAEMON" 2>/dev/null || true; end_vms; rm -rf "$WORK"' EXIT
 

@@ -120,6 +120,20 @@ fn url(bed: &Bed) -> String {
     rest.split_whitespace().next().unwrap().to_owned()
 }
 
+/// Passes on what is written.
+struct Passed(std::sync::mpsc::Sender<Vec<u8>>);
+
+impl std::io::Write for Passed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.send(bytes.to_vec()).map_err(std::io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
 fn tls_clients_with_a_token_do_what_local_ones_do() {
     let bed = Bed::with(&["--listen", "127.0.0.1:0"]);
@@ -134,22 +148,21 @@ fn tls_clients_with_a_token_do_what_local_ones_do() {
         .log("b", client::LogOptions::default(), &mut log)
         .unwrap();
     // A stream: what is written is seen until the VM is gone.
+    let (sender, receiver) = std::sync::mpsc::channel();
     let follower = std::thread::spawn(move || {
         let follow = client::LogOptions {
             follow: true,
             ..client::LogOptions::default()
         };
-        let mut seen = Vec::new();
-        remote.log("a", follow, &mut seen).map(|()| seen)
+        remote.log("a", follow, &mut Passed(sender))
     });
+    let first = receiver.recv_timeout(bed::PATIENCE).unwrap();
+    assert!(first.starts_with(b"boot\n"), "{first:?}");
     bed.client.reset("a").unwrap();
+    let second = receiver.recv_timeout(bed::PATIENCE).unwrap();
+    assert!(second.starts_with(b"boot\n"), "{second:?}");
     bed.client.remove("a", true).unwrap();
-    let seen = follower.join().unwrap().unwrap();
-    assert!(
-        seen.starts_with(b"boot\n"),
-        "{:?}",
-        String::from_utf8_lossy(&seen)
-    );
+    follower.join().unwrap().unwrap();
     let stranger = Client::remote(&url(&bed), "mitose_00", Some(&cert)).unwrap();
     assert_eq!(
         stranger.vms().unwrap_err().kind(),

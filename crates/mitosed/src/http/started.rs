@@ -1,6 +1,6 @@
 //! Answers to requests that start a task: the task at once, or with its end.
 
-use api_types::{ErrorKind, Task, TaskState};
+use api_types::{Task, TaskState};
 use axum::Json;
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use crate::host::TaskHandle;
 #[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct WaitQuery {
-    /// Answer when the task has ended: with the task where it succeeded, with a problem otherwise.
+    /// Answer when the task has ended; its state tells how.
     #[serde(default)]
     pub wait: bool,
 }
@@ -40,13 +40,11 @@ pub async fn start(
         && handle.progress.changed().await.is_ok()
     {}
     let task = handle.task();
-    match task.state {
-        TaskState::Running => Ok((StatusCode::ACCEPTED, Json(task))),
-        TaskState::Failed | TaskState::Cancelled if query.wait => {
-            let kind = task.error_kind.unwrap_or(ErrorKind::Failed);
-            let message = task.error.unwrap_or_else(|| "the task failed".to_owned());
-            Err(OpError::new(kind, message).into())
-        }
-        _ => Ok((StatusCode::OK, Json(task))),
-    }
+    let begun = task.state == TaskState::Running;
+    let status = if begun {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, Json(task)))
 }
