@@ -67,14 +67,6 @@ pub fn folder() -> Schema {
     }))
 }
 
-/// Version of an object as a header has it.
-pub fn entity_tag() -> Schema {
-    of(json!({
-        "type": "string", "pattern": "^\"[0-9]{1,19}\"$",
-        "examples": ["\"1\""],
-    }))
-}
-
 /// Id or name of an object that may have spaces in it, or null.
 pub fn optional_label() -> Schema {
     nullable(label())

@@ -358,7 +358,7 @@ fn a_version_protects_from_changes_that_were_not_seen() {
         .status
     };
     assert_eq!(remove("\"999\""), 412);
-    assert_eq!(remove("nonsense"), 400);
+    assert_eq!(remove("nonsense"), 412);
     assert_eq!(remove(&tag), 204);
     bed.assert_only(&[]);
 }

@@ -53,20 +53,6 @@ pub struct KeyHeader {
     key: Option<String>,
 }
 
-/// Header of calls that change an object.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Header)]
-pub struct IfMatchHeader {
-    /// Version of the object that the change is made for, as its `ETag` told it.
-    #[serde(rename = "If-Match")]
-    #[param(schema_with = schema::entity_tag, required = false)]
-    #[expect(
-        dead_code,
-        reason = "it is read from the headers; this is its documentation"
-    )]
-    version: Option<String>,
-}
-
 /// Answers of calls that start a task.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "documentation of `run`")]
@@ -111,10 +97,21 @@ impl<S: Send + Sync> FromRequestParts<S> for Call {
     }
 }
 
-/// Version that a request names in `If-Match`; none for any.
+/// Version that a request names in `If-Match`; none for any. A tag that is no version is one that no
+/// object has.
 pub fn if_match(headers: &HeaderMap) -> Option<u64> {
-    let text = headers.get(header::IF_MATCH)?.to_str().ok()?;
-    text.trim_matches('"').parse().ok()
+    let text = headers.get(header::IF_MATCH)?.to_str().unwrap_or_default();
+    let version = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    match text {
+        "*" => None,
+        _ => Some(
+            version
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(u64::MAX),
+        ),
+    }
 }
 
 /// An object as an answer, with its version as `ETag`.

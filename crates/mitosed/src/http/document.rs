@@ -22,7 +22,9 @@ const CHANGING: &[&str] = &["post", "put", "patch", "delete"];
                        `/api/v1/vms/{vm}/console`, `/api/v1/vms/{vm}/log/follow` and \
                        `/api/v1/vms/{vm}/vsock/{port}` turn a connection that sends \
                        `Upgrade: mitose-stream` into a stream of bytes, which OpenAPI cannot \
-                       describe.",
+                       describe.\n\nVersions: an answer's `ETag` is the object's version. `PATCH` of \
+                       an object or VM and `DELETE` of a VM take it in `If-Match`, and are answered \
+                       with 412 where the object has changed since.",
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
     ),
     components(schemas(api_types::Problem)),
@@ -139,16 +141,13 @@ fn add_problems(method: &str, operation: &mut Value) {
     let in_path = operation["parameters"]
         .as_array()
         .is_some_and(|all| all.iter().any(|parameter| parameter["in"] == "path"));
-    let conditional = operation["parameters"]
-        .as_array()
-        .is_some_and(|all| all.iter().any(|parameter| parameter["name"] == "If-Match"));
     if in_path || operation["requestBody"].is_object() {
         statuses.push(404);
     }
     if in_path || CHANGING.contains(&method) {
         statuses.push(409);
     }
-    if conditional {
+    if in_path && matches!(method, "patch" | "delete") {
         statuses.push(412);
     }
     if operation["requestBody"].is_object() {

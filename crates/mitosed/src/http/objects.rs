@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{Answer, HttpError, blocking, body, run_blocking};
-use super::call::{IfMatchHeader, if_match, tagged};
+use super::call::{if_match, tagged};
 use super::vms::VmPath;
 use crate::host::{Host, TaskSpec};
 
@@ -53,7 +53,7 @@ async fn detail(State(host): Shared, Path(path): Path<ObjectPath>) -> Result<Res
 
 /// Change name, place and words of an object
 #[utoipa::path(patch, path = "/objects/{object}", tag = "objects", operation_id = "change_object",
-    params(ObjectPath, IfMatchHeader), request_body = ObjectRequest,
+    params(ObjectPath), request_body = ObjectRequest,
     responses((status = 200, description = "As it is now", body = TreeObject,
         headers(("ETag" = String, description = "Its version")))))]
 async fn change(
@@ -81,7 +81,7 @@ async fn change(
 /// Name, folder, pool, annotation, attributes, cables and back ends of serial ports change at any
 /// time, everything else while the VM is powered off.
 #[utoipa::path(patch, path = "/vms/{vm}", tag = "vms", operation_id = "change_vm",
-    params(VmPath, IfMatchHeader), request_body = ReconfigureRequest,
+    params(VmPath), request_body = ReconfigureRequest,
     responses((status = 200, description = "As it is now", body = VmDetail,
         headers(("ETag" = String, description = "Its version")))))]
 async fn reconfigure(

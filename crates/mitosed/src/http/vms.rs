@@ -17,8 +17,7 @@ use utoipa_axum::routes;
 
 use super::answer::{HttpError, body, run_blocking};
 use super::call::{
-    self, Call, CallQuery, DryRunQuery, IfMatchHeader, KeyHeader, TaskAnswers, TaskOrDryRun,
-    if_match,
+    self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers, TaskOrDryRun, if_match,
 };
 use super::page::{self, VmQuery};
 use super::{Arrived, Shared, streams};
@@ -104,7 +103,7 @@ struct RemoveQuery {
 
 /// Remove a VM
 #[utoipa::path(delete, path = "/vms/{vm}", tag = "vms", operation_id = "remove_vm",
-    params(VmPath, RemoveQuery, IfMatchHeader), responses((status = 204, description = "It is gone")))]
+    params(VmPath, RemoveQuery), responses((status = 204, description = "It is gone")))]
 async fn remove(
     State(host): Shared,
     Path(path): Path<VmPath>,
