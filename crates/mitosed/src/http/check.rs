@@ -31,7 +31,6 @@ pub const KEYWORDS: &[&str] = &[
     "oneOf",
     "pattern",
     "properties",
-    "propertyNames",
     "required",
     "type",
     "uniqueItems",
