@@ -1,0 +1,315 @@
+//! Looks at a home from outside: files, processes and the database, each against the others. It
+//! shares no code with the daemon.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+
+/// Environment variable by which VM processes tell their home.
+const HOME_MARK: &str = "MITOSE_VM_OF";
+
+/// What the database says.
+struct Database {
+    vms: Vec<Value>,
+    /// Other objects: kind, id and document.
+    others: Vec<(String, String, Value)>,
+    layers: HashMap<String, Value>,
+    running_tasks: i64,
+    problems: Vec<String>,
+}
+
+/// What is wrong in a home whose daemon has come to rest; `shells` is the number of processes that
+/// may wait for work.
+pub fn problems(home: &Path, shells: usize) -> Vec<String> {
+    let mut database = match read(home) {
+        Ok(database) => database,
+        Err(error) => return vec![format!("the database cannot be read: {error}")],
+    };
+    let mut found = std::mem::take(&mut database.problems);
+    found.extend(wrong_states(&database));
+    found.extend(wrong_layers(&database));
+    found.extend(wrong_files(home, &database));
+    found.extend(wrong_processes(home, &database, shells));
+    found
+}
+
+fn read(home: &Path) -> rusqlite::Result<Database> {
+    // The daemon has the file for itself: a copy with its log is what it would recover from.
+    let folder = tempfile::tempdir().expect("folder");
+    for name in ["inventory.db", "inventory.db-wal"] {
+        let _ = fs::copy(home.join(name), folder.path().join(name));
+    }
+    let connection = Connection::open_with_flags(
+        folder.path().join("inventory.db"),
+        OpenFlags::SQLITE_OPEN_READ_WRITE,
+    )?;
+    let mut problems = Vec::new();
+    let whole: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
+    if whole != "ok" {
+        problems.push(format!("database: {whole}"));
+    }
+    let mut orphans = connection.prepare("PRAGMA foreign_key_check")?;
+    if orphans.exists([])? {
+        problems.push("database: a row has a parent that is not there".to_owned());
+    }
+    drop(orphans);
+    let mut database = Database {
+        vms: Vec::new(),
+        others: Vec::new(),
+        layers: HashMap::new(),
+        running_tasks: 0,
+        problems,
+    };
+    let mut objects = connection.prepare("SELECT kind, id, doc FROM objects")?;
+    let mut rows = objects.query([])?;
+    while let Some(row) = rows.next()? {
+        let (kind, id): (String, String) = (row.get(0)?, row.get(1)?);
+        let doc = serde_json::from_str(&row.get::<_, String>(2)?).unwrap_or_default();
+        if kind == "vm" {
+            database.vms.push(doc);
+        } else {
+            database.others.push((kind, id, doc));
+        }
+    }
+    let mut layers = connection.prepare("SELECT id, doc FROM layers")?;
+    let mut rows = layers.query([])?;
+    while let Some(row) = rows.next()? {
+        let doc = serde_json::from_str(&row.get::<_, String>(1)?).unwrap_or_default();
+        database.layers.insert(row.get(0)?, doc);
+    }
+    let running = "SELECT count(*) FROM tasks WHERE running";
+    database.running_tasks = connection.query_row(running, [], |row| row.get(0))?;
+    Ok(database)
+}
+
+fn text<'a>(doc: &'a Value, field: &str) -> &'a str {
+    doc[field].as_str().unwrap_or_default()
+}
+
+fn has_process(vm: &Value) -> bool {
+    let off = ["creating", "poweredOff", "outOfMemory", "suspended"];
+    !off.contains(&text(vm, "state"))
+}
+
+fn wrong_states(database: &Database) -> Vec<String> {
+    let mut found = Vec::new();
+    for vm in &database.vms {
+        let (name, state) = (text(vm, "name"), text(vm, "state"));
+        if state == "creating" {
+            found.push(format!("{name} is half-made"));
+        }
+        let pid = vm["pid"].as_i64();
+        let alive = pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
+        if has_process(vm) && !alive {
+            found.push(format!("{name} is {state} without a process"));
+        }
+    }
+    for (kind, id, doc) in &database.others {
+        if doc["memory"] == "sealing" || doc["state"] == "sealing" {
+            found.push(format!("{kind} {id} is half-made"));
+        }
+    }
+    if database.running_tasks > 0 {
+        found.push(format!(
+            "{} tasks seem to be in work",
+            database.running_tasks
+        ));
+    }
+    found
+}
+
+/// All texts in a document.
+fn texts<'a>(doc: &'a Value, found: &mut Vec<&'a str>) {
+    match doc {
+        Value::String(text) => found.push(text),
+        Value::Array(list) => list.iter().for_each(|item| texts(item, found)),
+        Value::Object(fields) => fields.values().for_each(|item| texts(item, found)),
+        _ => {}
+    }
+}
+
+fn wrong_layers(database: &Database) -> Vec<String> {
+    let mut used: HashSet<&str> = HashSet::new();
+    let mut found = Vec::new();
+    for vm in &database.vms {
+        for disk in vm["disks"].as_array().into_iter().flatten() {
+            used.extend([text(disk, "top"), text(disk, "pending")]);
+            let top = text(disk, "top");
+            if !top.is_empty() && !database.layers.contains_key(top) {
+                found.push(format!("{} needs layer {top}", text(vm, "name")));
+            }
+        }
+    }
+    for (_, _, doc) in &database.others {
+        let mut all = Vec::new();
+        texts(doc, &mut all);
+        used.extend(all);
+    }
+    used.extend(database.layers.values().map(|layer| text(layer, "parent")));
+    for (id, layer) in &database.layers {
+        let path = Path::new(text(layer, "path"));
+        if !path.exists() {
+            found.push(format!("layer {id} has no file {}", path.display()));
+        }
+        if !used.contains(id.as_str()) {
+            found.push(format!("nobody uses layer {id}"));
+        }
+    }
+    found
+}
+
+fn names_in(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+fn wrong_files(home: &Path, database: &Database) -> Vec<String> {
+    let mut found = Vec::new();
+    let known: HashSet<PathBuf> = database
+        .layers
+        .values()
+        .map(|layer| PathBuf::from(text(layer, "path")))
+        .collect();
+    let ids: HashSet<&str> = database.vms.iter().map(|vm| text(vm, "id")).collect();
+    let mut named = Vec::new();
+    for (_, id, doc) in &database.others {
+        named.push(id.as_str());
+        texts(doc, &mut named);
+    }
+    let mut stores = vec![home.join("datastore1")];
+    for (kind, _, doc) in &database.others {
+        if kind == "datastore" && !text(doc, "path").is_empty() {
+            stores.push(text(doc, "path").into());
+        }
+    }
+    for store in &stores {
+        for name in names_in(&store.join("layers")) {
+            let path = store.join("layers").join(&name);
+            if !known.contains(&path) {
+                found.push(format!("{} belongs to no layer", path.display()));
+            }
+        }
+        for name in names_in(&store.join("vms")) {
+            if !ids.contains(name.as_str()) {
+                found.push(format!("home folder {name} belongs to no VM"));
+            }
+        }
+        for name in names_in(&store.join("memory")) {
+            let id = name.split('.').next().unwrap_or_default();
+            let owned = named
+                .iter()
+                .any(|text| *text == id || text.ends_with(&name));
+            if !(owned || ids.contains(id)) || name.contains("part") {
+                found.push(format!("memory file {name} belongs to nothing"));
+            }
+        }
+    }
+    for name in names_in(&home.join("run")) {
+        let Some((id, kind)) = name.rsplit_once('.') else {
+            continue;
+        };
+        let known = id == "mitosed" || id.starts_with("sh-") || named.contains(&id);
+        let lives = |vm: &Value| text(vm, "id") == id && has_process(vm);
+        if ["sock", "vsock"].contains(&kind) && !known && !database.vms.iter().any(lives) {
+            found.push(format!("socket {name} belongs to nothing"));
+        }
+    }
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let inside = format!(" {}/", home.display());
+    if mounts.contains(&inside) {
+        found.push("a mount is left".to_owned());
+    }
+    found
+}
+
+/// All numbers that a document has under `pid`.
+fn pids(doc: &Value, found: &mut HashSet<i64>) {
+    match doc {
+        Value::Array(list) => list.iter().for_each(|item| pids(item, found)),
+        Value::Object(fields) => {
+            found.extend(fields.get("pid").and_then(Value::as_i64));
+            fields.values().for_each(|item| pids(item, found));
+        }
+        _ => {}
+    }
+}
+
+/// VM processes of a home.
+pub fn processes(home: &Path) -> Vec<i64> {
+    let mark = format!("{HOME_MARK}={}", home.display());
+    let of_home = |pid: &i64| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let mut parts = environment.split(|byte| *byte == 0);
+        parts.any(|part| part == mark.as_bytes())
+    };
+    names_in(Path::new("/proc"))
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .filter(of_home)
+        .collect()
+}
+
+fn wrong_processes(home: &Path, database: &Database, shells: usize) -> Vec<String> {
+    let mut known = HashMap::new();
+    let mut found = Vec::new();
+    for vm in database.vms.iter().filter(|vm| has_process(vm)) {
+        let pid = vm["pid"].as_i64().unwrap_or_default();
+        if let Some(other) = known.insert(pid, text(vm, "id")) {
+            found.push(format!("process {pid} is {other} and {}", text(vm, "id")));
+        }
+    }
+    for (_, id, doc) in &database.others {
+        let mut theirs = HashSet::new();
+        pids(doc, &mut theirs);
+        known.extend(theirs.into_iter().map(|pid| (pid, id.as_str())));
+    }
+    let all = processes(home);
+    for (pid, owner) in &known {
+        if !all.contains(pid) {
+            found.push(format!("process {pid} of {owner} is not there"));
+        }
+    }
+    let idle = all.iter().filter(|pid| !known.contains_key(pid)).count();
+    // Shells of the pool and the seed that bears more of them.
+    if idle > shells + 1 {
+        found.push(format!("{idle} processes belong to nothing"));
+    }
+    found
+}
+
+/// What `qemu-img check` says against the disks of VMs that are off.
+pub fn broken_disks(home: &Path) -> Vec<String> {
+    let Ok(database) = read(home) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for vm in database.vms.iter().filter(|vm| !has_process(vm)) {
+        for disk in vm["disks"].as_array().into_iter().flatten() {
+            let Some(layer) = database.layers.get(text(disk, "top")) else {
+                continue;
+            };
+            if layer["format"] != "qcow2" {
+                continue;
+            }
+            let check = Command::new("qemu-img")
+                .args(["check", "-q", text(layer, "path")])
+                .output();
+            match check {
+                Ok(done) if done.status.success() => {}
+                Ok(done) => found.push(format!(
+                    "{}: {}",
+                    text(layer, "path"),
+                    String::from_utf8_lossy(&done.stderr)
+                )),
+                Err(error) => found.push(format!("qemu-img: {error}")),
+            }
+        }
+    }
+    found
+}
