@@ -93,5 +93,6 @@ fn somebody_types_on_serial_ports() {
     for name in ["s", "log", "pty", "own"] {
         cli.run(&["rm", name, "--force"]).expect("rm");
     }
+    assert!(!socket.exists(), "the socket of a removed VM is left");
     cli.clean_up();
 }

@@ -138,7 +138,7 @@ impl Bench {
         let (kernel, disk) = (self.path("guest.elf"), self.path("disk.raw"));
         let name = format!("v{number}");
         let mut args = vec!["run", &name, "--kernel", &kernel, "--memory", "32M"];
-        args.extend(["--cmdline", "mode=disk blocks=64 flush=4 every=1 idle=1"]);
+        args.extend(["--cmdline", "mode=dirty touch=8 idle=1"]);
         args.extend(["--engine", "kvm", "--disk", &disk]);
         let _ = self.cli.output(&args);
     }
@@ -257,6 +257,16 @@ impl Bench {
     }
 }
 
+/// Ends what a failed test would leave running.
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.cli.clean_up();
+        for pid in walker::processes(self.cli.home()) {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
+    }
+}
+
 fn bench(folder: &Path) -> Bench {
     let cli = Cli::new(&folder.join("h")).expect("mitose is built");
     std::fs::write(folder.join("guest.elf"), bare_guests::guest_elf()).expect("guest");
@@ -308,5 +318,4 @@ fn a_killed_daemon_leaves_nothing_half_made_and_ends_no_vm() {
     for point in bench.client.fork_points().expect("list") {
         let _ = bench.client.unprepare(&point.id, true);
     }
-    bench.cli.clean_up();
 }

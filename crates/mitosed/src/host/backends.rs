@@ -240,13 +240,27 @@ impl Host {
     }
 }
 
-/// Listens at `path` for the peer of a serial port; a socket that nobody serves is replaced.
-fn listen_serial(path: &Path) -> anyhow::Result<UnixListener> {
+/// Removes the sockets of a VM's serial ports, whose process has ended.
+pub(super) fn forget_serial_sockets(row: &VmRow) {
+    for port in &row.serial {
+        if let SerialRequest::Unix(path) = port {
+            remove_dead_socket(path);
+        }
+    }
+}
+
+/// Removes a socket that nobody serves.
+fn remove_dead_socket(path: &Path) {
     use std::os::unix::fs::FileTypeExt;
     let socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if socket && UnixStream::connect(path).is_err() {
         let _ = fs::remove_file(path);
     }
+}
+
+/// Listens at `path` for the peer of a serial port; a socket that nobody serves is replaced.
+fn listen_serial(path: &Path) -> anyhow::Result<UnixListener> {
+    remove_dead_socket(path);
     UnixListener::bind(path).with_context(|| format!("serial: cannot listen on {}", path.display()))
 }
 

@@ -164,6 +164,7 @@ impl Host {
             return;
         };
         self.leave_group(group);
+        super::backends::forget_serial_sockets(&vm.row());
         if let Some(uid) = uid {
             self.pool.free_uid(uid);
         }

@@ -89,6 +89,7 @@ impl Host {
             vmm::kill(pid);
         }
         self.forget_sockets(vm);
+        super::backends::forget_serial_sockets(&vm.row());
         self.leave_group(group);
         if let Some(uid) = uid {
             self.pool.free_uid(uid);

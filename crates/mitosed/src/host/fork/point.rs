@@ -90,9 +90,14 @@ impl Host {
     pub(in crate::host) fn begin_point(
         &self,
         name: &str,
-        row: VmRow,
+        mut row: VmRow,
         quiesced: bool,
     ) -> OpResult<Object<ForkPoint>> {
+        // What is kept is the machine, not its process.
+        row.pid = None;
+        row.uid = None;
+        row.group = None;
+        row.stuns.clear();
         let tops: Vec<_> = row.disks.iter().map(|disk| disk.top.clone()).collect();
         tops.iter().for_each(|top| self.layers().hold(top));
         let doc = ForkPoint {

@@ -89,7 +89,8 @@ impl Host {
         let wait_s = match request.wait_ready_s {
             _ if request.paused => 0,
             Some(wait_s) => wait_s,
-            None if point.doc.row.has_agent => DEFAULT_READY_WAIT_S,
+            // All of them work at once on what processors there are.
+            None if point.doc.row.has_agent => DEFAULT_READY_WAIT_S + seats.len() as u64,
             None => 0,
         };
         wait_for_agents(wait_s, &seats, &mut clones, fork.arrived_ns);
