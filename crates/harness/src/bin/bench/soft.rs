@@ -1,12 +1,11 @@
 //! The software engine: instructions per second beside QEMU's, time to ready, forks of a running
 //! Debian guest. Needs no KVM.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use api_types::{DiskRequest, ImageFormat, RunRequest, SerialRequest};
+use api_types::{DiskRequest, ImageFormat, RunRequest};
 use client::Client;
 use harness::Cli;
 use vm_spec::EngineChoice;
@@ -142,33 +141,18 @@ impl Soft<'_> {
         self.settle()?;
         let name = "speed";
         let request = RunRequest {
-            name: name.into(),
-            folder: None,
-            pool: None,
-            powered_off: false,
-            annotation: None,
-            attributes: BTreeMap::new(),
-            uuid: None,
-            bios_uuid: None,
-            image: None,
             kernel: Some(guest.kernel.clone()),
             initrd: Some(guest.initrd()),
             cmdline: Some(guest.cmdline.clone()),
-            datastore: None,
             disks: vec![DiskRequest {
                 path: guest.disk.clone(),
                 format: Some(ImageFormat::Raw),
                 read_only: true,
             }],
-            cpus: 1,
             memory_bytes: MEMORY_BYTES,
-            memory_limit_bytes: None,
-            nets: vec![],
-            serial: SerialRequest::Log,
-            more_serial: vec![],
             engine: EngineChoice::Soft,
-            entry: None,
             wait_ready_s: Some(0),
+            ..RunRequest::named(name)
         };
         let start = Instant::now();
         self.client.run(&request).context("cannot run the guest")?;

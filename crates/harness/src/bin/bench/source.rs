@@ -1,6 +1,5 @@
 //! One VM with a bare-metal guest that is forked: commands, answers, clones.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
@@ -71,37 +70,22 @@ impl<'a> Source<'a> {
     pub(crate) fn boot(host: &'a Host, memory_mib: u64, words: &str) -> anyhow::Result<Self> {
         let name = host.new_name("s");
         let run = RunRequest {
-            name: name.clone(),
-            folder: None,
-            pool: None,
-            powered_off: false,
-            annotation: None,
-            attributes: BTreeMap::new(),
-            uuid: None,
-            bios_uuid: None,
-            image: None,
             kernel: Some(host.guest()),
-            initrd: None,
             cmdline: Some(format!("touch={} {words}", touched_mib(memory_mib))),
-            datastore: None,
             disks: vec![DiskRequest {
                 path: host.disk(),
                 format: None,
                 read_only: false,
             }],
-            cpus: 1,
             memory_bytes: memory_mib << 20,
-            memory_limit_bytes: None,
             nets: vec![NetRequest {
                 tap: Some(host.tap(0)),
                 mac: None,
                 ..NetRequest::default()
             }],
-            serial: api_types::SerialRequest::Log,
-            more_serial: vec![],
             engine: EngineChoice::Kvm,
-            entry: None,
             wait_ready_s: Some(0),
+            ..RunRequest::named(&name)
         };
         host.client.run(&run).context("cannot run a VM")?;
         let made = || -> anyhow::Result<Self> {
