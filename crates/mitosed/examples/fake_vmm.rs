@@ -27,8 +27,8 @@ use rustix::time::{ClockId, clock_gettime};
 use vm_spec::VmSpec;
 use vmm_protocol::{
     Backends, Boot, CloneRam, Command, DiskBackend, Dump, EndReason, Event, Fd, Flatten, Fork,
-    ForkStep, Forked, FromVmm, InsertMedium, Keep, Outcome, RamView, Rebase, Reply, Request,
-    Restore, SetSerial, Status, VmState,
+    ForkStep, Forked, FromVmm, InsertMedium, Keep, LayerFormat, Outcome, RamView, Rebase, Reply,
+    Request, Restore, SetSerial, Status, VmState,
 };
 
 /// What stands in for a checkpoint.
@@ -301,6 +301,9 @@ impl Server {
         if let Some(step) = fork.fail_at {
             return Err(step);
         }
+        for (disk, top) in machine.disks.iter_mut().zip(&fork.next_tops) {
+            disk.insert(0, take(fds, top.fd));
+        }
         let mut checkpoint = File::from(take(fds, fork.checkpoint));
         checkpoint
             .write_all(CHECKPOINT)
@@ -384,6 +387,13 @@ impl Server {
         let Some(disk) = disk.filter(|layers| !layers.is_empty()) else {
             return refused("there is no such disk");
         };
+        let top = disk[0].try_clone().expect("a descriptor can be copied");
+        let format = match order.below[0].format {
+            LayerFormat::Raw => disk_layers::DiskFormat::Raw,
+            LayerFormat::Qcow2 => disk_layers::DiskFormat::Qcow2,
+        };
+        disk_layers::set_backing(&File::from(top), &order.backing, format)
+            .expect("the top can name its backing file");
         disk.truncate(1);
         disk.extend(below);
         Outcome::Done

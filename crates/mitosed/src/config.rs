@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -23,6 +24,8 @@ const MAX_SOCKET_PATH_BYTES: usize = 107;
 const LONGEST_SOCKET_NAME: &str = "run/vm-0123456789.vsock";
 /// User ids of one data directory.
 pub const UIDS_PER_HOME: u32 = 1 << 16;
+/// Limits of the wanted depth of disk stacks.
+const DISK_LAYERS: std::ops::RangeInclusive<usize> = 4..=60;
 /// First of all user ids that are given to VMs by default.
 const FIRST_UID: u32 = 0x6d00_0000;
 
@@ -48,6 +51,12 @@ pub struct Args {
     /// Host memory that is kept free, bytes with an optional unit
     #[arg(long, env = "MITOSE_MEMORY_RESERVE", default_value = "256M")]
     pub memory_reserve: String,
+    /// Layers that a disk has at most while the daemon keeps up with merging them; 4 to 60
+    #[arg(long, env = "MITOSE_DISK_LAYERS", default_value_t = 8)]
+    pub disk_layers: usize,
+    /// Bytes per second, with an optional unit, that a merge of disk layers copies; 0 is unlimited
+    #[arg(long, env = "MITOSE_MERGE_RATE", default_value = "128M")]
+    pub merge_rate: String,
     /// Device of the KVM engine
     #[arg(long, env = "MITOSE_KVM_DEVICE", default_value = "/dev/kvm")]
     pub kvm_device: PathBuf,
@@ -117,6 +126,10 @@ pub struct Config {
     pub uids: (u32, u32),
     /// Host memory that is kept free, bytes.
     pub memory_reserve_bytes: u64,
+    /// Layers that a disk should have at most.
+    pub disk_layers: usize,
+    /// Bytes per second that a merge copies at most.
+    pub merge_rate: Option<NonZeroU64>,
     /// Device of the KVM engine.
     pub kvm_device: PathBuf,
     /// Where the memory cgroups of VMs are.
@@ -152,8 +165,19 @@ impl Args {
         }
         let memory_reserve_bytes =
             vm_spec::parse_size(&self.memory_reserve).context("memory reserve")?;
+        let merge_rate = vm_spec::parse_size(&self.merge_rate).context("merge rate")?;
+        if !DISK_LAYERS.contains(&self.disk_layers) {
+            bail!(
+                "disk layers: {} is not between {} and {}",
+                self.disk_layers,
+                DISK_LAYERS.start(),
+                DISK_LAYERS.end()
+            );
+        }
         Ok(Config {
             home,
+            disk_layers: self.disk_layers,
+            merge_rate: NonZeroU64::new(merge_rate),
             shells: self.shells.min(1024),
             vmm,
             uids: (first, last),

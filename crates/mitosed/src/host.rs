@@ -42,6 +42,7 @@ mod static_net;
 mod suspend;
 mod tasks;
 mod tokens;
+mod upkeep;
 mod vm;
 mod wait;
 
@@ -95,6 +96,7 @@ pub struct Host {
     keys: Arc<HostKeys>,
     news: broadcast::Sender<Event>,
     tasks: tasks::Tasks,
+    upkeep: Arc<upkeep::Upkeep>,
     kvm_speed: Mutex<Option<KvmSpeed>>,
 }
 
@@ -130,6 +132,7 @@ impl Host {
             keys,
             news: broadcast::channel(1024).0,
             tasks: tasks::Tasks::default(),
+            upkeep: Arc::default(),
             kvm_speed: Mutex::new(None),
         })
     }
@@ -151,6 +154,7 @@ impl Host {
 
     /// Ends what does not outlive the daemon: empty shells. VMs run on.
     pub fn stop(&self) {
+        self.upkeep.end();
         self.pool.stop();
         if let Ok(groups) = &self.groups {
             groups.remove_root();

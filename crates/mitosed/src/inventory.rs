@@ -134,6 +134,12 @@ impl NewEvent {
         self
     }
 
+    /// The same, as part of a task.
+    pub fn of_task(mut self, task: i64) -> Self {
+        self.task = Some(task);
+        self
+    }
+
     /// The same, with figures for programs.
     pub fn with(mut self, data: serde_json::Value) -> Self {
         self.data = Some(data);

@@ -86,6 +86,27 @@ impl Layers {
         gone
     }
 
+    /// Lets `id` stand on `parent`, which shows the same as what it stands on now. Returns its row,
+    /// and the layers that have no user left and are forgotten.
+    pub fn put_on(&mut self, id: &str, parent: &str) -> (Option<LayerRow>, Vec<LayerRow>) {
+        if !self.entries.contains_key(parent) {
+            return (None, Vec::new());
+        }
+        let Some(entry) = self.entries.get_mut(id) else {
+            return (None, Vec::new());
+        };
+        let old = entry.row.parent.replace(parent.to_owned());
+        let row = entry.row.clone();
+        self.hold(parent);
+        let gone = old.map_or_else(Vec::new, |old| self.release(&old));
+        (Some(row), gone)
+    }
+
+    /// All layers.
+    pub fn rows(&self) -> impl Iterator<Item = &LayerRow> {
+        self.entries.values().map(|entry| &entry.row)
+    }
+
     /// Returns and forgets layers without users.
     pub fn unused(&mut self) -> Vec<LayerRow> {
         let mut gone = Vec::new();
@@ -276,6 +297,31 @@ mod tests {
         assert_eq!(ids(&layers.release("a")), ["a"]);
         assert_eq!(ids(&layers.release("b")), ["b", "base"]);
         assert!(layers.release("b").is_empty());
+    }
+
+    #[test]
+    fn a_layer_can_be_put_on_another_that_shows_the_same() {
+        let mut layers = Layers::default();
+        layers.insert([
+            row("top", Some("b")),
+            row("b", Some("a")),
+            row("a", Some("base")),
+            row("base", None),
+            row("clone", Some("a")),
+            row("merged", Some("base")),
+        ]);
+        layers.hold("top");
+        layers.hold("clone");
+        let (changed, gone) = layers.put_on("top", "merged");
+        assert_eq!(changed.unwrap().parent.as_deref(), Some("merged"));
+        assert_eq!(ids(&gone), ["b"], "the clone uses the other one");
+        assert_eq!(
+            ids(&layers.chain("top").unwrap()),
+            ["top", "merged", "base"]
+        );
+        assert_eq!(ids(&layers.release("clone")), ["clone", "a"]);
+        assert_eq!(ids(&layers.release("top")), ["top", "merged", "base"]);
+        assert!(layers.put_on("top", "merged").0.is_none());
     }
 
     #[test]

@@ -115,6 +115,9 @@ impl Host {
     fn write(&self, changes: &Changes) -> OpResult<()> {
         let events = self.inventory.apply(changes).map_err(OpError::from)?;
         self.apply_objects(changes);
+        for row in changes.vms.iter().filter(|row| !row.disks.is_empty()) {
+            self.upkeep.look_at(&row.id);
+        }
         for event in events {
             tracing::info!(
                 subject = event.subject,

@@ -112,6 +112,7 @@ impl Host {
         };
         let (mut answer, seats) = {
             let _busy = self.pool.busy();
+            self.wait_for_room(source)?;
             let _turn = self.turn(source)?;
             let lodging = self.raise_for_fork(source, request.names.len());
             let forked = self.fork_now(source, request, fail_at, &mut phases);

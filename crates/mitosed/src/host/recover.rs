@@ -3,6 +3,7 @@
 //! - A VM whose process answers goes on; a row `creating` among them is rolled forward.
 //! - A row `creating` without a running guest is removed with all that was made for it.
 //! - A valid pending top becomes the top: an empty overlay equals its base.
+//! - A top that stands on a merged layer is recorded so.
 //! - Sockets, processes, home folders and deltas that no row names are removed.
 
 use std::collections::HashSet;
@@ -38,6 +39,7 @@ impl Host {
         host.settle_pending();
         host.settle_snapshots();
         host.settle_archives();
+        host.settle_merges();
         host.remove_leftovers();
         host.tell_limits();
         host.fail_interrupted_tasks();
@@ -48,6 +50,7 @@ impl Host {
         host.keep_catching_up()?;
         host.watch_datastores()?;
         host.fill_disk_pools()?;
+        host.start_upkeep()?;
         Ok(host)
     }
 

@@ -85,6 +85,11 @@ impl Bed {
 
     /// Starts the daemon and waits until it answers.
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same, with more variables in its environment.
+    pub fn start_with(&mut self, env: &[(&str, &str)]) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -92,6 +97,7 @@ impl Bed {
             .unwrap();
         let mut command = self.command();
         command.stdout(log.try_clone().unwrap()).stderr(log);
+        command.envs(env.iter().copied());
         self.daemon = Some(command.spawn().unwrap());
         let client = self.client.clone();
         self.until("the daemon answers", || client.status().is_ok());

@@ -48,6 +48,7 @@ impl Host {
         let exec_exit_code = self.warm_up(vm, request, context)?;
         context.progress(0.3, "sealing the fork point");
         let point = {
+            self.wait_for_room(vm)?;
             let _turn = self.turn(vm)?;
             self.check_memory("the call", super::super::super::memory::CLONE_COST_BYTES)?;
             if request.quiesce {

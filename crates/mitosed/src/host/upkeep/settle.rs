@@ -1,0 +1,78 @@
+//! Putting tops on other layers in the record, also after a daemon died in a merge.
+
+use std::fs::File;
+
+use disk_layers::inspect_as;
+
+use crate::error::OpResult;
+use crate::host::{Host, Vm, vm_event};
+use crate::inventory::{Changes, LayerRow, NewEvent};
+use crate::layers::{backing_name, disk_format};
+
+/// Name of a merged layer: whose it is, which disk, and a number of the VM's.
+pub(super) fn name_of_merged(vm: &str, disk: usize, number: u32) -> String {
+    format!("{vm}-{disk}-m{number}")
+}
+
+impl Host {
+    /// Records, durably, that `top` stands on `parent`; returns the layers that nobody uses any
+    /// more, whose files are to be removed.
+    pub(super) fn put_on(
+        &self,
+        top: &str,
+        parent: &str,
+        told: Option<NewEvent>,
+    ) -> OpResult<Vec<LayerRow>> {
+        let (changed, gone) = self.layers().put_on(top, parent);
+        let changes = Changes {
+            layers: changed.into_iter().collect(),
+            removed_layers: gone.iter().map(|layer| layer.id.clone()).collect(),
+            events: told.into_iter().collect(),
+            ..Changes::default()
+        };
+        self.commit(&[], changes)?;
+        self.inventory
+            .sync()
+            .map_err(|error| crate::error::OpError::caused(api_types::ErrorKind::Failed, error))?;
+        Ok(gone)
+    }
+
+    /// After the death of a daemon: a top may stand on a merged layer while the record says
+    /// otherwise. What the file says is true. Called before layers that nobody uses are removed.
+    pub(in crate::host) fn settle_merges(&self) {
+        for vm in self.all() {
+            let row = vm.row();
+            for (disk, of) in row.disks.iter().enumerate() {
+                let found = self.merged_below(&vm, disk, &of.top);
+                let Some(merged) = found else { continue };
+                let message =
+                    format!("disk {disk}: a merge that the daemon's end interrupted is done");
+                let told = vm_event(&vm, "disk.merged", message);
+                match self.put_on(&of.top, &merged, Some(told)) {
+                    Ok(gone) => crate::layers::remove_files(&gone),
+                    Err(error) => tracing::error!("{}", error.message()),
+                }
+            }
+        }
+    }
+
+    /// The merged layer that a top's header names while its row names another.
+    fn merged_below(&self, vm: &Vm, disk: usize, top: &str) -> Option<String> {
+        let layers = self.layers();
+        let top = layers.get(top)?;
+        let parent = top.parent.as_deref()?;
+        let prefix = name_of_merged(&vm.id, disk, 0);
+        let prefix = prefix.trim_end_matches('0');
+        let mut unrecorded = layers
+            .rows()
+            .filter(|layer| layer.id.starts_with(prefix) && layer.id != parent)
+            .peekable();
+        unrecorded.peek()?;
+        let file = File::open(&top.path).ok()?;
+        let header = inspect_as(&file, disk_format(top.format)).ok()?;
+        let named = header.backing?.name;
+        unrecorded
+            .find(|layer| backing_name(&top.path, &layer.path) == named)
+            .map(|layer| layer.id.clone())
+    }
+}
