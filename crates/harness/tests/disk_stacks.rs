@@ -167,12 +167,12 @@ fn a_forked_guest_runs_on_over_merged_layers() {
     let mut stack = Stack::new(folder.path());
     let mut source = boot(
         folder.path(),
-        "mode=disk blocks=700 flush=50",
+        "mode=disk blocks=250 flush=50",
         vec![stack.disk()],
     );
     wait_rounds(&source, 1);
     let mut clones = vec![];
-    for turn in 0..4 {
+    for turn in 0..3 {
         for fork in 0..6 {
             let clone = (fork == 3).then(|| {
                 let top = stack.delta();
@@ -196,7 +196,7 @@ fn a_forked_guest_runs_on_over_merged_layers() {
             source.call(Command::ForkDurable).expect("durable");
         }
         wait_rounds(&source, 1);
-        let paused = turn == 2;
+        let paused = turn == 1;
         if paused {
             source.call(Command::Pause).expect("pause");
         }
@@ -215,7 +215,7 @@ fn a_forked_guest_runs_on_over_merged_layers() {
         wait_rounds(&clone.vm, 1);
     }
     let held = source.process_log();
-    assert_eq!(held.matches("stack was replaced").count(), 4, "{held}");
+    assert_eq!(held.matches("stack was replaced").count(), 3, "{held}");
     assert!(!held.contains("ERROR"), "{held}");
     drop(clones);
     assert!(matches!(source.call(Command::PowerOff), Ok(Outcome::Done)));
