@@ -60,6 +60,10 @@ pub struct ImportRequest {
     #[serde(default)]
     #[schema(schema_with = schema::optional_name)]
     pub name: Option<String>,
+    /// Datastore for its disks; the first one where not given.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_name)]
+    pub datastore: Option<String>,
     /// Make it another machine than the exported one: new hardware addresses, UUID, machine id and,
     /// where its guest has an agent, host name and keys. Otherwise it is the same machine.
     #[serde(default)]

@@ -37,6 +37,7 @@ fn import(to: &Bed, path: PathBuf, name: Option<&str>, new: bool) -> Result<Impo
     let request = ImportRequest {
         path,
         name: name.map(str::to_owned),
+        datastore: None,
         new_identity: new,
     };
     to.client.import(&request, |_| ())
@@ -306,6 +307,7 @@ fn a_daemon_that_ends_in_an_export_or_import_leaves_no_halves() {
             let request = ImportRequest {
                 path,
                 name: Some(format!("r{round}")),
+                datastore: None,
                 new_identity: true,
             };
             client.import(&request, |_| ())

@@ -47,6 +47,9 @@ pub struct ImportArgs {
     /// Name of the VM [default: its name in the archive]
     #[arg(long)]
     name: Option<String>,
+    /// Datastore for its disks [default: datastore1]
+    #[arg(long)]
+    datastore: Option<String>,
     /// Another machine than the exported one: new hardware addresses, UUID, machine id and keys
     #[arg(long)]
     new_identity: bool,
@@ -100,6 +103,7 @@ pub fn import(args: ImportArgs, context: &Context) -> anyhow::Result<u8> {
     let request = ImportRequest {
         path: std::path::absolute(args.file).context("FILE")?,
         name: args.name,
+        datastore: args.datastore,
         new_identity: args.new_identity,
     };
     let client = context.client()?;

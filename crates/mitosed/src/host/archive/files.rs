@@ -11,7 +11,7 @@ use disk_layers::{check_whole, inspect_as, set_backing};
 use super::Host;
 use super::describe::format_from;
 use crate::error::{OpError, OpResult};
-use crate::inventory::{FIRST_DATASTORE, LayerRow, MemoryFiles, sync_directory};
+use crate::inventory::{LayerRow, MemoryFiles, sync_directory};
 use crate::layers::{backing_name, disk_format};
 
 /// Files that are removed again unless the import comes to its end.
@@ -61,15 +61,15 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Places of the import with this id.
-    pub fn new(host: &Host, import: &str) -> OpResult<Self> {
+    /// Places of the import with this id; its disks are on the datastore.
+    pub fn new(host: &Host, import: &str, datastore: &str) -> OpResult<Self> {
         let memory = host.memory_dir();
         let boot = host.boot_dir();
         for dir in [&memory, &boot] {
             fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
         Ok(Self {
-            layers: host.store(FIRST_DATASTORE).layers(),
+            layers: host.store(datastore).layers(),
             boot,
             memory: MemoryFiles {
                 ram: memory.join(format!("{import}.ram")),

@@ -14,10 +14,11 @@ use super::{Host, TaskContext, Vm, refuse, vm_event, watch};
 use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
 use crate::host::backends::open_given;
+use crate::host::datastores::Promise;
 use crate::host::identity::new_mac;
 use crate::inventory::{
-    ArchiveRecord, ArchivedLayer, BootSource, Changes, DiskRow, LayerId, LayerRow, Object,
-    PowerState, SuspendRow, VmRow,
+    ArchiveRecord, ArchivedLayer, BootSource, Changes, DiskRow, FIRST_DATASTORE, LayerId, LayerRow,
+    Object, ObjectId, PowerState, SuspendRow, VmRow,
 };
 use crate::layers::make_delta;
 
@@ -73,9 +74,9 @@ impl Host {
         if let Some(problem) = api_types::name_problem(name) {
             return Err(OpError::invalid(problem));
         }
-        self.check_room(manifest)?;
+        let (datastore, _space) = self.room_for(request, manifest)?;
         let import = self.new_id("archive")?;
-        let places = Places::new(self, &import)?;
+        let places = Places::new(self, &import, &datastore)?;
         let boot = BootSource {
             image: None,
             kernel: places.path_of(manifest, Part::Kernel),
@@ -86,6 +87,7 @@ impl Host {
                 .map(|_| places.path_of(manifest, Part::Initrd)),
         };
         let mut row = row_of(&manifest.machine, self.new_id("vm")?, name.clone(), boot);
+        row.datastore = datastore;
         self.settle_identity(&mut row, request.new_identity)?;
         let vm = Vm::new(row);
         let _turn = vm.operate();
@@ -127,25 +129,22 @@ impl Host {
         }
     }
 
-    /// Refuses an archive that does not fit into the datastore.
-    fn check_room(&self, manifest: &Manifest) -> OpResult<()> {
-        let datastore = self.config.home.datastore();
-        let space = rustix::fs::statvfs(&datastore).context("cannot read the free space")?;
-        let free = space.f_bavail.saturating_mul(space.f_frsize);
+    /// The datastore that the machine is to be on, with the space of what comes out of the archive.
+    fn room_for(
+        &self,
+        request: &ImportRequest,
+        manifest: &Manifest,
+    ) -> OpResult<(ObjectId, Promise)> {
+        let wanted = request.datastore.as_deref().unwrap_or(FIRST_DATASTORE);
+        let store = self.store_for_disks(wanted)?;
         // Memory is mostly holes; what it needs shows when it is written.
-        let needed: u64 = manifest
-            .parts()
-            .iter()
-            .filter(|(part, _)| !matches!(part, Part::Ram))
+        let disks = manifest.parts().into_iter();
+        let needed = disks
+            .filter(|(part, _)| matches!(part, Part::Layer(_)))
             .map(|(_, blob)| blob.bytes)
             .fold(0, u64::saturating_add);
-        if needed <= free {
-            return Ok(());
-        }
-        Err(OpError::unavailable(format!(
-            "path: the archive needs {needed} bytes, {} has {free}; make space",
-            datastore.display()
-        )))
+        let space = self.promise_space(&store, needed)?;
+        Ok((store.id, space))
     }
 
     /// Gives the machine an identity of its own, or checks that nobody here has its.

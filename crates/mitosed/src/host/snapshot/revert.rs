@@ -125,6 +125,7 @@ fn reverted(present: &VmRow, snapshot: &Object<Snapshot>, disks: Vec<DiskRow>) -
         labels: present.labels,
         child: present.child,
         pool: present.pool,
+        datastore: present.datastore,
         state: PowerState::PoweredOff,
         reason: None,
         uid: present.uid,
