@@ -201,6 +201,7 @@ mod tests {
                 message: String::new(),
                 object: None,
                 task: None,
+                user: None,
                 data: Some(serde_json::json!({ "stun_us": stun_us, "clones": 2 })),
             });
         }
