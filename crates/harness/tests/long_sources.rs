@@ -94,11 +94,15 @@ impl Bed {
     }
 
     fn merges(&self) -> usize {
-        let events = self.client.events(Some(0)).expect("events");
-        events
-            .iter()
-            .filter(|event| event.kind == "disk.merged")
-            .count()
+        let (mut after, mut merged) = (0, 0);
+        loop {
+            let page = self.client.events(Some(after)).expect("events");
+            let Some(last) = page.last() else {
+                return merged;
+            };
+            after = last.id;
+            merged += page.iter().filter(|e| e.kind == "disk.merged").count();
+        }
     }
 
     /// Ends the daemon by SIGKILL; the next call starts another.

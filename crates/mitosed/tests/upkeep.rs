@@ -153,9 +153,15 @@ fn until_tidy(bed: &Bed, vms: &[&str]) {
 }
 
 fn merges(bed: &Bed) -> usize {
-    let events = bed.client.events(Some(0)).unwrap();
-    let merged = events.iter().filter(|event| event.kind == "disk.merged");
-    merged.count()
+    let (mut after, mut merged) = (0, 0);
+    loop {
+        let page = bed.client.events(Some(after)).unwrap();
+        let Some(last) = page.last() else {
+            return merged;
+        };
+        after = last.id;
+        merged += page.iter().filter(|e| e.kind == "disk.merged").count();
+    }
 }
 
 #[test]
