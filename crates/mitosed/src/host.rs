@@ -70,7 +70,7 @@ pub use memory::host_memory;
 pub use objects::{check_version, row_of};
 pub use probe::KvmSpeed;
 pub use tasks::{TaskContext, TaskHandle, TaskSpec};
-pub use vm::{Place, Vm};
+pub use vm::Vm;
 
 /// Everything that the daemon runs.
 pub struct Host {

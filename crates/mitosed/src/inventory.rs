@@ -17,8 +17,7 @@ use api_types::{Event, Task};
 pub use archives::{ArchiveRecord, ArchivedLayer};
 pub use fork_points::{ChildRow, ForkPoint, PointMemory};
 pub use objects::{
-    Datacenter, Folder, HostSystem, Kind, Labels, Network, Object, ObjectId, ObjectRow,
-    ResourcePool,
+    Folder, HostSystem, Kind, Labels, Network, Object, ObjectId, ObjectRow, ResourcePool,
 };
 pub use rows::{
     AddressRow, BootSource, DiskRow, FreezeRow, LayerId, LayerRow, MAX_STUN_RECORDS, NicRow,

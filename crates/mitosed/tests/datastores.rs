@@ -117,8 +117,12 @@ fn a_vms_files_are_on_its_datastore_and_chains_cross_datastores() {
             "{name}: {}",
             top.display()
         );
-        assert!(bed.file(store).join("vms").join(&detail.id).is_dir());
-        let link = bed.file(store).join("vms").join(&detail.id).join("disk0");
+        assert!(bed.file(store).join("vms").join(&detail.vm.id).is_dir());
+        let link = bed
+            .file(store)
+            .join("vms")
+            .join(&detail.vm.id)
+            .join("disk0");
         assert_eq!(std::fs::canonicalize(link).unwrap(), top);
         bed.check_chain(&top);
     }
@@ -199,7 +203,7 @@ fn a_full_datastore_takes_no_disks_and_says_so() {
     bed.client.change_datastore("small", &change).unwrap();
     bed.run_on("a", "small");
     // The log of its process, on another file system, is reached through its home all the same.
-    let home = mount.path().join("vms").join(bed.detail("a").id);
+    let home = mount.path().join("vms").join(bed.detail("a").vm.id);
     assert!(std::fs::metadata(home.join("vmm.log")).unwrap().is_file());
     std::fs::write(mount.path().join("filler"), vec![1; 7 << 20]).unwrap();
     let refused = bed.client.fork("a", &clones(&["b", "c"])).unwrap_err();

@@ -39,7 +39,7 @@ fn vms_lie_in_folders_of_any_depth_and_move_between_them() {
     assert_eq!(error.kind(), Some(ErrorKind::Conflict), "{error}");
     let error = bed.client.vm("x").unwrap_err().to_string();
     assert!(error.contains("lab/web/x, prod/x"), "{error}");
-    let id = bed.client.vm("lab/web/x").unwrap().id;
+    let id = bed.client.vm("lab/web/x").unwrap().vm.id;
 
     let refused = |result: Result<(), client::ClientError>, wanted: &str| {
         let error = result.unwrap_err();
@@ -70,7 +70,7 @@ fn vms_lie_in_folders_of_any_depth_and_move_between_them() {
     };
     bed.client.reconfigure("lab/web/x", None, &renamed).unwrap();
     bed.restart();
-    assert_eq!(bed.client.vm("prod/y").unwrap().id, id);
+    assert_eq!(bed.client.vm("prod/y").unwrap().vm.id, id);
     let web = bed.client.folder("lab/web").unwrap();
     bed.client.change_object(&web.object.id, &to("/")).unwrap();
     bed.client.remove_folder("lab").unwrap();
@@ -423,7 +423,7 @@ fn clones_differ_from_their_source_as_the_call_says() {
         ("paused", uuid)
     );
     assert_eq!(second.serial, None);
-    let words = bed.client.object(&second.id).unwrap().labels;
+    let words = bed.client.object(&second.vm.id).unwrap().labels;
     assert_eq!(
         (words.annotation.as_str(), words.attributes["n"].as_str()),
         ("second", "2")

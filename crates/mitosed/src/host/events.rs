@@ -96,7 +96,7 @@ impl Host {
             }
         }
         self.give_host_keys(vm, link);
-        let told = vm_event(&vm, "vm.ready", "the guest agent is ready");
+        let told = vm_event(vm, "vm.ready", "the guest agent is ready");
         self.commit_logged(&[vm], with_event(told));
     }
 
@@ -129,7 +129,7 @@ impl Host {
              'mitose resume {}'",
             vm.name()
         );
-        self.commit_logged(&[vm], with_event(vm_event(&vm, "vm.no_space", message)));
+        self.commit_logged(&[vm], with_event(vm_event(vm, "vm.no_space", message)));
     }
 
     /// The process behind `link` has ended: the VM is powered off, or boots again after a reset.
@@ -168,7 +168,7 @@ impl Host {
         if let Some(uid) = uid {
             self.pool.free_uid(uid);
         }
-        self.commit_logged(&[vm], with_event(vm_event(&vm, told.0, told.1)));
+        self.commit_logged(&[vm], with_event(vm_event(vm, told.0, told.1)));
         // Whoever waits for the end goes on when it is on record.
         vm.update(|_| ());
         // Whoever ended it on purpose has the VM's turn, and gives it back first.
@@ -186,7 +186,7 @@ impl Host {
         if let Err(error) = self.power_on(vm) {
             let message = format!("cannot start after a reset: {}", error.message());
             vm.update(|live| live.row.reason = Some(message.clone()));
-            self.commit_logged(&[vm], with_event(vm_event(&vm, "vm.failed", message)));
+            self.commit_logged(&[vm], with_event(vm_event(vm, "vm.failed", message)));
         }
     }
 }

@@ -41,8 +41,10 @@ impl Host {
             )));
         }
         let path = self.config.home.vm_vsock(&vm.id);
-        let mut start = Start::default();
-        start.argv = argv.to_vec();
+        let start = Start {
+            argv: argv.to_vec(),
+            ..Start::default()
+        };
         let (tell, done) = mpsc::channel();
         let work = move || {
             let result = run(&path, &start);

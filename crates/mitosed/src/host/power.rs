@@ -122,7 +122,7 @@ impl Host {
             });
             return Err(error);
         }
-        self.commit(&[vm], with_event(vm_event(&vm, "vm.resumed", "running")))
+        self.commit(&[vm], with_event(vm_event(vm, "vm.resumed", "running")))
     }
 
     /// Resets a VM: it boots again from its disks.
@@ -183,6 +183,6 @@ impl Host {
                 live.row.state = state;
             }
         });
-        self.commit(&[vm], with_event(vm_event(&vm, kind, message)))
+        self.commit(&[vm], with_event(vm_event(vm, kind, message)))
     }
 }

@@ -135,7 +135,7 @@ impl Host {
         });
         let changes = if was_creating {
             let message = "was being made when the daemon ended; it runs";
-            super::events::with_event(vm_event(&vm, "vm.recovered", message))
+            super::events::with_event(vm_event(vm, "vm.recovered", message))
         } else {
             Changes::default()
         };
@@ -158,7 +158,7 @@ impl Host {
             PowerState::Suspended => self.stay_suspended(vm),
             PowerState::Creating => {
                 let message = "was being made when the daemon ended; removed";
-                self.erase(vm, Some(vm_event(&vm, "vm.removed", message)));
+                self.erase(vm, Some(vm_event(vm, "vm.removed", message)));
             }
             _ => {
                 let (off, kind) = match verdict {
@@ -177,7 +177,7 @@ impl Host {
                     live.row.freeze = None;
                     live.row.reason = Some(message.clone());
                 });
-                let told = super::events::with_event(vm_event(&vm, kind, message));
+                let told = super::events::with_event(vm_event(vm, kind, message));
                 self.commit_logged(&[vm], told);
             }
         }

@@ -26,7 +26,7 @@ impl Host {
                 vm.name()
             )));
         }
-        self.erase(vm, Some(vm_event(&vm, "vm.removed", "removed")));
+        self.erase(vm, Some(vm_event(vm, "vm.removed", "removed")));
         Ok(())
     }
 }

@@ -163,7 +163,7 @@ impl Host {
             Ok(first_run_at_ns) => {
                 let (no_space, alive) =
                     vm.update(|live| (live.came_to_life(RamView::Shared), !link.is_closed()));
-                self.commit(&[vm], with_event(vm_event(&vm, "vm.started", "running")))?;
+                self.commit(&[vm], with_event(vm_event(vm, "vm.started", "running")))?;
                 if let Some(disk) = no_space {
                     self.no_space(vm, disk);
                 }

@@ -54,7 +54,7 @@ pub struct LogQuery {
 
 fn log_path(host: &Host, vm: &Vm, query: &LogQuery) -> OpResult<PathBuf> {
     if query.process {
-        Ok(host.process_log(&vm))
+        Ok(host.process_log(vm))
     } else {
         host.serial_log(vm)
     }

@@ -3,6 +3,7 @@
 use api_types::TaskState;
 use vm_spec::VmSpec;
 
+use super::objects::Datacenter;
 use super::*;
 
 fn vm(id: &str, name: &str) -> VmRow {
