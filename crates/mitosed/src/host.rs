@@ -65,6 +65,7 @@ use self::listing::Listing;
 use self::objects::Objects;
 
 pub use fork::PointFork;
+pub use full::clone_task;
 pub use image_store::kind_and_name;
 pub use memory::host_memory;
 pub use objects::{check_version, row_of};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use api_types::{
     CloneMode, Cloned, DiskPoolChangeRequest, DiskPoolRequest, DiskPoolState, ErrorKind,
-    ForkRequest, StopRequest,
+    ForkRequest, StopRequest, TaskState,
 };
 use bed::stores::Mount;
 use bed::{Bed, clones};
@@ -306,6 +306,41 @@ fn a_full_clone_may_be_cut_at_any_moment() {
         }
         bed.client.start("a").unwrap();
     }
+}
+
+#[test]
+fn a_cancelled_batch_leaves_whole_clones() {
+    let bed = Bed::new();
+    source(&bed, "a");
+    let client = bed.client.clone();
+    let request = ForkRequest {
+        rate_bytes_per_s: Some(2 << 20),
+        ..full("f", 8)
+    };
+    let cloning = std::thread::spawn(move || client.fork("a", &request));
+    bed.until("a clone is made", || bed.state_of("f1") == "poweredOff");
+    let running = |id: &i64| {
+        let task = bed.client.task(*id);
+        task.is_ok_and(|task| task.kind == "vm.fork" && task.state == TaskState::Running)
+    };
+    let id = (1..100).find(running).expect("the batch is a task in work");
+    bed.client.cancel_task(id).unwrap();
+    let refused = cloning.join().unwrap().unwrap_err().to_string();
+    assert!(refused.contains("cancelled: "), "{refused}");
+    let task = bed.client.task(id).unwrap();
+    assert_eq!(task.state, TaskState::Cancelled);
+    let made = task
+        .items
+        .iter()
+        .filter(|item| item.state == TaskState::Success);
+    let mut wanted: Vec<String> = made.map(|item| item.name.clone()).collect();
+    assert!((1..8).contains(&wanted.len()), "{task:?}");
+    for name in &wanted {
+        assert_copy(&bed, name, "a");
+    }
+    wanted.insert(0, "a".to_owned());
+    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    bed.assert_only(&wanted);
 }
 
 #[test]

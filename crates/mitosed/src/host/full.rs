@@ -23,7 +23,7 @@ use disk_layers::{CopyMethod, CreateDiskError, DiskError, LayerFile, Pace, Progr
 pub(super) use self::content::{Content, verify_copy};
 use self::place::Place;
 use super::states::Operation;
-use super::tasks::TaskContext;
+use super::tasks::{TaskContext, TaskSpec};
 use super::{Host, Vm, vm_event};
 use crate::error::{OpError, OpResult};
 use crate::inventory::{Changes, DiskRow, LayerRow, PowerState, VmRow, sync_directory};
@@ -38,8 +38,17 @@ struct Batch<'a> {
     count: usize,
 }
 
+/// The task that clones a VM. Full clones may be cancelled between and in copies of disks.
+pub fn clone_task(source: &Vm, request: &ForkRequest) -> TaskSpec {
+    let spec = TaskSpec::new("vm.fork", &source.name()).about(&source.id);
+    match request.mode {
+        CloneMode::Full if request.snapshot.is_none() => spec.cancellable(),
+        _ => spec,
+    }
+}
+
 impl Host {
-    /// Clones a VM as a task that may be cancelled between and in copies of disks.
+    /// Clones a VM in a task that [`clone_task`] begins.
     pub fn clone_vm(
         self: &Arc<Self>,
         source: &Arc<Vm>,
@@ -48,7 +57,9 @@ impl Host {
         context: &TaskContext,
     ) -> OpResult<Cloned> {
         match request.mode {
-            CloneMode::Full => self.clone_full(source, request, Some(context)),
+            CloneMode::Full if request.snapshot.is_none() => {
+                self.clone_full(source, request, Some(context))
+            }
             _ => self.fork(source, request, arrived_ns),
         }
     }

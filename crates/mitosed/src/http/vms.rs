@@ -140,11 +140,11 @@ async fn fork(
     if query.dry_run {
         return call::tried(move || host.check_fork(&vm, &request)).await;
     }
-    let spec = TaskSpec::new("vm.fork", &vm.name()).about(&vm.id);
+    let spec = host::clone_task(&vm, &request);
     let worker = Arc::clone(&host);
     call::run::<Cloned>(host, call, spec, move |context| {
         context.items(request.names.iter().cloned());
-        let cloned = worker.fork(&vm, &request, at)?;
+        let cloned = worker.clone_vm(&vm, &request, at, context)?;
         for (index, clone) in cloned.clones.iter().enumerate() {
             context.item_done(index, clone.error.clone().map_or(Ok(()), Err));
         }

@@ -42,6 +42,12 @@ impl Bed {
         std::fs::write(dir.join("manifest.json"), manifest.to_string()).unwrap();
     }
 
+    /// State of a VM, empty where there is none.
+    pub fn state_of(&self, name: &str) -> String {
+        let vm = self.client.vm(name);
+        vm.map_or_else(|_| String::new(), |detail| detail.vm.state)
+    }
+
     /// Waits for an event of a kind.
     pub fn until_event(&self, kind: &str) {
         self.until(&format!("event {kind}"), || {
