@@ -432,7 +432,7 @@ impl Client {
 }
 
 /// Result of a task that has ended, or why it has none.
-fn settle<T: DeserializeOwned>(task: Task) -> Result<T, ClientError> {
+pub(crate) fn settle<T: DeserializeOwned>(task: Task) -> Result<T, ClientError> {
     if task.state != TaskState::Success {
         let kind = task.error_kind.unwrap_or(ErrorKind::Failed);
         let told = task.error.unwrap_or_else(|| "it was cancelled".to_owned());

@@ -2,12 +2,11 @@
 
 use api_types::{
     Datastore, DatastoreAddRequest, DatastoreChangeRequest, DiskPool, DiskPoolChangeRequest,
-    DiskPoolRequest, Task,
+    DiskPoolRequest,
 };
-use serde::de::DeserializeOwned;
 
 use crate::ClientError;
-use crate::calls::{Client, encode};
+use crate::calls::{Client, encode, settle};
 
 impl Client {
     /// All datastores.
@@ -22,7 +21,7 @@ impl Client {
 
     /// Adds a datastore.
     pub fn add_datastore(&self, request: &DatastoreAddRequest) -> Result<Datastore, ClientError> {
-        result_of(self.send("POST", "/datastores?wait=true", request)?)
+        settle(self.send("POST", "/datastores?wait=true", request)?)
     }
 
     /// Changes a datastore.
@@ -32,13 +31,13 @@ impl Client {
         request: &DatastoreChangeRequest,
     ) -> Result<Datastore, ClientError> {
         let path = format!("/datastores/{}?wait=true", encode(reference));
-        result_of(self.send("PATCH", &path, request)?)
+        settle(self.send("PATCH", &path, request)?)
     }
 
     /// Removes a datastore that nothing is on.
     pub fn remove_datastore(&self, reference: &str) -> Result<(), ClientError> {
         let path = format!("/datastores/{}?wait=true", encode(reference));
-        self.done("DELETE", &path)
+        settle(self.json("DELETE", &path, None)?)
     }
 
     /// All disk pools.
@@ -53,7 +52,7 @@ impl Client {
 
     /// Makes a disk pool, which is filled in the background.
     pub fn make_disk_pool(&self, request: &DiskPoolRequest) -> Result<DiskPool, ClientError> {
-        result_of(self.send("POST", "/diskpools?wait=true", request)?)
+        settle(self.send("POST", "/diskpools?wait=true", request)?)
     }
 
     /// Changes a disk pool.
@@ -63,18 +62,12 @@ impl Client {
         request: &DiskPoolChangeRequest,
     ) -> Result<DiskPool, ClientError> {
         let path = format!("/diskpools/{}?wait=true", encode(reference));
-        result_of(self.send("PATCH", &path, request)?)
+        settle(self.send("PATCH", &path, request)?)
     }
 
     /// Removes a disk pool with its copies.
     pub fn remove_disk_pool(&self, reference: &str) -> Result<(), ClientError> {
         let path = format!("/diskpools/{}?wait=true", encode(reference));
-        self.done("DELETE", &path)
+        settle(self.json("DELETE", &path, None)?)
     }
-}
-
-/// What a task gave that has ended well.
-fn result_of<T: DeserializeOwned>(task: Task) -> Result<T, ClientError> {
-    let result = task.result.unwrap_or_default();
-    serde_json::from_value(result).map_err(|error| ClientError::Answer(error.to_string()))
 }
