@@ -13,6 +13,15 @@ const IMAGE: &str = "tiny";
 /// Where things lie in the lab.
 const FOLDER: &str = "/mitose";
 
+/// Whether an image was made after the agent that belongs in it.
+fn is_newer(image: &Path, agent: &Path) -> bool {
+    let changed = |path: &Path| path.metadata().and_then(|found| found.modified());
+    match (changed(image), changed(agent)) {
+        (Ok(image), Ok(agent)) => image > agent,
+        _ => false,
+    }
+}
+
 /// The home in which the tests' image is made once; a lock keeps two test programs apart.
 fn home_with_image() -> PathBuf {
     let programs = program("mitose").expect("mitose is built");
@@ -20,7 +29,12 @@ fn home_with_image() -> PathBuf {
     std::fs::create_dir_all(&home).expect("home");
     let lock = std::fs::File::create(home.join("lock")).expect("lock file");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("lock");
-    if !home.join("images").join(IMAGE).exists() {
+    let image = home.join("images").join(IMAGE);
+    if !is_newer(
+        &image,
+        &program("mitose-guest.static").expect("the agent is built"),
+    ) {
+        let _ = std::fs::remove_dir_all(&image);
         let cli = Cli::new(&home).expect("cli");
         let built = cli.run(&["image", "build", "tiny", "--name", IMAGE]);
         cli.clean_up();
