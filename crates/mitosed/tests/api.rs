@@ -442,9 +442,8 @@ fn a_thousand_vms_are_listed_in_no_time() {
         .min()
         .unwrap();
     assert!(page < Duration::from_millis(50), "{page:?}");
-    let task = &bed.client.tasks().unwrap()[0];
-    assert_eq!(
-        (task.kind.as_str(), task.state),
-        ("vm.fork", TaskState::Success)
-    );
+    let tasks = bed.client.tasks().unwrap();
+    // Disks are kept short beside.
+    let fork = tasks.iter().find(|task| task.kind == "vm.fork").unwrap();
+    assert_eq!(fork.state, TaskState::Success);
 }

@@ -198,10 +198,12 @@ async fn checked(rules: &Rules, mut request: Request) -> Result<Request, HttpErr
         .and_then(|()| rules.check_query(operation, &query))
         .and_then(|()| rules.check_parameters(operation, "header", &headers))
         .map_err(|found| broken(&found))?;
-    let Some(rule) = &operation.body else {
-        return Ok(request);
-    };
     let (parts, body) = request.into_parts();
+    let Some(rule) = &operation.body else {
+        // A body that nobody reads would break the connection before its answer is seen.
+        read_body(body).await?;
+        return Ok(Request::from_parts(parts, Body::empty()));
+    };
     let user: User = parts.extensions.get().cloned().unwrap_or_default();
     let bytes = read_body(body).await?;
     if !bytes.is_empty() {
