@@ -115,6 +115,10 @@ fn tokens_outlive_the_daemon_and_their_secrets_are_not_kept() {
 
 /// Address of a daemon that was started with `--listen`.
 fn url(bed: &Bed) -> String {
+    // It answers at its socket a moment before.
+    bed.until("the daemon tells its address", || {
+        bed.log().contains("url=")
+    });
     let log = bed.log();
     let (_, rest) = log
         .rsplit_once("url=")
