@@ -17,7 +17,6 @@ mod folders;
 mod fork;
 mod freeze;
 mod full;
-mod guest_exec;
 mod guestinfo;
 mod identity;
 mod image_store;

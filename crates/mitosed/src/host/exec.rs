@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use agent_protocol::host::HostError;
 use agent_protocol::{Exit, FrameError, REQUEST_PORT, Start};
-use api_types::{Encoding, ExecReply, ExecRequest};
+use api_types::{Encoding, ErrorKind, ExecReply, ExecRequest};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
@@ -40,7 +40,60 @@ impl Outputs {
     }
 }
 
+/// How a command ended that nobody but the daemon asked for.
+#[derive(Clone, Debug)]
+pub struct Executed {
+    /// Its exit code; 128 and the signal's number where a signal ended it.
+    pub exit_code: i32,
+    /// What it wrote to its standard error.
+    pub stderr: String,
+}
+
 impl Host {
+    /// Runs `argv` in a guest whose agent is ready; one that does not end in `timeout` is ended.
+    pub(super) fn exec_in(
+        &self,
+        vm: &Vm,
+        argv: &[String],
+        timeout: Duration,
+    ) -> OpResult<Executed> {
+        self.check_running(vm)?;
+        if vm.live().ready_at_ns.is_none() {
+            return Err(OpError::conflict(format!(
+                "{0} has no guest agent that is ready, so nothing can be run in it; see \
+                 'mitose logs {0}'",
+                vm.name()
+            )));
+        }
+        let reply = self.exec(
+            vm,
+            ExecRequest {
+                argv: argv.to_vec(),
+                stdin: String::new(),
+                encoding: Encoding::default(),
+                env: Default::default(),
+                cwd: None,
+                user: None,
+                timeout_s: timeout.as_secs(),
+            },
+        )?;
+        let exit_code = reply.exit_code.ok_or_else(|| {
+            OpError::new(
+                ErrorKind::Timeout,
+                format!(
+                    "exec: {:?} did not end in {} s in {}",
+                    argv.join(" "),
+                    timeout.as_secs(),
+                    vm.name()
+                ),
+            )
+        })?;
+        Ok(Executed {
+            exit_code,
+            stderr: reply.stderr,
+        })
+    }
+
     /// Runs a command in a guest and waits for its end.
     pub fn exec(&self, vm: &Vm, request: ExecRequest) -> OpResult<ExecReply> {
         self.check_running(vm)?;

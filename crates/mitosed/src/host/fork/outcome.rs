@@ -33,6 +33,10 @@ impl Settled {
                 live.starting = false;
                 live.row.state = PowerState::PoweredOff;
                 live.row.reason = Some(message.clone());
+                // Without a process nothing was written to its disks: it is as it was registered.
+                if let Some(child) = live.row.child.as_mut().filter(|_| seat.link.is_none()) {
+                    child.started = false;
+                }
             });
             self.events.push(vm_event(&seat.vm, "vm.failed", message));
             self.living.push(Arc::clone(&seat.vm));

@@ -138,7 +138,13 @@ impl Host {
                 if seats.len() == count {
                     break;
                 }
-                seats.extend(self.claim_child(&vm, request.persistent)?);
+                match self.claim_child(&vm, request.persistent) {
+                    Ok(seat) => seats.extend(seat),
+                    Err(error) => {
+                        seats.iter().for_each(|seat: &Seat| unclaim(&seat.vm));
+                        return Err(error);
+                    }
+                }
             }
         }
         let made = match &request.names[..] {
@@ -344,7 +350,7 @@ fn give(
     static_net::assign(&mut row.nics, &request.addresses, index)
 }
 
-fn unclaim(vm: &Vm) {
+pub(super) fn unclaim(vm: &Vm) {
     vm.update(|live| {
         live.row.state = crate::inventory::PowerState::PoweredOff;
         if let Some(child) = live.row.child.as_mut() {

@@ -9,7 +9,7 @@ use api_types::{
 };
 
 use super::super::seats::Seat;
-use super::batch::check_persistence;
+use super::batch::{check_persistence, unclaim};
 use crate::error::{OpError, OpResult};
 use crate::host::{Host, TaskContext, Vm, event, vm_event};
 use crate::inventory::{
@@ -262,7 +262,8 @@ impl Host {
         if !claimed {
             return Ok(None);
         }
-        self.seat_of_present(vm).map(Some)
+        let seat = self.seat_of_present(vm);
+        seat.inspect_err(|_| unclaim(vm)).map(Some)
     }
 
     /// A seat for a powered-off VM.
