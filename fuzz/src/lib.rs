@@ -7,6 +7,7 @@
 
 mod disks;
 mod messages;
+mod soft;
 
 use boot::Kernel;
 use machine::{CHECKPOINT_BYTES_MAX, Checkpoint};
@@ -16,6 +17,7 @@ use vm_spec::VmSpec;
 
 pub use disks::qcow2;
 pub use messages::{agent_messages, vmm_messages};
+pub use soft::{SOFT_SEEDS, soft_cpu};
 
 /// Register accesses of a guest.
 pub fn register_writes(bytes: &[u8]) {

@@ -78,6 +78,15 @@ fn write_seeds(folder: &Path) -> Result {
         &Request::Signal(Signal { signal: 9 }).encode()?,
     )?;
     put("saved_state", "one", b"content")?;
+    for (name, code) in fuzz::SOFT_SEEDS {
+        for mode in 0..8 {
+            let head = [
+                mode, 0, 4, 1, 2, 0, 0x43, 0x44, 7, 9, 0x60, 0x80, 0xa0, 3, 5, 0x30, 2, 0,
+            ];
+            let input = [&head[..], code].concat();
+            put("soft_cpu", &format!("{name}-{mode}"), &input)?;
+        }
+    }
     for (name, state) in device_states() {
         let mut bytes = Vec::new();
         ciborium::into_writer(&state, &mut bytes)?;
