@@ -26,7 +26,7 @@ mod seats;
 mod still;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -398,7 +398,10 @@ fn wait_for_agents(wait_s: u64, seats: &[Seat], clones: &mut [ClonedVm], arrived
 /// Most clones of a call that are built while the source is still to be stopped: one for each
 /// processor that the source leaves idle.
 fn prepared_ahead_max() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1).max(1))
+    // It reads a dozen files of the control groups, so it is asked once.
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    let count = || std::thread::available_parallelism().map_or(1, usize::from);
+    PROCESSORS.get_or_init(count).saturating_sub(1).max(1)
 }
 
 /// Lets flushes of a VM go on; where it cannot be said, they do not wait for long.

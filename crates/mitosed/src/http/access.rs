@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use api_types::{ErrorKind, Role, Token};
@@ -125,8 +125,14 @@ impl Gate {
 
     fn local_user(&self, uid: u32, gid: u32) -> OpResult<User> {
         let own = rustix::process::geteuid().as_raw();
-        let name = group::user_name(uid).unwrap_or_else(|| format!("uid-{uid}"));
-        if uid == 0 || uid == own {
+        let name = || group::user_name(uid).unwrap_or_else(|| format!("uid-{uid}"));
+        if uid == own {
+            // The daemon's own user asks most, and a fork waits for the answer.
+            static OWN: OnceLock<String> = OnceLock::new();
+            return Ok(User::local(OWN.get_or_init(name).clone(), Role::Admin));
+        }
+        let name = name();
+        if uid == 0 {
             return Ok(User::local(name, Role::Admin));
         }
         let group = self.host.config.listen.group.as_deref();
