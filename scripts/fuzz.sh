@@ -2,6 +2,7 @@
 # Runs the fuzz targets: fuzz.sh SECONDS [TARGET...], each target so long, all without names.
 #
 # The instrumentation is that of LLVM itself, so the stable compiler does; libFuzzer is C++.
+# FUZZ_SANITIZER=address adds checks of each memory access and needs a nightly compiler.
 set -eu
 cd "$(dirname "$0")/.."
 export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
@@ -22,9 +23,19 @@ flags=-Cpasses=sancov-module
 for flag in level=4 inline-8bit-counters pc-table trace-compares; do
     flags="$flags -Cllvm-args=-sanitizer-coverage-$flag"
 done
+toolchain=
+if [ -n "${FUZZ_SANITIZER:-}" ]; then
+    cargo +nightly --version >/dev/null 2>&1 || {
+        echo "$0: FUZZ_SANITIZER needs a nightly compiler: rustup toolchain install nightly" >&2
+        exit 2
+    }
+    toolchain=+nightly
+    target=$target-$FUZZ_SANITIZER
+    flags="$flags -Zsanitizer=$FUZZ_SANITIZER"
+fi
 # With --target the flags are not for build scripts.
 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="$flags --cfg fuzzing" CARGO_TARGET_DIR="$target" \
-    cargo build --manifest-path fuzz/Cargo.toml --release --target "$triple"
+    cargo $toolchain build --manifest-path fuzz/Cargo.toml --release --target "$triple"
 programs=$target/$triple/release
 ln -sfn "$(realpath "$programs")" fuzz/run
 
