@@ -45,7 +45,7 @@ const WITH_CODE: [u64; 9] = [8, 10, 11, 12, 13, 14, 17, 21, 29];
 
 /// Stretches of instructions that a run may have, and the longest time without a kick.
 const STRETCHES: u32 = 6;
-const KICK_EVERY: Duration = Duration::from_millis(2);
+const KICK_EVERY: Duration = Duration::from_millis(1);
 /// A run that was kicked must have ended by then.
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
 
@@ -227,7 +227,7 @@ impl GuestIo for Io {
     fn end_of_interrupt(&self, _: u8) {}
     fn stop_wanted(&self) -> bool {
         self.asked.set(self.asked.get() + 1);
-        self.asked.get() > STRETCHES || self.started.elapsed() > 4 * KICK_EVERY
+        self.asked.get() > STRETCHES || self.started.elapsed() > 2 * KICK_EVERY
     }
 }
 
