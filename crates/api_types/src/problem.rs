@@ -53,6 +53,10 @@ pub struct Problem {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
+    /// All that is wrong, where that is more than one thing; this is the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    pub problems: Vec<Problem>,
 }
 
 impl Problem {
@@ -66,6 +70,7 @@ impl Problem {
             kind,
             field: None,
             remedy: None,
+            problems: Vec::new(),
         }
     }
 }

@@ -35,6 +35,36 @@ pub fn reference() -> Schema {
     }))
 }
 
+/// Id or name of a fork point, or of its parent.
+pub fn fork_point() -> Schema {
+    with_example(reference(), "forkpoint-1")
+}
+
+/// Id or name of a datastore.
+pub fn datastore() -> Schema {
+    with_example(reference(), "datastore-1")
+}
+
+/// Id or name of a disk pool.
+pub fn disk_pool() -> Schema {
+    with_example(reference(), "diskpool-1")
+}
+
+/// Id of any object.
+pub fn object() -> Schema {
+    with_example(reference(), "folder-1")
+}
+
+/// Id or name of a resource pool.
+pub fn resource_pool() -> Schema {
+    with_example(label(), "resgroup-1")
+}
+
+/// Id or name of a snapshot.
+pub fn snapshot() -> Schema {
+    with_example(name(), "snapshot-1")
+}
+
 /// Names of Debian packages.
 pub fn packages() -> Schema {
     of(json!({
@@ -316,8 +346,8 @@ pub fn optional_seconds() -> Schema {
     }))
 }
 
-/// Most seconds of one wait.
-pub const MAX_WAIT_SECONDS: u64 = 3600;
+/// Most seconds that one request waits; who waits longer asks again.
+pub const MAX_WAIT_SECONDS: u64 = 8;
 
 /// Seconds that a request waits.
 pub fn wait_seconds() -> Schema {
@@ -436,6 +466,12 @@ pub fn optional_guest_user() -> Schema {
 /// Number from zero up, or null.
 pub fn optional_number() -> Schema {
     nullable(number())
+}
+
+fn with_example(schema: Schema, example: &str) -> Schema {
+    let mut value = serde_json::to_value(schema).unwrap_or_default();
+    value["examples"] = json!([example]);
+    of(value)
 }
 
 fn nullable(schema: Schema) -> Schema {

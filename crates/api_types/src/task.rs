@@ -57,6 +57,12 @@ pub struct Task {
     /// What kind of failure.
     #[serde(default)]
     pub error_kind: Option<ErrorKind>,
+    /// Member of the request that it failed by, where it is one.
+    #[serde(default)]
+    pub field: Option<String>,
+    /// What to do about its failure, where that is known.
+    #[serde(default)]
+    pub remedy: Option<String>,
     /// What it gave, by its kind.
     #[serde(default)]
     pub result: Option<serde_json::Value>,
@@ -91,6 +97,8 @@ impl Task {
             message: String::new(),
             error: None,
             error_kind: None,
+            field: None,
+            remedy: None,
             result: None,
             items: Vec::new(),
             cancellable: false,

@@ -4,18 +4,19 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use api_types::{
     API_PREFIX, Check, Cloned, DaemonStatus, ErrorKind, Event, ExecReply, ExecRequest, ForkRequest,
     GuestInfo, GuestInfoPatch, Image, ImageRequest, NewToken, Problem, RunReply, RunRequest,
-    StopRequest, Task, TaskState, Token, TokenRequest, Vm, VmDetail, WaitFor, socket_of,
+    StopRequest, Task, TaskState, Token, TokenRequest, Vm, VmDetail, WaitFor, schema, socket_of,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::ClientError;
 use crate::connect::{Remote, Target};
-use crate::http::{Ask, Body, ask, ask_stream, broken, read_all};
+use crate::http::{ACCEPTED, Ask, Body, ask, ask_status, ask_stream, broken, read_all};
 
 /// A daemon's client.
 #[derive(Clone, Debug)]
@@ -77,7 +78,7 @@ impl Client {
 
     /// Makes a VM and boots it.
     pub fn run(&self, request: &RunRequest) -> Result<RunReply, ClientError> {
-        settle(self.post("/vms?wait=true", request)?)
+        self.settle(self.post("/vms?wait=true", request)?)
     }
 
     /// All VMs.
@@ -98,12 +99,14 @@ impl Client {
 
     /// Clones a VM.
     pub fn fork(&self, source: &str, request: &ForkRequest) -> Result<Cloned, ClientError> {
-        settle(self.post(&format!("/vms/{}/fork?wait=true", encode(source)), request)?)
+        let path = format!("/vms/{}/fork?wait=true", encode(source));
+        self.settle(self.post(&path, request)?)
     }
 
     /// Powers a VM off.
     pub fn stop(&self, name: &str, request: &StopRequest) -> Result<Vm, ClientError> {
-        settle(self.post(&format!("/vms/{}/stop?wait=true", encode(name)), request)?)
+        let path = format!("/vms/{}/stop?wait=true", encode(name));
+        self.settle(self.post(&path, request)?)
     }
 
     /// Boots a powered-off VM.
@@ -137,9 +140,8 @@ impl Client {
         name: &str,
         patch: &GuestInfoPatch,
     ) -> Result<GuestInfo, ClientError> {
-        let body = serde_json::to_vec(patch).map_err(|e| ClientError::Answer(e.to_string()))?;
         let path = format!("/vms/{}/guestinfo", encode(name));
-        self.json("PATCH", &path, Some(body))
+        self.patch(&path, None, patch)
     }
 
     /// Waits until a VM is what `what` names.
@@ -150,11 +152,27 @@ impl Client {
             WaitFor::Running => "running",
             WaitFor::Off => "off",
         };
-        let path = format!(
-            "/vms/{}/wait?for={word}&timeout_s={timeout_s}",
-            encode(name)
-        );
-        self.get(&path)
+        let deadline = Instant::now() + Duration::from_secs(timeout_s);
+        loop {
+            let left_s = deadline
+                .saturating_duration_since(Instant::now())
+                .as_secs_f64()
+                .ceil() as u64;
+            let wait_s = left_s.min(schema::MAX_WAIT_SECONDS);
+            let path = format!("/vms/{}/wait?for={word}&timeout_s={wait_s}", encode(name));
+            match self.get(&path) {
+                Err(ClientError::Refused(problem))
+                    if problem.kind == ErrorKind::Timeout && Instant::now() < deadline => {}
+                Err(ClientError::Refused(mut problem)) if problem.kind == ErrorKind::Timeout => {
+                    // All of the wait counts, not the part of the last call.
+                    let part = format!("within {wait_s} s");
+                    let whole = format!("within {timeout_s} s");
+                    problem.detail = problem.detail.replace(&part, &whole);
+                    return Err(ClientError::Refused(problem));
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Copies a VM's log to `output`.
@@ -316,7 +334,7 @@ impl Client {
 
     fn act(&self, name: &str, verb: &str) -> Result<Vm, ClientError> {
         let path = format!("/vms/{}/{verb}?wait=true", encode(name));
-        settle(self.json("POST", &path, None)?)
+        self.settle(self.json("POST", &path, None)?)
     }
 
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -364,6 +382,11 @@ impl Client {
         self.end_of(task, seen)
     }
 
+    /// What a task gave, after the wait that its answer was not worth.
+    pub(crate) fn settle<T: DeserializeOwned>(&self, task: Task) -> Result<T, ClientError> {
+        self.end_of(task, |_| {})
+    }
+
     fn end_of<T: DeserializeOwned>(
         &self,
         task: Task,
@@ -382,22 +405,51 @@ impl Client {
         version: Option<u64>,
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
+        self.change("PATCH", path, version, body)
+    }
+
+    /// A call that changes something and answers with what became of it, or with the task that is
+    /// still at it.
+    pub(crate) fn change<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        path: &str,
+        version: Option<u64>,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|e| ClientError::Answer(e.to_string()))?;
         let path = format!("{API_PREFIX}{path}");
         let ask_for = Ask {
-            method: "PATCH",
+            method,
             path: &path,
             body: Some(body),
             accept: "application/json",
             if_match: version,
         };
-        let bytes = read_all(ask(&self.target, &ask_for)?)?;
-        serde_json::from_slice(&bytes).map_err(|error| ClientError::Answer(error.to_string()))
+        let (status, answer) = ask_status(&self.target, &ask_for)?;
+        let bytes = read_all(answer)?;
+        match status {
+            ACCEPTED => self.settle(parse_bytes(&bytes)?),
+            _ => parse_bytes(&bytes),
+        }
     }
 
     /// A call whose answer has no body.
     pub(crate) fn done(&self, method: &'static str, path: &str) -> Result<(), ClientError> {
-        read_all(self.ask(method, path, None, "application/json")?).map(drop)
+        let path = format!("{API_PREFIX}{path}");
+        let ask_for = Ask {
+            method,
+            path: &path,
+            body: None,
+            accept: "application/json",
+            if_match: None,
+        };
+        let (status, answer) = ask_status(&self.target, &ask_for)?;
+        let bytes = read_all(answer)?;
+        match status {
+            ACCEPTED => self.settle(parse_bytes(&bytes)?),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn json<T: DeserializeOwned>(
@@ -432,14 +484,21 @@ impl Client {
 }
 
 /// Result of a task that has ended, or why it has none.
-pub(crate) fn settle<T: DeserializeOwned>(task: Task) -> Result<T, ClientError> {
+fn settle<T: DeserializeOwned>(task: Task) -> Result<T, ClientError> {
     if task.state != TaskState::Success {
         let kind = task.error_kind.unwrap_or(ErrorKind::Failed);
         let told = task.error.unwrap_or_else(|| "it was cancelled".to_owned());
-        return Err(ClientError::Refused(Box::new(Problem::new(kind, told))));
+        let mut problem = Problem::new(kind, told);
+        problem.field = task.field;
+        problem.remedy = task.remedy;
+        return Err(ClientError::Refused(Box::new(problem)));
     }
     serde_json::from_value(task.result.unwrap_or_default())
         .map_err(|error| ClientError::Answer(error.to_string()))
+}
+
+fn parse_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(bytes).map_err(|error| ClientError::Answer(error.to_string()))
 }
 
 fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ClientError> {

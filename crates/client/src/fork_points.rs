@@ -49,6 +49,6 @@ impl Client {
     /// Says whether a child keeps its disks over a power-off.
     pub fn set_persistence(&self, vm: &str, persistent: bool) -> Result<Vm, ClientError> {
         let path = format!("/vms/{}/persistence", encode(vm));
-        self.send("PUT", &path, &PersistenceRequest { persistent })
+        self.change("PUT", &path, None, &PersistenceRequest { persistent })
     }
 }

@@ -26,6 +26,9 @@ pub(crate) struct Ask<'a> {
     pub if_match: Option<u64>,
 }
 
+/// Status of an answer about a task that is still in work.
+pub(crate) const ACCEPTED: u16 = 202;
+
 /// Body of an answer.
 #[derive(Debug)]
 pub(crate) enum Body {
@@ -36,6 +39,11 @@ pub(crate) enum Body {
 
 /// Sends a request and reads the head of its answer; a refusal is an error.
 pub(crate) fn ask(target: &Target, ask: &Ask<'_>) -> Result<Body, ClientError> {
+    ask_status(target, ask).map(|(_, body)| body)
+}
+
+/// As [`ask`], with the status of the answer.
+pub(crate) fn ask_status(target: &Target, ask: &Ask<'_>) -> Result<(u16, Body), ClientError> {
     let stream = send(target, ask, "Connection: close\r\n")?;
     let mut reader = BufReader::new(stream);
     let head = read_head(|line| {
@@ -52,7 +60,7 @@ pub(crate) fn ask(target: &Target, ask: &Ask<'_>) -> Result<Body, ClientError> {
         Body::Rest(reader)
     };
     if (200..300).contains(&head.status) {
-        return Ok(body);
+        return Ok((head.status, body));
     }
     Err(refusal(head.status, body))
 }

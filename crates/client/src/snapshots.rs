@@ -37,9 +37,7 @@ impl Client {
         children: bool,
     ) -> Result<SnapshotsRemoved, ClientError> {
         let path = format!("{}?children={children}&wait=true", path_of(vm, snapshot));
-        let task: Task = self.json("DELETE", &path, None)?;
-        serde_json::from_value(task.result.unwrap_or_default())
-            .map_err(|error| ClientError::Answer(error.to_string()))
+        self.settle(self.json("DELETE", &path, None)?)
     }
 
     /// Returns a VM to a snapshot; `seen` gets the task's states.

@@ -6,7 +6,7 @@ use api_types::{
 };
 
 use crate::ClientError;
-use crate::calls::{Client, encode, settle};
+use crate::calls::{Client, encode};
 
 impl Client {
     /// All datastores.
@@ -21,7 +21,7 @@ impl Client {
 
     /// Adds a datastore.
     pub fn add_datastore(&self, request: &DatastoreAddRequest) -> Result<Datastore, ClientError> {
-        settle(self.send("POST", "/datastores?wait=true", request)?)
+        self.settle(self.send("POST", "/datastores?wait=true", request)?)
     }
 
     /// Changes a datastore.
@@ -31,13 +31,13 @@ impl Client {
         request: &DatastoreChangeRequest,
     ) -> Result<Datastore, ClientError> {
         let path = format!("/datastores/{}?wait=true", encode(reference));
-        settle(self.send("PATCH", &path, request)?)
+        self.settle(self.send("PATCH", &path, request)?)
     }
 
     /// Removes a datastore that nothing is on.
     pub fn remove_datastore(&self, reference: &str) -> Result<(), ClientError> {
         let path = format!("/datastores/{}?wait=true", encode(reference));
-        settle(self.json("DELETE", &path, None)?)
+        self.settle(self.json("DELETE", &path, None)?)
     }
 
     /// All disk pools.
@@ -52,7 +52,7 @@ impl Client {
 
     /// Makes a disk pool, which is filled in the background.
     pub fn make_disk_pool(&self, request: &DiskPoolRequest) -> Result<DiskPool, ClientError> {
-        settle(self.send("POST", "/diskpools?wait=true", request)?)
+        self.settle(self.send("POST", "/diskpools?wait=true", request)?)
     }
 
     /// Changes a disk pool.
@@ -62,12 +62,12 @@ impl Client {
         request: &DiskPoolChangeRequest,
     ) -> Result<DiskPool, ClientError> {
         let path = format!("/diskpools/{}?wait=true", encode(reference));
-        settle(self.send("PATCH", &path, request)?)
+        self.settle(self.send("PATCH", &path, request)?)
     }
 
     /// Removes a disk pool with its copies.
     pub fn remove_disk_pool(&self, reference: &str) -> Result<(), ClientError> {
         let path = format!("/diskpools/{}?wait=true", encode(reference));
-        settle(self.json("DELETE", &path, None)?)
+        self.settle(self.json("DELETE", &path, None)?)
     }
 }

@@ -5,6 +5,8 @@ use api_types::{
     ObjectRequest, PoolRequest, ReconfigureRequest, ResourcePool, RunRequest, TreeObject, VmDetail,
 };
 
+use serde::Serialize;
+
 use crate::ClientError;
 use crate::calls::{Client, encode};
 
@@ -21,7 +23,7 @@ impl Client {
 
     /// Makes a folder.
     pub fn make_folder(&self, request: &FolderRequest) -> Result<Folder, ClientError> {
-        self.post("/folders", request)
+        self.change("POST", "/folders", None, request)
     }
 
     /// Removes an empty folder.
@@ -41,7 +43,7 @@ impl Client {
 
     /// Makes a network.
     pub fn make_network(&self, request: &NetworkRequest) -> Result<Network, ClientError> {
-        self.post("/networks", request)
+        self.change("POST", "/networks", None, request)
     }
 
     /// Removes a network that no NIC is on.
@@ -61,7 +63,7 @@ impl Client {
 
     /// Makes a resource pool.
     pub fn make_resource_pool(&self, request: &PoolRequest) -> Result<ResourcePool, ClientError> {
-        self.post("/respools", request)
+        self.change("POST", "/respools", None, request)
     }
 
     /// Removes a resource pool that no VM belongs to.
@@ -110,12 +112,26 @@ impl Client {
 
     /// Tells what stands in the way of a VM, and makes nothing.
     pub fn check_run(&self, request: &RunRequest) -> Result<DryRun, ClientError> {
-        self.post("/vms?dry_run=true", request)
+        self.dry_run("/vms?dry_run=true", request)
     }
 
     /// Tells what stands in the way of clones, and makes nothing.
     pub fn check_fork(&self, source: &str, request: &ForkRequest) -> Result<DryRun, ClientError> {
         let path = format!("/vms/{}/fork?dry_run=true", encode(source));
-        self.post(&path, request)
+        self.dry_run(&path, request)
+    }
+
+    /// A dry run. A request that breaks the interface's document is one of what stands in the way.
+    fn dry_run(&self, path: &str, request: &impl Serialize) -> Result<DryRun, ClientError> {
+        match self.post(path, request) {
+            Err(ClientError::Refused(problem)) if problem.status == 400 => Ok(DryRun {
+                problems: match problem.problems.is_empty() {
+                    true => vec![*problem],
+                    false => problem.problems,
+                },
+                would_make: Vec::new(),
+            }),
+            answer => answer,
+        }
     }
 }

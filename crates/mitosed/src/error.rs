@@ -3,7 +3,7 @@
 //! Free of HTTP: `http::answer` maps it. The message is one line for a person and names the remedy;
 //! causes below it are joined behind it once, by [`OpError::message`].
 
-use api_types::ErrorKind;
+use api_types::{ErrorKind, Task};
 
 use crate::inventory::InventoryError;
 
@@ -40,6 +40,17 @@ impl OpError {
             cause: anyhow::Error::msg(format!("{field}: {what}; {remedy}")),
             field: Some(field.to_owned()),
             remedy: Some(remedy.to_owned()),
+        }
+    }
+
+    /// The error that a task ended with.
+    pub fn of_task(task: &Task) -> Self {
+        let message = task.error.as_deref().unwrap_or("it did not end well");
+        Self {
+            kind: task.error_kind.unwrap_or(ErrorKind::Failed),
+            cause: anyhow::Error::msg(message.to_owned()),
+            field: task.field.clone(),
+            remedy: task.remedy.clone(),
         }
     }
 
@@ -114,9 +125,29 @@ impl From<anyhow::Error> for OpError {
     }
 }
 
+/// Members of requests that errors of any kind begin with.
+const FIELDS: &[&str] = &[
+    "bridge",
+    "count",
+    "datastore",
+    "folder",
+    "name",
+    "network",
+    "new_identity",
+    "nics",
+    "parent",
+    "path",
+    "persistent",
+    "pool",
+    "serial",
+    "since",
+    "snapshot",
+    "source",
+];
+
 /// Field and remedy of a message of the form `field: what is wrong; what to do`, which every
-/// message about a request has. A field is a word of a request, so other kinds of errors, whose
-/// messages begin with names of objects, have none unless [`OpError::about`] tells it.
+/// message about a request has. Messages of other kinds than `invalid` may begin with the name of
+/// an object instead, so only the usual fields are taken for such.
 fn parts(kind: ErrorKind, message: &str) -> (Option<String>, Option<String>) {
     let word = |text: &&str| {
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_[].".contains(c);
@@ -125,7 +156,10 @@ fn parts(kind: ErrorKind, message: &str) -> (Option<String>, Option<String>) {
     let field = message
         .split_once(": ")
         .map(|(field, _)| field)
-        .filter(|field| kind == ErrorKind::Invalid && word(field));
+        .filter(|field| match kind {
+            ErrorKind::Invalid => word(field),
+            _ => FIELDS.contains(field),
+        });
     let remedy = message.rsplit_once("; ").map(|(_, remedy)| remedy);
     (field.map(str::to_owned), remedy.map(str::to_owned))
 }
@@ -155,6 +189,8 @@ mod tests {
         let error = OpError::invalid("disks[0].path: cannot open /x; give a file that exists");
         assert_eq!(error.field(), Some("disks[0].path"));
         assert_eq!(error.remedy(), Some("give a file that exists"));
+        let error = OpError::conflict("name: there is a VM \"a\" already; choose another");
+        assert_eq!(error.field(), Some("name"));
         let error = OpError::conflict("web1: it is paused");
         assert_eq!((error.field(), error.remedy()), (None, None));
         let error = OpError::told(ErrorKind::Conflict, "name", "is taken", "choose another");

@@ -69,6 +69,8 @@ pub use image_store::kind_and_name;
 pub use memory::host_memory;
 pub use objects::{check_version, row_of};
 pub use probe::KvmSpeed;
+use snapshot::number_of;
+pub use states::Operation;
 pub use tasks::{TaskContext, TaskHandle, TaskSpec};
 pub use vm::Vm;
 

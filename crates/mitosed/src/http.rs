@@ -12,6 +12,7 @@ mod daemon;
 mod datastores;
 mod disk_pools;
 mod document;
+mod dry_run;
 mod events;
 mod exec;
 mod folders;
@@ -27,7 +28,6 @@ mod objects;
 mod page;
 mod respools;
 mod snapshots;
-mod started;
 mod streams;
 mod tasks;
 mod tokens;
@@ -157,7 +157,7 @@ impl Api {
     /// The routes; where requests come from the network, the document says that they need a token.
     fn router(&self, remote: bool) -> Router {
         let document = match remote {
-            true => Arc::new(document::with_tokens_only(&self.document)),
+            true => Arc::new(document::for_network(&self.document)),
             false => Arc::clone(&self.document),
         };
         let (routes, _) = described().split_for_parts();

@@ -39,6 +39,7 @@ fn a_role_bounds_what_its_bearer_does() {
     let admin = token(&bed, "ad", Role::Admin);
     let fork = json!({ "names": ["b"] });
     let file = json!({ "name": "x", "kernel": "/etc/shadow" });
+    let target = json!({ "path": "/tmp/x.tar" });
     for (secret, method, path, body, status) in [
         (&viewer, "GET", "/api/v1/vms", &Value::Null, 200),
         (&viewer, "GET", "/metrics", &Value::Null, 200),
@@ -56,6 +57,29 @@ fn a_role_bounds_what_its_bearer_does() {
         (&operator, "POST", "/api/v1/vms", &file, 403),
         (&operator, "GET", "/api/v1/tokens", &Value::Null, 403),
         (&operator, "POST", "/api/v1/daemon/stop", &Value::Null, 403),
+        (
+            &operator,
+            "DELETE",
+            "/api/v1/diskpools/p",
+            &Value::Null,
+            404,
+        ),
+        (
+            &operator,
+            "DELETE",
+            "/api/v1/datastores/datastore1",
+            &Value::Null,
+            403,
+        ),
+        (&operator, "POST", "/api/v1/vms/a/export", &target, 403),
+        (
+            &operator,
+            "POST",
+            "/api/v1/import",
+            &json!({ "path": "/x" }),
+            403,
+        ),
+        (&viewer, "DELETE", "/api/v1/diskpools/p", &Value::Null, 403),
         (&operator, "DELETE", "/api/v1/images/i", &Value::Null, 403),
         (&admin, "GET", "/api/v1/tokens", &Value::Null, 200),
         (&admin, "DELETE", "/api/v1/tokens/ad", &Value::Null, 409),
@@ -148,6 +172,10 @@ fn tls_clients_with_a_token_do_what_local_ones_do() {
     let cert = bed.home().join("tls/cert.pem");
     let remote = Client::remote(&url(&bed), &secret, Some(&cert)).unwrap();
     assert_eq!(remote.vms().unwrap().len(), 1);
+    let admin = token(&bed, "far", Role::Admin);
+    let admin = Client::remote(&url(&bed), &admin, Some(&cert)).unwrap();
+    let refused = admin.stop_daemon().unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::Forbidden), "{refused}");
     remote.fork("a", &clones(&["b"])).unwrap();
     let mut log = Vec::new();
     remote

@@ -205,7 +205,12 @@ fn what_changes_something_is_a_task() {
         (failed.status, &failed.json()["state"]),
         (200, &json!("failed"))
     );
-    assert_eq!(failed.json()["error_kind"], "conflict");
+    let failed = failed.json();
+    assert_eq!(failed["error_kind"], "conflict");
+    assert_eq!(failed["remedy"], "'mitose resume a' lets it run on");
+    let taken = json!({ "names": ["c"] });
+    let taken = post(&bed, "/api/v1/vms/a/fork?wait=true", &taken).json();
+    assert_eq!(taken["field"], "name", "{taken}");
     let gone = ask(&bed, "DELETE", "/api/v1/vms/b", &[], "");
     assert_eq!(gone.status, 409, "it runs: {gone:?}");
     assert_eq!(

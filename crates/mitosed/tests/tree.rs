@@ -369,6 +369,18 @@ fn a_dry_run_tells_all_that_is_in_the_way_and_makes_nothing() {
         );
     }
     assert!(found.would_make.is_empty());
+    // What breaks the interface's document is told beside what the host refuses.
+    request.name = "../a".to_owned();
+    request.cpus = 1000;
+    let found = bed.client.check_run(&request).unwrap();
+    let fields: Vec<_> = found
+        .problems
+        .iter()
+        .filter_map(|p| p.field.as_deref())
+        .collect();
+    for wanted in ["name", "cpus", "kernel", "pool"] {
+        assert!(fields.contains(&wanted), "{wanted} in {fields:?}");
+    }
     let mut good = bed.with_disk(bed.request("b", ""));
     good.folder = Some("/".to_owned());
     let found = bed.client.check_run(&good).unwrap();

@@ -26,6 +26,11 @@ impl Problems {
         }
     }
 
+    /// Notes an error.
+    pub fn note(&mut self, error: OpError) {
+        self.found.push(error);
+    }
+
     /// Whether nothing is in the way.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
@@ -34,6 +39,20 @@ impl Problems {
     /// The first error, for a request that is to be carried out.
     pub fn finish(self) -> OpResult<()> {
         self.found.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// What was planned, or the first error. Whoever gives no plan has noted why.
+    pub fn end<T>(self, planned: Option<T>) -> OpResult<T> {
+        self.finish()?;
+        planned.ok_or_else(|| OpError::failed("the request could not be planned"))
+    }
+
+    /// The answer to a dry run.
+    pub fn dry_run(&self) -> DryRun {
+        DryRun {
+            problems: self.shown(),
+            would_make: Vec::new(),
+        }
     }
 
     /// All errors as a user sees them, each once.
@@ -105,6 +124,21 @@ impl Host {
             problems: problems.shown(),
             would_make,
         }
+    }
+
+    /// Tries a change of a VM's power out.
+    pub fn check_power(&self, vm: &Vm, operation: Operation) -> DryRun {
+        let mut problems = Problems::default();
+        let starts = matches!(operation, Operation::Start | Operation::Reset);
+        let allowed = problems.take(self.allow(vm, operation));
+        if allowed == Some(true) && starts {
+            let row = vm.row();
+            problems.take(self.check_stores_of(&row));
+            if !row.returns_to_point() && !row.state.has_process() {
+                problems.take(self.check_memory("the VM", row.spec.memory_bytes));
+            }
+        }
+        problems.dry_run()
     }
 
     /// A name behind those of its folders.

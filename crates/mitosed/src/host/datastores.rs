@@ -18,16 +18,20 @@ use std::sync::PoisonError;
 
 use api_types::{
     Datastore as DatastoreAnswer, DatastoreAddRequest, DatastoreChangeRequest, DatastoreState,
+    DryRun,
 };
 
 pub(super) use self::space::DELTA_BYTES;
 use self::space::{reserve_of, warn_of, why_lost};
 pub(super) use self::stores::{Promise, Stores};
-use super::{Host, event};
+use super::check::Problems;
+use super::{Host, check_version, event};
 use crate::clock::random_hex;
 use crate::datastore::StoreDir;
 use crate::error::{OpError, OpResult};
-use crate::inventory::{Changes, DATASTORE_FOLDER, Datastore, FIRST_DATASTORE, Object, ObjectRow};
+use crate::inventory::{
+    Changes, DATASTORE_FOLDER, Datastore, FIRST_DATASTORE, Kind, Object, ObjectRow,
+};
 
 impl Host {
     /// All datastores.
@@ -75,11 +79,28 @@ impl Host {
         }
     }
 
+    /// Tries a request for a datastore out.
+    pub fn check_datastore(&self, request: &DatastoreAddRequest) -> DryRun {
+        let mut problems = Problems::default();
+        self.plan_datastore(request, &mut problems);
+        problems.dry_run()
+    }
+
+    fn plan_datastore(
+        &self,
+        request: &DatastoreAddRequest,
+        problems: &mut Problems,
+    ) -> Option<StoreDir> {
+        problems.take(self.check_free::<Datastore>(Some(DATASTORE_FOLDER), &request.name));
+        problems.take(self.check_directory(&request.path))
+    }
+
     /// Adds a datastore in an existing directory.
     pub fn add_datastore(&self, request: &DatastoreAddRequest) -> OpResult<DatastoreAnswer> {
         let _turn = self.store_turn();
-        self.check_free::<Datastore>(Some(DATASTORE_FOLDER), &request.name)?;
-        let dir = self.check_directory(&request.path)?;
+        let mut problems = Problems::default();
+        let dir = self.plan_datastore(request, &mut problems);
+        let dir = problems.end(dir)?;
         let doc = Datastore {
             path: dir.root().to_owned(),
             mark: random_hex::<16>(),
@@ -164,6 +185,36 @@ impl Host {
         }
     }
 
+    /// Tries a change of a datastore out.
+    pub fn check_datastore_change(
+        &self,
+        reference: &str,
+        request: &DatastoreChangeRequest,
+    ) -> DryRun {
+        let mut problems = Problems::default();
+        let store = problems.take(self.object::<Datastore>(reference));
+        let found = store.map(|store| self.datastore_change_problems(&store, request));
+        found.unwrap_or(problems).dry_run()
+    }
+
+    fn datastore_change_problems(
+        &self,
+        store: &Object<Datastore>,
+        request: &DatastoreChangeRequest,
+    ) -> Problems {
+        let mut problems = Problems::default();
+        problems.take(check_version(
+            Datastore::NOUN,
+            &store.name,
+            request.version,
+            store.version,
+        ));
+        if let Some(name) = request.name.as_ref().filter(|name| **name != store.name) {
+            problems.take(self.check_free::<Datastore>(store.parent.as_deref(), name));
+        }
+        problems
+    }
+
     /// Changes a datastore's name, limits or maintenance.
     pub fn change_datastore(
         &self,
@@ -172,9 +223,7 @@ impl Host {
     ) -> OpResult<DatastoreAnswer> {
         let _turn = self.store_turn();
         let before = self.object::<Datastore>(reference)?;
-        if let Some(name) = request.name.as_ref().filter(|name| **name != before.name) {
-            self.check_free::<Datastore>(before.parent.as_deref(), name)?;
-        }
+        self.datastore_change_problems(&before, request).finish()?;
         let store = self.change_object::<Datastore>(&before.id, request.version, |store| {
             let Object { name, doc, .. } = store;
             request.name.iter().for_each(|new| name.clone_from(new));
@@ -196,13 +245,7 @@ impl Host {
     pub fn remove_datastore(&self, reference: &str) -> OpResult<()> {
         let _turn = self.store_turn();
         let store = self.object::<Datastore>(reference)?;
-        if store.id == FIRST_DATASTORE {
-            return Err(OpError::conflict(format!(
-                "{} is part of the data directory and stays; put it in maintenance with \
-                 'mitose datastore maintenance {0}' so that it takes no new disks",
-                store.name
-            )));
-        }
+        check_not_first(&store)?;
         // From here on no operation begins on it.
         let was_in_use = !store.doc.maintenance;
         self.change_object::<Datastore>(&store.id, None, |store| {
@@ -216,10 +259,7 @@ impl Host {
                     Ok(())
                 })?;
             }
-            return Err(OpError::conflict(format!(
-                "{} is used by {user}; remove that first",
-                store.name
-            )));
+            return Err(in_use(&store, &user));
         }
         let dir = self.store(&store.id);
         if why_lost(&dir, &store.doc).is_none() {
@@ -229,6 +269,16 @@ impl Host {
         }
         let told = event(&store.name, "datastore.removed", "removed").about(&store.id);
         self.remove_object::<Datastore>(&store.id, Some(told))
+    }
+
+    /// Refuses to remove a datastore that is to stay or that something is on.
+    pub fn check_datastore_removal(&self, reference: &str) -> OpResult<()> {
+        let store = self.object::<Datastore>(reference)?;
+        check_not_first(&store)?;
+        match self.user_of_datastore(&store) {
+            Some(user) => Err(in_use(&store, &user)),
+            None => Ok(()),
+        }
     }
 
     /// What is on a datastore, one of it.
@@ -278,4 +328,23 @@ impl Host {
         let turn = &self.stores.turn;
         turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Refuses to remove the datastore that every data directory has.
+fn check_not_first(store: &Object<Datastore>) -> OpResult<()> {
+    if store.id != FIRST_DATASTORE {
+        return Ok(());
+    }
+    Err(OpError::conflict(format!(
+        "{} is part of the data directory and stays; put it in maintenance with \
+         'mitose datastore maintenance {0}' so that it takes no new disks",
+        store.name
+    )))
+}
+
+fn in_use(store: &Object<Datastore>, user: &str) -> OpError {
+    OpError::conflict(format!(
+        "{} is used by {user}; remove that first",
+        store.name
+    ))
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api_types::{
-    ErrorKind, LabelsReply, MAX_ANNOTATION_BYTES, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES,
+    DryRun, ErrorKind, LabelsReply, MAX_ANNOTATION_BYTES, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES,
     ObjectRequest, ReconfigureRequest, TreeObject,
 };
 use serde_json::{Value, json};
 
+use super::check::Problems;
 use super::vm::Place;
 use super::{Host, Vm, check_version, event, vm_event};
 use crate::error::{OpError, OpResult};
@@ -62,8 +63,12 @@ impl Host {
         if let Some(pool) = &pool {
             self.check_pool(pool, 1, row.spec.memory_bytes)?;
         }
+        let place = (wanted != place).then_some(wanted);
+        if let Some(place) = &place {
+            self.check_place_free(vm, place)?;
+        }
         Ok(Description {
-            place: (wanted != place).then_some(wanted),
+            place,
             pool,
             labels: changed_labels(
                 &row.labels,
@@ -134,14 +139,30 @@ impl Host {
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             vms.shift(vm, place.clone())
         };
-        if free {
-            return Ok(());
+        match free {
+            true => Ok(()),
+            false => Err(self.taken(&place)),
         }
-        Err(OpError::conflict(format!(
+    }
+
+    /// Refuses a place that another VM has.
+    fn check_place_free(&self, vm: &Vm, place: &Place) -> OpResult<()> {
+        let taken = self
+            .listing()
+            .all()
+            .any(|other| other.id != vm.id && other.place() == *place);
+        match taken {
+            true => Err(self.taken(place)),
+            false => Ok(()),
+        }
+    }
+
+    fn taken(&self, place: &Place) -> OpError {
+        OpError::conflict(format!(
             "name: there is a VM {:?} in {} already; choose another name or folder",
             place.name,
             self.shown_path(&place.folder)
-        )))
+        ))
     }
 
     /// Any object by its id.
@@ -183,14 +204,7 @@ impl Host {
         request: &ObjectRequest,
     ) -> OpResult<TreeObject> {
         if let Ok(vm) = self.find(id) {
-            let change = ReconfigureRequest {
-                name: request.name.clone(),
-                folder: request.parent.clone(),
-                annotation: request.annotation.clone(),
-                attributes: request.attributes.clone(),
-                ..ReconfigureRequest::default()
-            };
-            self.reconfigure(&vm, expected, &change)?;
+            self.reconfigure(&vm, expected, &change_of_vm(request))?;
             return self.show_any(&vm.id);
         }
         let _turn = self.objects_turn();
@@ -198,12 +212,9 @@ impl Host {
         let Some(before) = found else {
             return self.show_any(id);
         };
-        check_version(&before.kind.replace('_', " "), id, expected, before.version)?;
-        let mut row = before.clone();
-        self.rename_row(&mut row, request)?;
-        self.move_row(&mut row, request)?;
-        relabel_row(&mut row, request)?;
-        limit_row(&mut row, request)?;
+        let mut problems = Problems::default();
+        let mut row = self.plan_row(&before, expected, request, &mut problems);
+        problems.finish()?;
         if row == before {
             return Ok(show_row(&row));
         }
@@ -215,6 +226,43 @@ impl Host {
         };
         self.commit(&[], changes)?;
         Ok(show_row(&row))
+    }
+
+    /// Tries a change of any object out.
+    pub fn check_any_change(
+        &self,
+        id: &str,
+        expected: Option<u64>,
+        request: &ObjectRequest,
+    ) -> DryRun {
+        if let Ok(vm) = self.find(id) {
+            return self.check_reconfigure(&vm, expected, &change_of_vm(request));
+        }
+        let mut problems = Problems::default();
+        let found = self.objects_read().get(id).cloned();
+        match found {
+            Some(row) => drop(self.plan_row(&row, expected, request, &mut problems)),
+            None => drop(problems.take(self.show_any(id))),
+        }
+        problems.dry_run()
+    }
+
+    /// The row of an object as it is to be.
+    fn plan_row(
+        &self,
+        before: &ObjectRow,
+        expected: Option<u64>,
+        request: &ObjectRequest,
+        problems: &mut Problems,
+    ) -> ObjectRow {
+        let noun = before.kind.replace('_', " ");
+        problems.take(check_version(&noun, &before.id, expected, before.version));
+        let mut row = before.clone();
+        problems.take(self.rename_row(&mut row, request));
+        problems.take(self.move_row(&mut row, request));
+        problems.take(relabel_row(&mut row, request));
+        problems.take(limit_row(&mut row, request));
+        row
     }
 
     fn rename_row(&self, row: &mut ObjectRow, request: &ObjectRequest) -> OpResult<()> {
@@ -268,6 +316,17 @@ impl Host {
             )));
         }
         Ok(())
+    }
+}
+
+/// The change of a VM that a request about any object asks for.
+fn change_of_vm(request: &ObjectRequest) -> ReconfigureRequest {
+    ReconfigureRequest {
+        name: request.name.clone(),
+        folder: request.parent.clone(),
+        annotation: request.annotation.clone(),
+        attributes: request.attributes.clone(),
+        ..ReconfigureRequest::default()
     }
 }
 

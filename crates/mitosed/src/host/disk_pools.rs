@@ -14,11 +14,13 @@ mod filler;
 use std::sync::Arc;
 
 use api_types::{
-    DiskPool as DiskPoolAnswer, DiskPoolChangeRequest, DiskPoolRequest, DiskPoolState, ErrorKind,
+    DiskPool as DiskPoolAnswer, DiskPoolChangeRequest, DiskPoolRequest, DiskPoolState, DryRun,
+    ErrorKind,
 };
 
 use self::copies::remove_dir;
 pub(super) use self::copies::{Claimed, SharedPools};
+use super::check::Problems;
 use super::full::Content;
 use super::{Host, event};
 use crate::error::{OpError, OpResult};
@@ -69,21 +71,43 @@ impl Host {
         }
     }
 
+    /// Tries a request for a disk pool out.
+    pub fn check_disk_pool(&self, request: &DiskPoolRequest) -> DryRun {
+        let mut problems = Problems::default();
+        self.plan_disk_pool(request, &mut problems);
+        problems.dry_run()
+    }
+
+    /// What a new pool is to have copies of, its name, and where it is to be.
+    fn plan_disk_pool(
+        &self,
+        request: &DiskPoolRequest,
+        problems: &mut Problems,
+    ) -> Option<(PoolSource, String, Object<Datastore>)> {
+        let source = problems.take(self.disk_pool_source(&request.source));
+        if let Some((source, name)) = &source {
+            // Says what is wrong with the source while somebody listens.
+            let content = problems.take(self.content_of_source(source));
+            if content.is_some_and(|content| content.chains.is_empty()) {
+                problems.note(OpError::conflict(format!(
+                    "source: {name} has no disk that it can write to, so there is nothing to \
+                     copy; give another"
+                )));
+            }
+        }
+        let store = problems.take(self.store_for_disks(&request.datastore));
+        let (source, name) = source?;
+        let (store, name) = (store?, request.name.clone().unwrap_or(name));
+        problems.take(self.check_free::<DiskPool>(Some(&store.id), &name));
+        Some((source, name, store))
+    }
+
     /// Makes a disk pool; it is filled in the background.
     pub fn make_disk_pool(&self, request: &DiskPoolRequest) -> OpResult<DiskPoolAnswer> {
-        let (source, name) = self.disk_pool_source(&request.source)?;
-        // Says what is wrong with the source while somebody listens.
-        let content = self.content_of_source(&source)?;
-        if content.chains.is_empty() {
-            return Err(OpError::conflict(format!(
-                "source: {name} has no disk that it can write to, so there is nothing to copy; \
-                 give another"
-            )));
-        }
         let _turn = self.store_turn();
-        let store = self.store_for_disks(&request.datastore)?;
-        let name = request.name.clone().unwrap_or(name);
-        self.check_free::<DiskPool>(Some(&store.id), &name)?;
+        let mut problems = Problems::default();
+        let planned = self.plan_disk_pool(request, &mut problems);
+        let (source, name, store) = problems.end(planned)?;
         let doc = DiskPool {
             labels: Labels::default(),
             source,

@@ -13,11 +13,14 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::{Host, Vm};
 use crate::error::{OpError, OpResult};
+use crate::inventory::PowerState;
 
 /// Most bytes that are kept of each of a command's outputs.
 const MAX_OUTPUT_BYTES: usize = 4 << 20;
 /// Longest wait for the guest to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(45);
+/// The same where its agent has not said yet that it is there, or where it stands still.
+const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a command wrote, as far as it is kept.
 #[derive(Debug, Default)]
@@ -162,6 +165,11 @@ impl Host {
                 vm.name()
             ))
         };
+        let answers = vm.live().ready_at_ns.is_some() && vm.state() == PowerState::Running;
+        let longest = match answers {
+            true => CONNECT_TIMEOUT,
+            false => FIRST_CONNECT_TIMEOUT,
+        };
         let stream = UnixStream::connect(self.config.home.vm_vsock(&vm.id))
             .and_then(|stream| {
                 stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
@@ -171,7 +179,7 @@ impl Host {
         let shared = stream.try_clone();
         let mut timed = Timed {
             stream: shared.map_err(|error| unreachable(error.to_string()))?,
-            deadline: Instant::now() + CONNECT_TIMEOUT,
+            deadline: Instant::now() + longest,
         };
         agent_protocol::host::connect(&mut timed, REQUEST_PORT)
             .map_err(|error| unreachable(format!("{:#}", anyhow::Error::from(error))))?;

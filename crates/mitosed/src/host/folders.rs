@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, PoisonError};
 
-use api_types::{Folder as FolderReply, FolderRequest, MAX_FOLDER_DEPTH};
+use api_types::{DryRun, Folder as FolderReply, FolderRequest, MAX_FOLDER_DEPTH};
 use serde_json::json;
 
+use super::check::Problems;
 use super::{Host, event};
 use crate::error::{OpError, OpResult};
 use crate::inventory::{Folder, Labels, Object, VM_FOLDER};
@@ -88,16 +89,31 @@ impl Host {
         }
     }
 
-    /// Makes a folder.
-    pub fn make_folder(self: &Arc<Self>, request: &FolderRequest) -> OpResult<FolderReply> {
-        let _turn = self.objects_turn();
-        let parent = self.folder_id(request.parent.as_deref())?;
-        self.check_free::<Folder>(Some(&parent), &request.name)?;
+    /// Tries a request for a folder out.
+    pub fn check_folder(&self, request: &FolderRequest) -> DryRun {
+        let mut problems = Problems::default();
+        self.plan_folder(request, &mut problems);
+        problems.dry_run()
+    }
+
+    /// The folder that a new one is to lie in.
+    fn plan_folder(&self, request: &FolderRequest, problems: &mut Problems) -> Option<String> {
+        let parent = problems.take(self.folder_id(request.parent.as_deref()))?;
+        problems.take(self.check_free::<Folder>(Some(&parent), &request.name));
         if self.folder_depth(&parent) + 1 > MAX_FOLDER_DEPTH {
-            return Err(OpError::conflict(format!(
+            problems.note(OpError::conflict(format!(
                 "parent: folders lie at most {MAX_FOLDER_DEPTH} deep; choose one further up"
             )));
         }
+        Some(parent)
+    }
+
+    /// Makes a folder.
+    pub fn make_folder(self: &Arc<Self>, request: &FolderRequest) -> OpResult<FolderReply> {
+        let _turn = self.objects_turn();
+        let mut problems = Problems::default();
+        let parent = self.plan_folder(request, &mut problems);
+        let parent = problems.end(parent)?;
         let doc = Folder {
             labels: Labels::default(),
             holds: HOLDS_VMS.to_owned(),
@@ -112,6 +128,13 @@ impl Host {
     /// Removes a folder that nothing lies in.
     pub fn remove_folder(&self, reference: &str) -> OpResult<()> {
         let _turn = self.objects_turn();
+        let folder = self.check_folder_removal(reference)?;
+        let told = event(&folder.name, "folder.removed", "removed").about(&folder.id);
+        self.remove_object::<Folder>(&folder.id, Some(told))
+    }
+
+    /// The folder of a reference, where it may be removed.
+    pub fn check_folder_removal(&self, reference: &str) -> OpResult<Object<Folder>> {
         let folder = self.folder(reference)?;
         if folder.id == VM_FOLDER {
             return Err(OpError::conflict(
@@ -125,8 +148,7 @@ impl Host {
                 shown.path, shown.vms, shown.folders
             )));
         }
-        let told = event(&folder.name, "folder.removed", "removed").about(&folder.id);
-        self.remove_object::<Folder>(&folder.id, Some(told))
+        Ok(folder)
     }
 
     /// Refuses to move the folder `id` to `target` where it would lie in itself or too deep.

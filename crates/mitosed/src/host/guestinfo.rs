@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use agent_protocol::guestinfo::{self, NET_PREFIX};
 use agent_protocol::{IdentityKind, ToGuest};
+use api_types::DryRun;
 use vmm_protocol::Command;
 
+use super::check::Problems;
 use super::events::{spawn, with_event};
 use super::identity::identity_message;
 use super::{Host, Vm, check_version, vm_event};
@@ -64,6 +66,23 @@ impl Host {
             tell_values(vm, &link, changed);
         }
         Ok(vm.row().guestinfo)
+    }
+
+    /// Tries a change of values out.
+    pub fn check_guestinfo(
+        &self,
+        vm: &Vm,
+        patch: &BTreeMap<String, Option<String>>,
+        expected: Option<u64>,
+    ) -> DryRun {
+        let mut problems = Problems::default();
+        let row = vm.row();
+        problems.take(check_version("VM", &row.name, expected, row.version));
+        let mut values = row.guestinfo;
+        for (key, value) in patch {
+            problems.take(set(&mut values, key, value.as_deref().unwrap_or("")));
+        }
+        problems.dry_run()
     }
 
     /// The guest sets a value; runs on the reactor's thread.

@@ -25,6 +25,15 @@ impl Host {
 
     /// Removes an image that no disk stands on.
     pub fn remove_image(&self, name: &str) -> OpResult<()> {
+        self.check_image_removal(name)?;
+        let store = image::store(&self.config.home)?;
+        store.remove(name).map_err(image::refuse)?;
+        self.tell(name, "image.removed", "removed".to_owned());
+        Ok(())
+    }
+
+    /// Refuses to remove an image that is not there or that something stands on.
+    pub fn check_image_removal(&self, name: &str) -> OpResult<()> {
         let store = image::store(&self.config.home)?;
         let found = store.get(name).map_err(image::refuse)?;
         let booted = self.all().iter().find_map(|vm| {
@@ -41,8 +50,6 @@ impl Host {
                 "image {name} is the base of a VM's disk; remove the VMs made from it first"
             )));
         }
-        store.remove(name).map_err(image::refuse)?;
-        self.tell(name, "image.removed", "removed".to_owned());
         Ok(())
     }
 

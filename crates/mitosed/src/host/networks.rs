@@ -4,9 +4,10 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use api_types::{ErrorKind, NetRequest, Network as NetworkReply, NetworkRequest};
+use api_types::{DryRun, ErrorKind, NetRequest, Network as NetworkReply, NetworkRequest};
 use linux_sys::BridgeError;
 
+use super::check::Problems;
 use super::describe::show_object;
 use super::{Host, event};
 use crate::config::hash_of;
@@ -46,18 +47,29 @@ impl Host {
         counts.sum()
     }
 
-    /// Makes a network.
-    pub fn make_network(&self, request: &NetworkRequest) -> OpResult<NetworkReply> {
-        let _turn = self.objects_turn();
-        self.check_free::<Network>(Some(NETWORK_FOLDER), &request.name)?;
+    /// Tries a request for a network out.
+    pub fn check_network(&self, request: &NetworkRequest) -> DryRun {
+        self.network_problems(request).dry_run()
+    }
+
+    fn network_problems(&self, request: &NetworkRequest) -> Problems {
+        let mut problems = Problems::default();
+        problems.take(self.check_free::<Network>(Some(NETWORK_FOLDER), &request.name));
         if request.isolated && request.bridge.is_some() {
-            return Err(OpError::invalid(
+            problems.note(OpError::invalid(
                 "bridge: an isolated network has a bridge of its own; leave one of both out",
             ));
         }
         if let Some(bridge) = &request.bridge {
-            linux_sys::find_bridge(bridge).map_err(refused)?;
+            problems.take(linux_sys::find_bridge(bridge).map_err(refused));
         }
+        problems
+    }
+
+    /// Makes a network.
+    pub fn make_network(&self, request: &NetworkRequest) -> OpResult<NetworkReply> {
+        let _turn = self.objects_turn();
+        self.network_problems(request).finish()?;
         let id = self.new_id("network")?;
         let bridge = match request.isolated {
             true => Some(self.bridge_name(&id)),
@@ -92,6 +104,17 @@ impl Host {
     /// Removes a network that no NIC is on.
     pub fn remove_network(&self, reference: &str) -> OpResult<()> {
         let _turn = self.objects_turn();
+        let network = self.check_network_removal(reference)?;
+        let told = event(&network.name, "network.removed", "removed").about(&network.id);
+        self.remove_object::<Network>(&network.id, Some(told))?;
+        if let (Some(bridge), true) = (&network.doc.bridge, network.doc.isolated) {
+            linux_sys::remove_bridge(bridge).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// The network of a reference, where it may be removed.
+    pub fn check_network_removal(&self, reference: &str) -> OpResult<Object<Network>> {
         let network = self.object::<Network>(reference)?;
         if network.id == FIRST_NETWORK {
             return Err(OpError::conflict(
@@ -105,12 +128,7 @@ impl Host {
                 network.name
             )));
         }
-        let told = event(&network.name, "network.removed", "removed").about(&network.id);
-        self.remove_object::<Network>(&network.id, Some(told))?;
-        if let (Some(bridge), true) = (&network.doc.bridge, network.doc.isolated) {
-            linux_sys::remove_bridge(bridge).map_err(refused)?;
-        }
-        Ok(())
+        Ok(network)
     }
 
     /// Id of the network that a request names.

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use api_types::{PoolRequest, ResourcePool as PoolReply};
+use api_types::{DryRun, PoolRequest, ResourcePool as PoolReply};
 use vm_spec::format_size;
 
+use super::check::Problems;
 use super::describe::{pool_of, show_object};
 use super::{Host, Vm, event};
 use crate::error::{OpError, OpResult};
@@ -84,14 +85,25 @@ impl Host {
         }
     }
 
+    /// Tries a request for a pool out.
+    pub fn check_new_pool(&self, request: &PoolRequest) -> DryRun {
+        let mut problems = Problems::default();
+        problems.take(self.plan_new_pool(request));
+        problems.dry_run()
+    }
+
+    /// The host that a new pool is to be of.
+    fn plan_new_pool(&self, request: &PoolRequest) -> OpResult<Object<HostSystem>> {
+        let host = self.objects::<HostSystem>().into_iter().next();
+        let host = host.ok_or_else(|| OpError::failed("the inventory has no host"))?;
+        self.check_free::<ResourcePool>(Some(&host.id), &request.name)?;
+        Ok(host)
+    }
+
     /// Makes a pool.
     pub fn make_pool(&self, request: &PoolRequest) -> OpResult<PoolReply> {
         let _turn = self.objects_turn();
-        let hosts = self.objects::<HostSystem>();
-        let Some(host) = hosts.first() else {
-            return Err(OpError::failed("the inventory has no host"));
-        };
-        self.check_free::<ResourcePool>(Some(&host.id), &request.name)?;
+        let host = self.plan_new_pool(request)?;
         let doc = ResourcePool {
             vms_max: request.vms_max.filter(|most| *most > 0),
             memory_bytes_max: request.memory_bytes_max.filter(|most| *most > 0),
@@ -105,6 +117,13 @@ impl Host {
     /// Removes a pool that no VM belongs to.
     pub fn remove_pool(&self, reference: &str) -> OpResult<()> {
         let _turn = self.objects_turn();
+        let pool = self.check_pool_removal(reference)?;
+        let told = event(&pool.name, "pool.removed", "removed").about(&pool.id);
+        self.remove_object::<ResourcePool>(&pool.id, Some(told))
+    }
+
+    /// The pool of a reference, where it may be removed.
+    pub fn check_pool_removal(&self, reference: &str) -> OpResult<Object<ResourcePool>> {
         let pool = self.object::<ResourcePool>(reference)?;
         if pool.id == FIRST_POOL {
             return Err(OpError::conflict(
@@ -118,8 +137,7 @@ impl Host {
                 pool.name
             )));
         }
-        let told = event(&pool.name, "pool.removed", "removed").about(&pool.id);
-        self.remove_object::<ResourcePool>(&pool.id, Some(told))
+        Ok(pool)
     }
 }
 

@@ -12,11 +12,14 @@ mod cold;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{ErrorKind, ReconfigureRequest, SerialChange};
+use api_types::{DryRun, ErrorKind, ReconfigureRequest, SerialChange};
 use serde_json::json;
 use vmm_protocol::{Command, SetSerial};
 
+use self::cold::Rebuilt;
 use super::backends::FdList;
+use super::check::Problems;
+use super::describe::Description;
 use super::events::with_event;
 use super::run::plan::check_serial;
 use super::states::Operation;
@@ -26,6 +29,15 @@ use crate::inventory::VmRow;
 
 /// Time that a VM process has for a change.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A change, worked out.
+struct Planned {
+    /// What becomes of the mark of a template, where it changes.
+    mark: Option<bool>,
+    description: Description,
+    /// The machine, where it changes.
+    rebuilt: Option<Rebuilt>,
+}
 
 impl Host {
     /// Changes a VM. `expected` is the version that the caller knows, where it names one.
@@ -37,35 +49,65 @@ impl Host {
     ) -> OpResult<()> {
         let _turn = self.turn(vm)?;
         check_version("VM", &vm.name(), expected, vm.live().row.version)?;
-        let cold = is_cold(change);
-        self.allow(vm, Operation::Describe)?;
-        if cold {
-            self.allow(vm, Operation::Reconfigure)?;
-        }
-        if is_hot(change) {
-            self.allow(vm, Operation::Adjust)?;
-        }
-        let mark = self.plan_template(vm, change.template)?;
-        let description = self.plan_description(vm, change)?;
-        let before = vm.row();
-        check_hot(&before, change)?;
-        let rebuilt = match cold {
-            true => Some(self.plan_rebuilt(vm, change)?),
-            false => None,
-        };
-        if let Some(rebuilt) = rebuilt {
+        let mut problems = Problems::default();
+        let planned = self.plan_change(vm, change, &mut problems);
+        let planned = problems.end(planned)?;
+        if let Some(rebuilt) = planned.rebuilt {
             self.rebuild(vm, rebuilt)?;
         }
         if is_hot(change) {
             self.adjust(vm, change)?;
         }
-        if let Some(template) = mark {
+        if let Some(template) = planned.mark {
             self.mark(vm, template)?;
         }
-        if !description.is_empty() {
-            self.describe(vm, description)?;
+        if !planned.description.is_empty() {
+            self.describe(vm, planned.description)?;
         }
         Ok(())
+    }
+
+    /// Tries a change out.
+    pub fn check_reconfigure(
+        &self,
+        vm: &Vm,
+        expected: Option<u64>,
+        change: &ReconfigureRequest,
+    ) -> DryRun {
+        let mut problems = Problems::default();
+        let version = vm.live().row.version;
+        problems.take(check_version("VM", &vm.name(), expected, version));
+        self.plan_change(vm, change, &mut problems);
+        problems.dry_run()
+    }
+
+    /// Works a change out; nothing is done.
+    fn plan_change(
+        &self,
+        vm: &Vm,
+        change: &ReconfigureRequest,
+        problems: &mut Problems,
+    ) -> Option<Planned> {
+        let cold = is_cold(change);
+        problems.take(self.allow(vm, Operation::Describe));
+        if cold {
+            problems.take(self.allow(vm, Operation::Reconfigure));
+        }
+        if is_hot(change) {
+            problems.take(self.allow(vm, Operation::Adjust));
+        }
+        let mark = problems.take(self.plan_template(vm, change.template));
+        let description = problems.take(self.plan_description(vm, change));
+        problems.take(check_hot(&vm.row(), change));
+        let rebuilt = cold.then(|| problems.take(self.plan_rebuilt(vm, change)));
+        Some(Planned {
+            mark: mark?,
+            description: description?,
+            rebuilt: match rebuilt {
+                Some(rebuilt) => Some(rebuilt?),
+                None => None,
+            },
+        })
     }
 
     /// What becomes of the mark of a template, where it changes.

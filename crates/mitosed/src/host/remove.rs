@@ -11,12 +11,7 @@ impl Host {
     /// Removes a VM with its own disks; a running one only with `force`.
     pub fn remove(&self, vm: &Arc<Vm>, force: bool) -> OpResult<()> {
         let _turn = self.turn(vm)?;
-        let operation = if force {
-            Operation::RemoveByForce
-        } else {
-            Operation::Remove
-        };
-        self.allow(vm, operation)?;
+        self.check_removal(vm, force)?;
         if vm.state().has_process() {
             self.end_process(vm);
         }
@@ -28,5 +23,14 @@ impl Host {
         }
         self.erase(vm, Some(vm_event(vm, "vm.removed", "removed")));
         Ok(())
+    }
+
+    /// Refuses to remove a VM whose state does not allow it.
+    pub fn check_removal(&self, vm: &Vm, force: bool) -> OpResult<()> {
+        let operation = match force {
+            true => Operation::RemoveByForce,
+            false => Operation::Remove,
+        };
+        self.allow(vm, operation).map(drop)
     }
 }

@@ -19,8 +19,9 @@ mod tops;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api_types::{ErrorKind, Snapshot as Answer, SnapshotRequest};
+use api_types::{DryRun, ErrorKind, Snapshot as Answer, SnapshotRequest};
 
+use super::check::Problems;
 use super::fork::SealedMemory;
 use super::states::Operation;
 use super::{Host, TaskContext, Vm, vm_event};
@@ -41,8 +42,7 @@ impl Host {
         let (snapshot, memory) = {
             let _busy = self.pool.busy();
             let _turn = self.turn(vm)?;
-            self.check_free::<Snapshot>(Some(&vm.id), &request.name)?;
-            self.check_snapshot_state(vm, request.memory)?;
+            self.snapshot_problems(vm, request).finish()?;
             task.progress(0.0, "taking the instant");
             self.snapshot_instant(vm, request)?
         };
@@ -59,6 +59,18 @@ impl Host {
                 Err(error)
             }
         }
+    }
+
+    /// Tries a request for a snapshot out.
+    pub fn check_snapshot(&self, vm: &Vm, request: &SnapshotRequest) -> DryRun {
+        self.snapshot_problems(vm, request).dry_run()
+    }
+
+    fn snapshot_problems(&self, vm: &Vm, request: &SnapshotRequest) -> Problems {
+        let mut problems = Problems::default();
+        problems.take(self.check_free::<Snapshot>(Some(&vm.id), &request.name));
+        problems.take(self.check_snapshot_state(vm, request.memory));
+        problems
     }
 
     /// Seals the present instant and records the snapshot; returns it with the memory that is still
@@ -209,7 +221,8 @@ impl Host {
     pub fn snapshots_of(&self, vm: &Vm) -> Vec<Object<Snapshot>> {
         let mut all = self.objects::<Snapshot>();
         all.retain(|snapshot| snapshot.parent.as_deref() == Some(&vm.id));
-        all.sort_by_key(|snapshot| (snapshot.doc.created_at_ms, number_of(&snapshot.id)));
+        // By number: the clock may have been set back.
+        all.sort_by_key(|snapshot| number_of(&snapshot.id));
         all
     }
 
@@ -227,7 +240,7 @@ impl Host {
 }
 
 /// The number in an id.
-fn number_of(id: &str) -> u64 {
+pub(super) fn number_of(id: &str) -> u64 {
     id.rsplit_once('-')
         .and_then(|(_, number)| number.parse().ok())
         .unwrap_or(0)

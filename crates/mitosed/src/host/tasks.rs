@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use api_types::{ErrorKind, Task, TaskItem, TaskState};
 use images::CancelToken;
@@ -226,27 +226,6 @@ impl Host {
         Ok(handle)
     }
 
-    /// Runs `work` as a task and waits for what it gives.
-    pub fn in_task<T: Serialize + Clone + Send + 'static>(
-        self: &Arc<Self>,
-        spec: TaskSpec,
-        work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
-    ) -> OpResult<T> {
-        let (sender, receiver) = mpsc::channel();
-        self.start_task(spec, move |context| {
-            let result = work(context);
-            let told = result.as_ref().map(T::clone);
-            let _ = sender.send(told.map_err(|error| (error.kind, error.message())));
-            result
-        })?;
-        match receiver.recv() {
-            Ok(told) => told.map_err(|(kind, message)| OpError::new(kind, message)),
-            Err(_) => Err(OpError::failed(
-                "the operation broke off; see the daemon's log",
-            )),
-        }
-    }
-
     /// The task that was asked for with the same key; one of another kind is an error.
     fn earlier_task(&self, task: &Task) -> OpResult<Option<TaskHandle>> {
         let Some(key) = task.idempotency_key.as_deref() else {
@@ -396,6 +375,8 @@ fn conclude(task: &mut Task, result: Result<serde_json::Value, &OpError>, cancel
             };
             task.error = Some(error.message());
             task.error_kind = Some(error.kind);
+            task.field = error.field().map(str::to_owned);
+            task.remedy = error.remedy().map(str::to_owned);
         }
     }
     for item in &mut task.items {

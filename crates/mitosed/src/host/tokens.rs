@@ -59,6 +59,17 @@ impl Host {
     /// Removes a token, given by id or name. `own` is the id of the caller's: who removes the way in
     /// does it from elsewhere.
     pub fn remove_token(&self, reference: &str, own: Option<&str>) -> OpResult<()> {
+        let object = self.check_token_removal(reference, own)?;
+        let told = event(&object.name, "token.removed", "removed").about(&object.id);
+        self.remove_object::<TokenRecord>(&object.id, Some(told))
+    }
+
+    /// The token of a reference, where the bearer of `own` may remove it.
+    pub fn check_token_removal(
+        &self,
+        reference: &str,
+        own: Option<&str>,
+    ) -> OpResult<Object<TokenRecord>> {
         let object = self.object::<TokenRecord>(reference)?;
         if own == Some(object.id.as_str()) {
             return Err(OpError::conflict(format!(
@@ -66,8 +77,7 @@ impl Host {
                 object.name
             )));
         }
-        let told = event(&object.name, "token.removed", "removed").about(&object.id);
-        self.remove_object::<TokenRecord>(&object.id, Some(told))
+        Ok(object)
     }
 
     /// The token of a secret.

@@ -16,6 +16,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::answer::HttpError;
+use super::document::LOCAL_ONLY;
 use super::group;
 use crate::error::{OpError, OpResult};
 use crate::host::Host;
@@ -172,7 +173,14 @@ pub async fn enter(State(gate): State<Arc<Gate>>, mut request: Request, next: Ne
         .extensions()
         .get::<MatchedPath>()
         .map(MatchedPath::as_str);
-    let needed = role_for(request.method(), route.unwrap_or_default());
+    let route = route.unwrap_or_default();
+    if LOCAL_ONLY.contains(&route) && matches!(peer, Peer::Remote(_)) {
+        return refuse(OpError::new(
+            ErrorKind::Forbidden,
+            "the daemon is ended on its own host alone; use 'mitose daemon stop' there",
+        ));
+    }
+    let needed = role_for(request.method(), route);
     if user.role < needed {
         let error = OpError::new(
             ErrorKind::Forbidden,
@@ -200,9 +208,10 @@ fn refuse(error: OpError) -> Response {
     response
 }
 
-/// Paths below the prefix, and what changing something there needs. Paths that are not here need
-/// an admin.
-const OPERATED: &[&str] = &["vms", "tasks", "snapshots", "forkpoints", "folders"];
+/// Paths below the prefix where an operator changes things: VMs and what is made of them. All else
+/// is an admin's: what the host gives (datastores, networks, images, archives that are imported),
+/// what bounds operators (resource pools), and any object by its id, which may be one of these.
+const OPERATED: &[&str] = &["vms", "tasks", "forkpoints", "folders", "diskpools"];
 /// Paths where even looking is more than looking.
 const OPERATED_BY_GET: &[&str] = &["/console", "/vsock/{port}", "/log/follow"];
 /// Paths that are an admin's in every way.
@@ -299,6 +308,25 @@ mod tests {
         assert_eq!(role(Method::GET, "/tokens"), Role::Admin);
         assert_eq!(role(Method::POST, "/daemon/stop"), Role::Admin);
         assert_eq!(role(Method::POST, "/images"), Role::Admin);
+        for operated in [
+            "/vms/{vm}/snapshots",
+            "/vms/{vm}/export",
+            "/forkpoints/{fork_point}/fork",
+            "/folders",
+            "/diskpools",
+        ] {
+            assert_eq!(role(Method::POST, operated), Role::Operator, "{operated}");
+        }
+        for kept in [
+            "/datastores",
+            "/import",
+            "/networks",
+            "/respools",
+            "/objects/{object}",
+        ] {
+            assert_eq!(role(Method::PATCH, kept), Role::Admin, "{kept}");
+            assert_eq!(role(Method::GET, kept), Role::Viewer, "{kept}");
+        }
         assert_eq!(role(Method::PATCH, "/something/new"), Role::Admin);
         assert_eq!(role_for(&Method::GET, "/metrics"), Role::Viewer);
     }

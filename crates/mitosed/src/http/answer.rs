@@ -30,6 +30,23 @@ impl HttpError {
         Self { status, problem }
     }
 
+    /// The answer to a request that breaks the interface's document, or none where nothing was found.
+    pub fn broken(mut problems: Vec<Problem>) -> Option<Self> {
+        let status = StatusCode::BAD_REQUEST;
+        let mut first = Box::new(problems.first()?.clone());
+        first.status = status.as_u16();
+        if problems.len() > 1 {
+            problems
+                .iter_mut()
+                .for_each(|problem| problem.status = status.as_u16());
+            first.problems = problems;
+        }
+        Some(Self {
+            status,
+            problem: first,
+        })
+    }
+
     /// An object or path does not exist.
     pub fn not_found(message: &str) -> Self {
         OpError::new(ErrorKind::NotFound, message).into()
@@ -119,14 +136,6 @@ pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> OpResult<T> + Send + 'static,
 ) -> Answer<T> {
     Ok(Json(run_blocking(work).await?))
-}
-
-/// As [`blocking`], for operations whose answer has no body.
-pub async fn blocking_empty(
-    work: impl FnOnce() -> OpResult<()> + Send + 'static,
-) -> Result<StatusCode, HttpError> {
-    run_blocking(work).await?;
-    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Runs a blocking operation on a thread for such.

@@ -3,6 +3,7 @@
 //! Without `wait` the answer is the task as it begins (202); with it, the task as it ended (200).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_types::{DryRun, ErrorKind, Problem, Task, TaskState, schema};
 use axum::Json;
@@ -10,33 +11,37 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, IntoResponses};
 
 use super::access::User;
 use super::answer::{HttpError, run_blocking};
 use crate::error::{OpError, OpResult};
-use crate::host::{Host, TaskContext, TaskSpec};
+use crate::host::{Host, TaskContext, TaskHandle, TaskSpec};
 
 /// Header with the key of a call that is to be carried out once.
 const KEY_HEADER: &str = "idempotency-key";
+/// Longest time that an answer waits for the end of a task: clients and what is between them and
+/// the daemon give up on answers that take longer.
+pub const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Parameters of every call that starts a task.
+/// Parameters of every call about a task.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct CallQuery {
-    /// Answer when the task has ended.
+    /// Answer when the task has ended, or after some seconds as it is then.
     #[serde(default)]
     wait: bool,
 }
 
-/// Parameters of calls that make something.
+/// Parameters of calls that change something.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct DryRunQuery {
-    /// Only tell what would stand in the way; nothing is made.
+    /// Only tell all that stands in the way; nothing is changed.
     #[serde(default)]
-    pub dry_run: bool,
+    dry_run: bool,
 }
 
 /// Header of calls that are to be carried out once.
@@ -59,19 +64,10 @@ pub struct KeyHeader {
 pub enum TaskAnswers {
     /// The task has ended, with `wait=true`; its state tells how.
     #[response(status = 200)]
-    Ended(#[to_schema] Task),
+    Ended(Task),
     /// The task is in work.
     #[response(status = 202)]
-    Begun(#[to_schema] Task),
-}
-
-/// A task, or what a dry run found.
-#[derive(utoipa::ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "documentation of answers")]
-pub enum TaskOrDryRun {
-    Task(Box<Task>),
-    DryRun(DryRun),
+    Begun(Task),
 }
 
 /// How a call is to be carried out.
@@ -79,19 +75,39 @@ pub enum TaskOrDryRun {
 pub struct Call {
     user: User,
     wait: bool,
+    dry_run: bool,
     key: Option<String>,
+}
+
+impl Call {
+    /// Whether it is only to be looked at.
+    pub fn is_dry(&self) -> bool {
+        self.dry_run
+    }
+
+    /// Whether the answer waits for the task's end.
+    pub fn waits(&self) -> bool {
+        self.wait
+    }
+
+    /// Who asks.
+    pub fn user(&self) -> &User {
+        &self.user
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Call {
     type Rejection = HttpError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, HttpError> {
-        let query = Query::<CallQuery>::try_from_uri(&parts.uri);
+        let wait = Query::<CallQuery>::try_from_uri(&parts.uri);
+        let dry_run = Query::<DryRunQuery>::try_from_uri(&parts.uri);
         let key = parts.headers.get(KEY_HEADER);
         let key = key.map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned());
         Ok(Self {
             user: parts.extensions.get().cloned().unwrap_or_default(),
-            wait: query.is_ok_and(|query| query.wait),
+            wait: wait.is_ok_and(|query| query.wait),
+            dry_run: dry_run.is_ok_and(|query| query.dry_run),
             key,
         })
     }
@@ -127,34 +143,56 @@ pub async fn run<T: Serialize>(
     work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
 ) -> Result<Response, HttpError> {
     let wait = call.wait;
-    let task = start(host, call, spec, work, wait).await?;
-    if wait {
-        return Ok(Json(task).into_response());
+    let mut handle = start(host, call, spec, work).await?;
+    match wait && ended(&mut handle).await? {
+        true => Ok(Json(handle.task()).into_response()),
+        false => Ok(accepted(handle.task())),
     }
+}
+
+/// Runs `work` as a task to its end and answers with what it gave; its failure is the answer's. One
+/// that takes longer than an answer can wait is answered as a task in work.
+pub async fn give<T: Serialize + DeserializeOwned>(
+    host: Arc<Host>,
+    call: Call,
+    spec: TaskSpec,
+    work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
+    answer: impl FnOnce(T) -> Response,
+) -> Result<Response, HttpError> {
+    let mut handle = start(host, call, spec, work).await?;
+    if !ended(&mut handle).await? {
+        return Ok(accepted(handle.task()));
+    }
+    let task = handle.task();
+    if task.state != TaskState::Success {
+        return Err(OpError::of_task(&task).into());
+    }
+    let given = serde_json::from_value(task.result.unwrap_or_default());
+    let given = given.map_err(|error| OpError::caused(ErrorKind::Failed, error))?;
+    Ok(answer(given))
+}
+
+/// As [`give`], for work that gives nothing.
+pub async fn run_to_end(
+    host: Arc<Host>,
+    call: Call,
+    spec: TaskSpec,
+    work: impl FnOnce(&TaskContext) -> OpResult<()> + Send + 'static,
+) -> Result<Response, HttpError> {
+    give(host, call, spec, work, |()| {
+        StatusCode::NO_CONTENT.into_response()
+    })
+    .await
+}
+
+fn accepted(task: Task) -> Response {
     let place = format!("{}/tasks/{}", api_types::API_PREFIX, task.id);
     let answer = (
         StatusCode::ACCEPTED,
         [(header::LOCATION, place)],
         Json(task),
     );
-    Ok(answer.into_response())
-}
-
-/// Runs `work` as a task to its end; its failure is the answer's.
-pub async fn run_to_end(
-    host: Arc<Host>,
-    call: Call,
-    spec: TaskSpec,
-    work: impl FnOnce(&TaskContext) -> OpResult<()> + Send + 'static,
-) -> Result<StatusCode, HttpError> {
-    let task = start(host, call, spec, work, true).await?;
-    match task.state {
-        TaskState::Success => Ok(StatusCode::NO_CONTENT),
-        _ => {
-            let kind = task.error_kind.unwrap_or(ErrorKind::Failed);
-            Err(OpError::new(kind, task.error.unwrap_or_default()).into())
-        }
-    }
+    answer.into_response()
 }
 
 async fn start<T: Serialize>(
@@ -162,25 +200,23 @@ async fn start<T: Serialize>(
     call: Call,
     spec: TaskSpec,
     work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
-    wait: bool,
-) -> Result<Task, HttpError> {
+) -> Result<TaskHandle, HttpError> {
     let spec = spec.user(&call.user.name).key(call.key);
-    let starter = Arc::clone(&host);
-    let mut handle = run_blocking(move || starter.start_task(spec, work)).await?;
-    if !wait {
-        return Ok(handle.task());
-    }
+    run_blocking(move || host.start_task(spec, work)).await
+}
+
+/// Waits for the end of a task, as long as an answer can wait; says whether it has ended.
+async fn ended(handle: &mut TaskHandle) -> Result<bool, HttpError> {
     let ended = handle
         .progress
-        .wait_for(|task| task.state != TaskState::Running)
-        .await
-        .map(|task| task.clone());
-    match ended {
-        Ok(task) => Ok(task),
-        Err(_) => {
+        .wait_for(|task| task.state != TaskState::Running);
+    match tokio::time::timeout(WAIT_MAX, ended).await {
+        Ok(Ok(_)) => Ok(true),
+        Ok(Err(_)) => {
             let error = OpError::failed("the operation broke off; see the daemon's log");
             Err(error.into())
         }
+        Err(_) => Ok(false),
     }
 }
 

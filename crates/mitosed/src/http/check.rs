@@ -1,11 +1,13 @@
 //! Checks a JSON value against a schema of the interface's own document (JSON Schema 2020-12).
 //!
-//! It knows the keywords that the document uses; a test refuses documents with others. The first
-//! violation is told with the member that is wrong, what is wrong and what would be right.
+//! It knows the keywords that the document uses; a test refuses documents with others. All
+//! violations are told, each with the member that is wrong, what is wrong and what would be right.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use api_types::{ErrorKind, Problem};
 use regex::Regex;
 use serde_json::Value;
 
@@ -47,6 +49,9 @@ pub const TELLING: &[&str] = &[
     "title",
 ];
 
+/// Most violations that are told of one value.
+const VIOLATIONS_MAX: usize = 50;
+
 /// What is wrong with a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -58,6 +63,18 @@ pub struct Violation {
     pub remedy: String,
 }
 
+impl Violation {
+    /// The violation as a problem.
+    pub fn to_problem(&self) -> Problem {
+        let detail = format!("{}: {}; {}", self.field, self.what, self.remedy);
+        let mut problem = Problem::new(ErrorKind::Invalid, detail);
+        problem.status = 400;
+        problem.field = Some(self.field.clone());
+        problem.remedy = Some(self.remedy.clone());
+        problem
+    }
+}
+
 /// Schemas of a document, to check values against.
 #[derive(Debug)]
 pub struct Schemas {
@@ -65,6 +82,7 @@ pub struct Schemas {
     patterns: Mutex<HashMap<String, Option<Regex>>>,
 }
 
+/// What a rule found; most rules find one thing at most.
 type Checked = Result<(), Violation>;
 
 impl Schemas {
@@ -76,25 +94,35 @@ impl Schemas {
         }
     }
 
-    /// Checks `value`, which the error calls `field`.
-    pub fn check(&self, value: &Value, schema: &Value, field: &str) -> Checked {
-        if let Some(name) = schema["$ref"].as_str() {
-            let name = name.rsplit('/').next().unwrap_or_default();
-            return self.check(value, &self.components[name], field);
+    /// The schema that a reference leads to.
+    pub fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
+        match schema["$ref"].as_str() {
+            Some(name) => &self.components[name.rsplit('/').next().unwrap_or_default()],
+            None => schema,
         }
-        self.check_type(value, schema, field)?;
-        check_choice(value, schema, field)?;
+    }
+
+    /// All that is wrong with `value`, which the violations call `field`.
+    pub fn check(&self, value: &Value, schema: &Value, field: &str) -> Vec<Violation> {
+        let schema = self.resolve(schema);
+        if let Err(found) = self.check_type(value, schema, field) {
+            return vec![found];
+        }
+        let mut found = Vec::new();
+        found.extend(check_choice(value, schema, field).err());
         match value {
-            Value::String(text) => self.check_text(text, schema, field)?,
-            Value::Number(_) => check_number(value, schema, field)?,
-            Value::Array(items) => self.check_items(items, schema, field)?,
-            Value::Object(_) => self.check_members(value, schema, field)?,
+            Value::String(text) => found.extend(self.check_text(text, schema, field).err()),
+            Value::Number(_) => found.extend(check_number(value, schema, field).err()),
+            Value::Array(items) => self.check_items(items, schema, field, &mut found),
+            Value::Object(_) => self.check_members(value, schema, field, &mut found),
             Value::Null | Value::Bool(_) => {}
         }
         for part in list(schema, "allOf") {
-            self.check(value, part, field)?;
+            found.extend(self.check(value, part, field));
         }
-        self.check_alternatives(value, schema, field)
+        self.check_alternatives(value, schema, field, &mut found);
+        found.truncate(VIOLATIONS_MAX);
+        found
     }
 
     /// Where a value that was checked names a file or device of the host.
@@ -164,39 +192,51 @@ impl Schemas {
         }
     }
 
-    fn check_items(&self, items: &[Value], schema: &Value, field: &str) -> Checked {
+    fn check_items(
+        &self,
+        items: &[Value],
+        schema: &Value,
+        field: &str,
+        found: &mut Vec<Violation>,
+    ) {
         let count = items.len() as u64;
         let (least, most) = (schema["minItems"].as_u64(), schema["maxItems"].as_u64());
         if least.is_some_and(|least| count < least) || most.is_some_and(|most| count > most) {
             let remedy = format!("give {} of them", range(least, most));
-            return wrong(field, format!("has {count} items"), remedy);
+            found.extend(wrong(field, format!("has {count} items"), remedy).err());
         }
         if schema["uniqueItems"] == true {
             let mut seen = std::collections::HashSet::new();
             if let Some(twice) = items.iter().find(|item| !seen.insert(item.to_string())) {
+                let shown: String = twice.to_string().chars().take(80).collect();
                 let remedy = "give each once".to_owned();
-                return wrong(field, format!("has {twice} twice"), remedy);
+                found.extend(wrong(field, format!("has {shown} twice"), remedy).err());
             }
         }
         if let items_schema @ Value::Object(_) = &schema["items"] {
             for (index, item) in items.iter().enumerate() {
-                self.check(item, items_schema, &format!("{field}[{index}]"))?;
+                if found.len() >= VIOLATIONS_MAX {
+                    return;
+                }
+                found.extend(self.check(item, items_schema, &format!("{field}[{index}]")));
             }
         }
-        Ok(())
     }
 
-    fn check_members(&self, value: &Value, schema: &Value, field: &str) -> Checked {
+    fn check_members(
+        &self,
+        value: &Value,
+        schema: &Value,
+        field: &str,
+        found: &mut Vec<Violation>,
+    ) {
         let Some(members) = value.as_object() else {
-            return Ok(());
+            return;
         };
         for name in list(schema, "required").filter_map(Value::as_str) {
             if !members.contains_key(name) {
-                return wrong(
-                    &join(field, name),
-                    "is missing".to_owned(),
-                    "give it".to_owned(),
-                );
+                let at = join(field, name);
+                found.extend(wrong(&at, "is missing".to_owned(), "give it".to_owned()).err());
             }
         }
         let count = members.len() as u64;
@@ -205,42 +245,41 @@ impl Schemas {
             .filter(|most| count > *most)
         {
             let remedy = format!("give at most {most}");
-            return wrong(field, format!("has {count} members"), remedy);
+            found.extend(wrong(field, format!("has {count} members"), remedy).err());
         }
         let known = schema["properties"].as_object();
         for (name, member) in members {
+            if found.len() >= VIOLATIONS_MAX {
+                return;
+            }
             let at = join(field, name);
             if let names @ Value::Object(_) = &schema["propertyNames"] {
-                self.check(&Value::String(name.clone()), names, &at)?;
+                found.extend(self.check(&Value::String(name.clone()), names, &at));
             }
             match (
                 known.and_then(|known| known.get(name)),
                 &schema["additionalProperties"],
             ) {
-                (Some(member_schema), _) => self.check(member, member_schema, &at)?,
-                (None, Value::Bool(false)) => {
-                    let mut names: Vec<&str> = known
-                        .into_iter()
-                        .flat_map(|k| k.keys())
-                        .map(String::as_str)
-                        .collect();
-                    names.sort_unstable();
-                    let remedy = format!("leave it out; known are {}", names.join(", "));
-                    return wrong(&at, "is not known".to_owned(), remedy);
-                }
-                (None, other @ Value::Object(_)) => self.check(member, other, &at)?,
+                (Some(member_schema), _) => found.extend(self.check(member, member_schema, &at)),
+                (None, Value::Bool(false)) => found.push(unknown_member(&at, known)),
+                (None, other @ Value::Object(_)) => found.extend(self.check(member, other, &at)),
                 (None, _) => {}
             }
         }
-        Ok(())
     }
 
-    fn check_alternatives(&self, value: &Value, schema: &Value, field: &str) -> Checked {
+    fn check_alternatives(
+        &self,
+        value: &Value,
+        schema: &Value,
+        field: &str,
+        found: &mut Vec<Violation>,
+    ) {
         for keyword in ["oneOf", "anyOf"] {
-            let results: Vec<Checked> = list(schema, keyword)
+            let results: Vec<Vec<Violation>> = list(schema, keyword)
                 .map(|part| self.check(value, part, field))
                 .collect();
-            let right = results.iter().filter(|result| result.is_ok()).count();
+            let right = results.iter().filter(|found| found.is_empty()).count();
             let enough = if keyword == "oneOf" {
                 right == 1
             } else {
@@ -251,36 +290,41 @@ impl Schemas {
             }
             if right > 1 {
                 let remedy = "give one".to_owned();
-                return wrong(field, "fits several forms at once".to_owned(), remedy);
+                found.extend(wrong(field, "fits several forms at once".to_owned(), remedy).err());
+            } else {
+                found.extend(nearest(results, field));
             }
-            return Err(nearest(
-                results.into_iter().filter_map(Result::err).collect(),
-                field,
-            ));
         }
-        Ok(())
     }
 }
 
-/// The violation that lies deepest tells most: the value had the form meant up to there.
-fn nearest(violations: Vec<Violation>, field: &str) -> Violation {
-    let depth = |violation: &Violation| violation.field.len();
-    let fallback = Violation {
-        field: field.to_owned(),
-        what: "fits no form".to_owned(),
-        remedy: "see the interface's document".to_owned(),
-    };
-    let (_, best) = violations
+/// A member that a schema does not have.
+fn unknown_member(at: &str, known: Option<&serde_json::Map<String, Value>>) -> Violation {
+    let mut names: Vec<&str> = known
         .into_iter()
-        .fold((0, fallback), |(most, best), one| {
-            let at = depth(&one) + usize::from(!one.what.starts_with("is "));
-            if at >= most.max(1) {
-                (at, one)
-            } else {
-                (most, best)
-            }
-        });
-    best
+        .flat_map(|known| known.keys())
+        .map(String::as_str)
+        .collect();
+    names.sort_unstable();
+    Violation {
+        field: at.to_owned(),
+        what: "is not known".to_owned(),
+        remedy: format!("leave it out; known are {}", names.join(", ")),
+    }
+}
+
+/// What is wrong by the alternative that was most likely meant: one of the value's kind, with the
+/// fewest violations, of which the deepest tells most.
+fn nearest(alternatives: Vec<Vec<Violation>>, field: &str) -> Vec<Violation> {
+    let is_of_kind = |one: &Violation| one.what.starts_with("is ");
+    let key = |found: &Vec<Violation>| {
+        let other_kind = found.len() == 1 && found[0].field == field && is_of_kind(&found[0]);
+        let depth = found
+            .iter()
+            .map(|one| one.field.len() + usize::from(!is_of_kind(one)));
+        (other_kind, found.len(), Reverse(depth.max()))
+    };
+    alternatives.into_iter().min_by_key(key).unwrap_or_default()
 }
 
 fn check_choice(value: &Value, schema: &Value, field: &str) -> Checked {

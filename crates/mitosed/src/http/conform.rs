@@ -19,6 +19,7 @@ use tokio_stream::StreamExt;
 use super::access::User;
 use super::answer::{HttpError, as_problem};
 use super::check::{Schemas, Violation};
+use super::dry_run::{self, Sifted};
 use crate::error::OpError;
 
 /// Most bytes of a request's body.
@@ -76,35 +77,34 @@ impl Rules {
         operation: &Operation,
         place: &str,
         given: &[(String, String)],
-    ) -> Result<(), Violation> {
+    ) -> Vec<Violation> {
+        let mut found = Vec::new();
         for rule in operation.parameters.iter().filter(|p| p.place == place) {
             let mut values = given.iter().filter(|(name, _)| *name == rule.name);
             let Some((name, text)) = values.next() else {
                 if rule.required {
-                    return Err(violation(&rule.name, "is missing", "give it"));
+                    found.push(violation(&rule.name, "is missing", "give it"));
                 }
                 continue;
             };
             if values.next().is_some() {
-                return Err(violation(name, "is given twice", "give it once"));
+                found.push(violation(name, "is given twice", "give it once"));
+                continue;
             }
             let value = read_parameter(text, &rule.schema);
-            self.schemas.check(&value, &rule.schema, name)?;
+            found.extend(self.schemas.check(&value, &rule.schema, name));
         }
-        Ok(())
+        found
     }
 
-    fn check_query(
-        &self,
-        operation: &Operation,
-        given: &[(String, String)],
-    ) -> Result<(), Violation> {
+    fn check_query(&self, operation: &Operation, given: &[(String, String)]) -> Vec<Violation> {
         let known: Vec<&str> = operation
             .parameters
             .iter()
             .filter(|rule| rule.place == "query")
             .map(|rule| rule.name.as_str())
             .collect();
+        let mut found = self.check_parameters(operation, "query", given);
         if let Some((name, _)) = given
             .iter()
             .find(|(name, _)| !known.contains(&name.as_str()))
@@ -114,51 +114,47 @@ impl Rules {
                 false => format!("leave it out; known are {}", known.join(", ")),
             };
             let shown: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
-            return Err(violation(&shown, "is no parameter of this path", &remedy));
+            found.push(violation(&shown, "is no parameter of this path", &remedy));
         }
-        self.check_parameters(operation, "query", given)
+        found
     }
 
-    fn check_body(&self, rule: &BodyRule, bytes: Bytes, user: &User) -> Result<Bytes, HttpError> {
-        if bytes.is_empty() && !rule.required {
-            return Ok(bytes);
-        }
+    /// Checks a body, which is read as JSON, and says what is wrong with it.
+    fn check_body(&self, rule: &BodyRule, bytes: &Bytes) -> (Value, Vec<Violation>) {
+        let refused = |what: &str, remedy: &str| {
+            let found = violation("body", what, remedy);
+            (Value::Null, vec![found])
+        };
         if bytes.is_empty() {
-            return Err(broken(&violation(
-                "body",
-                "is missing",
-                "give a JSON object",
-            )));
+            return match rule.required {
+                true => refused("is missing", "give a JSON object"),
+                false => (Value::Null, Vec::new()),
+            };
         }
-        let mut value: Value = serde_json::from_slice(&bytes).map_err(|error| {
-            broken(&violation(
-                "body",
-                &format!("is no JSON: {error}"),
-                "mend it",
-            ))
-        })?;
-        let changed = make_whole(&mut value);
-        self.schemas
-            .check(&value, &rule.schema, "")
-            .map_err(|mut found| {
-                if found.field.is_empty() {
-                    found.field = "body".to_owned();
-                }
-                broken(&found)
-            })?;
-        user.may_name_files(self.schemas.host_member(&value, &rule.schema, ""))?;
-        Ok(if changed {
-            Bytes::from(value.to_string())
-        } else {
-            bytes
-        })
+        let mut value: Value = match serde_json::from_slice(bytes) {
+            Ok(value) => value,
+            Err(error) => return refused(&format!("is no JSON: {error}"), "mend it"),
+        };
+        make_whole(&mut value);
+        let mut found = self.schemas.check(&value, &rule.schema, "");
+        for one in found.iter_mut().filter(|one| one.field.is_empty()) {
+            one.field = "body".to_owned();
+        }
+        (value, found)
     }
 }
 
 /// Checks a request by the rules, then lets a handler see it.
 pub async fn conform(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
     match checked(&rules, request).await {
-        Ok(request) => as_problem(next.run(request).await),
+        Ok(mut request) => {
+            let sifted = request.extensions_mut().remove::<Sifted>();
+            let answer = as_problem(next.run(request).await);
+            match sifted {
+                Some(sifted) => dry_run::merge(answer, sifted).await,
+                None => answer,
+            }
+        }
         Err(error) => error.into_response(),
     }
 }
@@ -193,24 +189,43 @@ async fn checked(rules: &Rules, mut request: Request) -> Result<Request, HttpErr
         ))
     })?;
     let headers = header_values(request.headers());
-    rules
-        .check_parameters(operation, "path", &path)
-        .and_then(|()| rules.check_query(operation, &query))
-        .and_then(|()| rules.check_parameters(operation, "header", &headers))
-        .map_err(|found| broken(&found))?;
-    let (parts, body) = request.into_parts();
+    let mut found = rules.check_parameters(operation, "path", &path);
+    found.extend(rules.check_query(operation, &query));
+    found.extend(rules.check_parameters(operation, "header", &headers));
+    let (mut parts, body) = request.into_parts();
+    // A body that nobody reads would break the connection before its answer is seen.
+    let bytes = read_body(body).await?;
     let Some(rule) = &operation.body else {
-        // A body that nobody reads would break the connection before its answer is seen.
-        read_body(body).await?;
+        refuse(&found)?;
         return Ok(Request::from_parts(parts, Body::empty()));
     };
-    let user: User = parts.extensions.get().cloned().unwrap_or_default();
-    let bytes = read_body(body).await?;
-    if !bytes.is_empty() {
+    if found.is_empty() && !bytes.is_empty() {
         check_content_type(&parts.headers)?;
     }
-    let bytes = rules.check_body(rule, bytes, &user)?;
-    Ok(Request::from_parts(parts, Body::from(bytes)))
+    let tries = found.is_empty() && dry_run::is_dry(&query);
+    let (value, in_body) = rules.check_body(rule, &bytes);
+    let user: User = parts.extensions.get().cloned().unwrap_or_default();
+    if tries
+        && !in_body.is_empty()
+        && let Some(rest) = dry_run::sift(&rules.schemas, &rule.schema, &value, &in_body)
+    {
+        user.may_name_files(rules.schemas.host_member(&rest, &rule.schema, ""))?;
+        parts.extensions.insert(Sifted::new(&in_body));
+        return Ok(Request::from_parts(parts, Body::from(rest.to_string())));
+    }
+    found.extend(in_body);
+    refuse(&found)?;
+    user.may_name_files(rules.schemas.host_member(&value, &rule.schema, ""))?;
+    let body = match bytes.is_empty() {
+        true => Body::empty(),
+        false => Body::from(value.to_string()),
+    };
+    Ok(Request::from_parts(parts, body))
+}
+
+/// Refuses a request that breaks the document, by all that was found.
+fn refuse(found: &[Violation]) -> Result<(), HttpError> {
+    HttpError::broken(found.iter().map(Violation::to_problem).collect()).map_or(Ok(()), Err)
 }
 
 /// Reads a body. One that is too long is read on for a while and forgotten: a client that still
@@ -322,27 +337,20 @@ fn header_values(headers: &HeaderMap) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Makes numbers such as `2.0`, which are integers in JSON Schema, integers; returns whether it
-/// found one.
-fn make_whole(value: &mut Value) -> bool {
+/// Makes numbers such as `2.0`, which are integers in JSON Schema, integers.
+fn make_whole(value: &mut Value) {
     match value {
         Value::Number(number) => {
             let whole = number
                 .as_f64()
                 .filter(|f| number.is_f64() && f.fract() == 0.0);
-            let Some(whole) = whole.filter(|f| f.abs() < 9e15) else {
-                return false;
-            };
-            *value = Value::from(whole as i64);
-            true
+            if let Some(whole) = whole.filter(|f| f.abs() < 9e15) {
+                *value = Value::from(whole as i64);
+            }
         }
-        Value::Array(items) => items
-            .iter_mut()
-            .fold(false, |any, item| make_whole(item) | any),
-        Value::Object(members) => members
-            .values_mut()
-            .fold(false, |any, m| make_whole(m) | any),
-        _ => false,
+        Value::Array(items) => items.iter_mut().for_each(make_whole),
+        Value::Object(members) => members.values_mut().for_each(make_whole),
+        _ => {}
     }
 }
 

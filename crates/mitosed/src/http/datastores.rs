@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use api_types::{Datastore, DatastoreAddRequest, DatastoreChangeRequest, Task, schema};
+use api_types::{Datastore, DatastoreAddRequest, DatastoreChangeRequest, schema};
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::answer::{Answer, blocking, body};
-use super::started::{self, Started, WaitQuery};
+use super::answer::{Answer, HttpError, blocking, body, run_blocking};
+use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers};
 use crate::host::{Host, TaskSpec};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
@@ -26,7 +27,7 @@ pub fn routes() -> OpenApiRouter<Arc<Host>> {
 #[into_params(parameter_in = Path)]
 pub struct DatastorePath {
     /// Its id or name.
-    #[param(schema_with = schema::reference)]
+    #[param(schema_with = schema::datastore)]
     pub datastore: String,
 }
 
@@ -49,41 +50,40 @@ async fn detail(State(host): Shared, Path(path): Path<DatastorePath>) -> Answer<
 ///
 /// In an existing directory of its own. The task's result is a `Datastore`.
 #[utoipa::path(post, path = "/datastores", tag = "datastores", operation_id = "add_datastore",
-    params(WaitQuery), request_body = DatastoreAddRequest, responses(
-    (status = 200, description = "The task has ended well", body = Task),
-    (status = 202, description = "The task is in work", body = Task),
-))]
-async fn add(State(host): Shared, Query(query): Query<WaitQuery>, bytes: Bytes) -> Started {
+    params(CallQuery, DryRunQuery, KeyHeader), request_body = DatastoreAddRequest,
+    responses(TaskAnswers))]
+async fn add(State(host): Shared, call: Call, bytes: Bytes) -> Result<Response, HttpError> {
     let request: DatastoreAddRequest = body(&bytes)?;
-    started::start(query, move || {
-        let spec = TaskSpec::new("datastore.add", &request.name);
-        let worker = Arc::clone(&host);
-        host.start_task(spec, move |_| worker.add_datastore(&request))
-    })
-    .await
+    if call.is_dry() {
+        return call::tried(move || host.check_datastore(&request)).await;
+    }
+    let spec = TaskSpec::new("datastore.add", &request.name);
+    let worker = Arc::clone(&host);
+    call::run(host, call, spec, move |_| worker.add_datastore(&request)).await
 }
 
 /// Change a datastore
 ///
 /// Its name, its limits, or whether it takes new disks. The task's result is a `Datastore`.
 #[utoipa::path(patch, path = "/datastores/{datastore}", tag = "datastores",
-    operation_id = "change_datastore", params(DatastorePath, WaitQuery),
-    request_body = DatastoreChangeRequest, responses(
-    (status = 200, description = "The task has ended well", body = Task),
-    (status = 202, description = "The task is in work", body = Task),
-))]
+    operation_id = "change_datastore", params(DatastorePath, CallQuery, DryRunQuery, KeyHeader),
+    request_body = DatastoreChangeRequest, responses(TaskAnswers))]
 async fn change(
     State(host): Shared,
     Path(path): Path<DatastorePath>,
-    Query(query): Query<WaitQuery>,
+    call: Call,
     bytes: Bytes,
-) -> Started {
+) -> Result<Response, HttpError> {
     let request: DatastoreChangeRequest = body(&bytes)?;
-    started::start(query, move || {
-        let store = host.datastore(&path.datastore)?;
-        let spec = TaskSpec::new("datastore.change", &store.name).about(&store.id);
-        let worker = Arc::clone(&host);
-        host.start_task(spec, move |_| worker.change_datastore(&store.id, &request))
+    let reader = Arc::clone(&host);
+    let store = run_blocking(move || reader.datastore(&path.datastore)).await?;
+    if call.is_dry() {
+        return call::tried(move || host.check_datastore_change(&store.id, &request)).await;
+    }
+    let spec = TaskSpec::new("datastore.change", &store.name).about(&store.id);
+    let worker = Arc::clone(&host);
+    call::run(host, call, spec, move |_| {
+        worker.change_datastore(&store.id, &request)
     })
     .await
 }
@@ -91,21 +91,28 @@ async fn change(
 /// Remove a datastore
 ///
 /// Only one that nothing is on; its directory stays.
-#[utoipa::path(delete, path = "/datastores/{datastore}", tag = "datastores",
-    operation_id = "remove_datastore", params(DatastorePath, WaitQuery), responses(
-    (status = 200, description = "The task has ended well", body = Task),
-    (status = 202, description = "The task is in work", body = Task),
-))]
+#[utoipa::path(
+    delete,
+    path = "/datastores/{datastore}",
+    tag = "datastores",
+    operation_id = "remove_datastore",
+    params(DatastorePath, CallQuery, DryRunQuery, KeyHeader),
+    responses(TaskAnswers)
+)]
 async fn remove(
     State(host): Shared,
     Path(path): Path<DatastorePath>,
-    Query(query): Query<WaitQuery>,
-) -> Started {
-    started::start(query, move || {
-        let store = host.datastore(&path.datastore)?;
-        let spec = TaskSpec::new("datastore.remove", &store.name).about(&store.id);
-        let worker = Arc::clone(&host);
-        host.start_task(spec, move |_| worker.remove_datastore(&store.id))
+    call: Call,
+) -> Result<Response, HttpError> {
+    let reader = Arc::clone(&host);
+    let store = run_blocking(move || reader.datastore(&path.datastore)).await?;
+    if call.is_dry() {
+        return call::dry_run(move || host.check_datastore_removal(&store.id)).await;
+    }
+    let spec = TaskSpec::new("datastore.remove", &store.name).about(&store.id);
+    let worker = Arc::clone(&host);
+    call::run(host, call, spec, move |_| {
+        worker.remove_datastore(&store.id)
     })
     .await
 }

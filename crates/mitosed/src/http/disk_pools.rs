@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use api_types::{DiskPool, DiskPoolChangeRequest, DiskPoolRequest, Task, schema};
+use api_types::{DiskPool, DiskPoolChangeRequest, DiskPoolRequest, schema};
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::answer::{Answer, blocking, body};
-use super::started::{self, Started, WaitQuery};
-use crate::host::{Host, TaskSpec};
+use super::answer::{Answer, HttpError, blocking, body};
+use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers};
+use crate::host::{Host, TaskSpec, check_version};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new()
@@ -26,7 +27,7 @@ pub fn routes() -> OpenApiRouter<Arc<Host>> {
 #[into_params(parameter_in = Path)]
 pub struct DiskPoolPath {
     /// Its id, or its name where no other has it.
-    #[param(schema_with = schema::reference)]
+    #[param(schema_with = schema::disk_pool)]
     pub disk_pool: String,
 }
 
@@ -49,41 +50,40 @@ async fn detail(State(host): Shared, Path(path): Path<DiskPoolPath>) -> Answer<D
 ///
 /// It is filled in the background. The task's result is a `DiskPool`.
 #[utoipa::path(post, path = "/diskpools", tag = "datastores", operation_id = "make_disk_pool",
-    params(WaitQuery), request_body = DiskPoolRequest, responses(
-    (status = 200, description = "The task has ended well", body = Task),
-    (status = 202, description = "The task is in work", body = Task),
-))]
-async fn make(State(host): Shared, Query(query): Query<WaitQuery>, bytes: Bytes) -> Started {
+    params(CallQuery, DryRunQuery, KeyHeader), request_body = DiskPoolRequest,
+    responses(TaskAnswers))]
+async fn make(State(host): Shared, call: Call, bytes: Bytes) -> Result<Response, HttpError> {
     let request: DiskPoolRequest = body(&bytes)?;
-    started::start(query, move || {
-        let spec = TaskSpec::new("diskpool.make", &request.source);
-        let worker = Arc::clone(&host);
-        host.start_task(spec, move |_| worker.make_disk_pool(&request))
-    })
-    .await
+    if call.is_dry() {
+        return call::tried(move || host.check_disk_pool(&request)).await;
+    }
+    let spec = TaskSpec::new("diskpool.make", &request.source);
+    let worker = Arc::clone(&host);
+    call::run(host, call, spec, move |_| worker.make_disk_pool(&request)).await
 }
 
 /// Change a disk pool
 ///
 /// The number of its copies, or how fast they are made. The task's result is a `DiskPool`.
 #[utoipa::path(patch, path = "/diskpools/{disk_pool}", tag = "datastores",
-    operation_id = "change_disk_pool", params(DiskPoolPath, WaitQuery),
-    request_body = DiskPoolChangeRequest, responses(
-    (status = 200, description = "The task has ended well", body = Task),
-    (status = 202, description = "The task is in work", body = Task),
-))]
+    operation_id = "change_disk_pool", params(DiskPoolPath, CallQuery, DryRunQuery, KeyHeader),
+    request_body = DiskPoolChangeRequest, responses(TaskAnswers))]
 async fn change(
     State(host): Shared,
     Path(path): Path<DiskPoolPath>,
-    Query(query): Query<WaitQuery>,
+    call: Call,
     bytes: Bytes,
-) -> Started {
+) -> Result<Response, HttpError> {
     let request: DiskPoolChangeRequest = body(&bytes)?;
-    started::start(query, move || {
-        let pool = host.disk_pool(&path.disk_pool)?;
-        let spec = TaskSpec::new("diskpool.change", &pool.name).about(&pool.id);
-        let worker = Arc::clone(&host);
-        host.start_task(spec, move |_| worker.change_disk_pool(&pool.id, &request))
+    let pool = host.disk_pool(&path.disk_pool)?;
+    if call.is_dry() {
+        let found = check_version("disk pool", &pool.name, request.version, pool.version);
+        return call::dry_run(move || found).await;
+    }
+    let spec = TaskSpec::new("diskpool.change", &pool.name).about(&pool.id);
+    let worker = Arc::clone(&host);
+    call::run(host, call, spec, move |_| {
+        worker.change_disk_pool(&pool.id, &request)
     })
     .await
 }
@@ -91,21 +91,24 @@ async fn change(
 /// Remove a disk pool
 ///
 /// Its copies are removed too; clones that were made of them stay.
-#[utoipa::path(delete, path = "/diskpools/{disk_pool}", tag = "datastores",
-    operation_id = "remove_disk_pool", params(DiskPoolPath, WaitQuery), responses(
-    (status = 200, description = "The task has ended well", body = Task),
-    (status = 202, description = "The task is in work", body = Task),
-))]
+#[utoipa::path(
+    delete,
+    path = "/diskpools/{disk_pool}",
+    tag = "datastores",
+    operation_id = "remove_disk_pool",
+    params(DiskPoolPath, CallQuery, DryRunQuery, KeyHeader),
+    responses(TaskAnswers)
+)]
 async fn remove(
     State(host): Shared,
     Path(path): Path<DiskPoolPath>,
-    Query(query): Query<WaitQuery>,
-) -> Started {
-    started::start(query, move || {
-        let pool = host.disk_pool(&path.disk_pool)?;
-        let spec = TaskSpec::new("diskpool.remove", &pool.name).about(&pool.id);
-        let worker = Arc::clone(&host);
-        host.start_task(spec, move |_| worker.remove_disk_pool(&pool.id))
-    })
-    .await
+    call: Call,
+) -> Result<Response, HttpError> {
+    let pool = host.disk_pool(&path.disk_pool)?;
+    if call.is_dry() {
+        return call::dry_run(|| Ok(())).await;
+    }
+    let spec = TaskSpec::new("diskpool.remove", &pool.name).about(&pool.id);
+    let worker = Arc::clone(&host);
+    call::run(host, call, spec, move |_| worker.remove_disk_pool(&pool.id)).await
 }

@@ -10,6 +10,9 @@ use utoipa_axum::routes;
 
 use super::answer::PROBLEM_TYPE;
 
+/// Paths that are served on the Unix socket alone: nobody could start the daemon again from afar.
+pub const LOCAL_ONLY: &[&str] = &["/api/v1/daemon/stop"];
+
 /// Methods that change something.
 const CHANGING: &[&str] = &["post", "put", "patch", "delete"];
 
@@ -23,11 +26,11 @@ const CHANGING: &[&str] = &["post", "put", "patch", "delete"];
                        `/api/v1/vms/{vm}/vsock/{port}` turn a connection that sends \
                        `Upgrade: mitose-stream` into a stream of bytes, which OpenAPI cannot \
                        describe.\n\nVersions: an answer's `ETag` is the object's version. `PATCH` of \
-                       an object or VM and `DELETE` of a VM take it in `If-Match`, and are answered \
-                       with 412 where the object has changed since.",
+                       an object, a VM or its guestinfo and `DELETE` of a VM take it in `If-Match`, and \
+                       are answered with 412 where the object has changed since.",
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
     ),
-    components(schemas(api_types::Problem)),
+    components(schemas(api_types::Problem, api_types::DryRun)),
     tags(
         (name = "vms", description = "Virtual machines and their clones"),
         (name = "objects", description = "What all kinds of objects have"),
@@ -78,17 +81,58 @@ pub fn complete(collected: &utoipa::openapi::OpenApi) -> Value {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
             require_path_parameters(operation);
             open_event_streams(operation);
+            add_task(operation);
+            add_dry_run(operation);
             add_problems(method, operation);
         }
     }
     document
 }
 
-/// The document as it is where every request needs a token.
-pub fn with_tokens_only(document: &Value) -> Value {
+/// The document as it is on the network: every request needs a token, and what only the daemon's
+/// own host may ask for is not there.
+pub fn for_network(document: &Value) -> Value {
     let mut document = document.clone();
     document["security"] = json!([{ "token": [] }]);
+    if let Some(paths) = document["paths"].as_object_mut() {
+        paths.retain(|path, _| !LOCAL_ONLY.contains(&path.as_str()));
+    }
     document
+}
+
+/// What is a task may take longer than an answer waits.
+fn add_task(operation: &mut Value) {
+    let parameters = operation["parameters"].as_array();
+    let key = |parameter: &Value| parameter["name"] == "Idempotency-Key";
+    if parameters.is_some_and(|all| all.iter().any(key)) && operation["responses"]["202"].is_null()
+    {
+        let schema = json!({ "$ref": "#/components/schemas/Task" });
+        operation["responses"]["202"] = json!({
+            "description": "It takes longer than an answer waits: the task is in work",
+            "content": { "application/json": { "schema": schema } },
+        });
+    }
+}
+
+/// A dry run is answered with what it found, whatever the operation itself answers with.
+fn add_dry_run(operation: &mut Value) {
+    let parameters = operation["parameters"].as_array();
+    let dry = |parameter: &Value| parameter["name"] == "dry_run";
+    if !parameters.is_some_and(|all| all.iter().any(dry)) {
+        return;
+    }
+    let told = "with `dry_run=true` all that stands in the way";
+    let found = json!({ "$ref": "#/components/schemas/DryRun" });
+    let answer = &mut operation["responses"]["200"];
+    let (text, schema) = match answer.pointer("/content/application~1json/schema") {
+        Some(own) => {
+            let text = answer["description"].as_str().unwrap_or_default();
+            (format!("{text}; {told}"), json!({ "anyOf": [own, found] }))
+        }
+        None => (told.to_owned(), found),
+    };
+    answer["description"] = json!(text);
+    answer["content"]["application/json"]["schema"] = schema;
 }
 
 /// Requests refuse members that they do not know: the variants of enums, too.

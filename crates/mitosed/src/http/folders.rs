@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use api_types::{Folder, FolderRequest, schema};
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::answer::{Answer, HttpError, blocking, blocking_empty, body};
-use crate::host::{Host, TaskSpec};
+use super::answer::{Answer, HttpError, blocking, body};
+use super::call::{self, Call, DryRunQuery, KeyHeader};
+use crate::host::{Host, TaskContext, TaskSpec};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new()
@@ -40,15 +42,17 @@ async fn list(State(host): Shared) -> Answer<Vec<Folder>> {
 
 /// Make a folder of VMs
 #[utoipa::path(post, path = "/folders", tag = "folders", operation_id = "make_folder",
-    request_body = FolderRequest, responses((status = 200, description = "It is there", body = Folder)))]
-async fn make(State(host): Shared, bytes: Bytes) -> Answer<Folder> {
+    params(DryRunQuery, KeyHeader), request_body = FolderRequest,
+    responses((status = 200, description = "It is there", body = Folder)))]
+async fn make(State(host): Shared, call: Call, bytes: Bytes) -> Result<Response, HttpError> {
     let request: FolderRequest = body(&bytes)?;
-    blocking(move || {
-        let spec = TaskSpec::new("folder.create", &request.name);
-        let worker = Arc::clone(&host);
-        host.in_task(spec, move |_| worker.make_folder(&request))
-    })
-    .await
+    if call.is_dry() {
+        return call::tried(move || host.check_folder(&request)).await;
+    }
+    let spec = TaskSpec::new("folder.create", &request.name);
+    let worker = Arc::clone(&host);
+    let work = move |_: &TaskContext| worker.make_folder(&request);
+    call::give(host, call, spec, work, |made| Json(made).into_response()).await
 }
 
 /// One folder of VMs
@@ -66,15 +70,20 @@ async fn detail(State(host): Shared, Path(path): Path<FolderPath>) -> Answer<Fol
 ///
 /// Only while nothing uses it.
 #[utoipa::path(delete, path = "/folders/{folder}", tag = "folders", operation_id = "remove_folder",
-    params(FolderPath), responses((status = 204, description = "It is gone")))]
+    params(FolderPath, DryRunQuery, KeyHeader),
+    responses((status = 204, description = "It is gone")))]
 async fn remove(
     State(host): Shared,
     Path(path): Path<FolderPath>,
-) -> Result<StatusCode, HttpError> {
-    blocking_empty(move || {
-        let spec = TaskSpec::new("folder.remove", &path.folder);
-        let worker = Arc::clone(&host);
-        host.in_task(spec, move |_| worker.remove_folder(&path.folder))
+    call: Call,
+) -> Result<Response, HttpError> {
+    if call.is_dry() {
+        return call::dry_run(move || host.check_folder_removal(&path.folder).map(drop)).await;
+    }
+    let spec = TaskSpec::new("folder.remove", &path.folder);
+    let worker = Arc::clone(&host);
+    call::run_to_end(host, call, spec, move |_| {
+        worker.remove_folder(&path.folder)
     })
     .await
 }

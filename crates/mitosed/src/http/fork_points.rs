@@ -3,21 +3,20 @@
 use std::sync::Arc;
 
 use api_types::{ForkPoint, PersistenceRequest, PointForkRequest, PrepareRequest, Vm, schema};
-use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{Answer, HttpError, blocking, body};
-use super::call::{self, Call, CallQuery, KeyHeader, TaskAnswers};
+use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers};
 use super::vms::VmPath;
 use super::{Arrived, Shared};
-use crate::host::{Host, PointFork, TaskSpec};
+use crate::host::{Host, PointFork, TaskContext, TaskSpec};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new()
@@ -33,7 +32,7 @@ pub fn routes() -> OpenApiRouter<Arc<Host>> {
 #[into_params(parameter_in = Path)]
 pub struct PointPath {
     /// Its id or name, or the name of its parent.
-    #[param(schema_with = schema::reference)]
+    #[param(schema_with = schema::fork_point)]
     pub fork_point: String,
 }
 
@@ -68,15 +67,18 @@ struct RemoveQuery {
 ///
 /// Its fork point is removed, with children that were never started.
 #[utoipa::path(delete, path = "/forkpoints/{fork_point}", tag = "fork points",
-    operation_id = "remove_fork_point", params(PointPath, RemoveQuery),
+    operation_id = "remove_fork_point", params(PointPath, RemoveQuery, DryRunQuery, KeyHeader),
     responses((status = 204, description = "It is gone")))]
 async fn remove(
     State(host): Shared,
     Path(path): Path<PointPath>,
     Query(query): Query<RemoveQuery>,
     call: Call,
-) -> Result<StatusCode, HttpError> {
+) -> Result<Response, HttpError> {
     let point = host.fork_point(&path.fork_point)?;
+    if call.is_dry() {
+        return call::dry_run(move || host.check_unprepare(&point, query.force)).await;
+    }
     let spec = TaskSpec::new("forkpoint.remove", &point.name).about(&point.id);
     let worker = Arc::clone(&host);
     call::run_to_end(host, call, spec, move |_| {
@@ -90,7 +92,7 @@ async fn remove(
 /// Any number of children of a fork point: those that were made ahead first, then new ones. Nobody
 /// is stunned. The task's result is a `PointForked`; its items are the children.
 #[utoipa::path(post, path = "/forkpoints/{fork_point}/fork", tag = "fork points",
-    operation_id = "fork_fork_point", params(PointPath, CallQuery, KeyHeader),
+    operation_id = "fork_fork_point", params(PointPath, CallQuery, DryRunQuery, KeyHeader),
     request_body = PointForkRequest, responses(TaskAnswers))]
 async fn fork(
     State(host): Shared,
@@ -101,6 +103,9 @@ async fn fork(
 ) -> Result<Response, HttpError> {
     let request: PointForkRequest = body(&bytes)?;
     let point = host.fork_point(&path.fork_point)?;
+    if call.is_dry() {
+        return call::tried(move || host.check_children(&point, &request)).await;
+    }
     let spec = TaskSpec::new("forkpoint.fork", &point.name)
         .about(&point.id)
         .cancellable();
@@ -121,7 +126,8 @@ async fn fork(
 /// Seals a fork point of a powered-on VM, and makes children ahead. The task's result is a
 /// `Prepared`.
 #[utoipa::path(post, path = "/vms/{vm}/prepare", tag = "fork points", operation_id = "prepare_vm",
-    params(VmPath, CallQuery, KeyHeader), request_body(content = Option<PrepareRequest>), responses(TaskAnswers))]
+    params(VmPath, CallQuery, DryRunQuery, KeyHeader),
+    request_body(content = Option<PrepareRequest>), responses(TaskAnswers))]
 async fn prepare(
     State(host): Shared,
     Path(path): Path<VmPath>,
@@ -131,6 +137,9 @@ async fn prepare(
     let request: Option<PrepareRequest> = body(&bytes)?;
     let request = request.unwrap_or_default();
     let vm = host.find(&path.vm)?;
+    if call.is_dry() {
+        return call::tried(move || host.check_prepare(&vm, &request)).await;
+    }
     let spec = TaskSpec::new("vm.prepare", &vm.name())
         .about(&vm.id)
         .cancellable();
@@ -145,18 +154,25 @@ async fn prepare(
 ///
 /// Possible until its first power-off.
 #[utoipa::path(put, path = "/vms/{vm}/persistence", tag = "fork points",
-    operation_id = "set_persistence", params(VmPath), request_body = PersistenceRequest,
+    operation_id = "set_persistence", params(VmPath, DryRunQuery, KeyHeader),
+    request_body = PersistenceRequest,
     responses((status = 200, description = "It is so", body = Vm)))]
 async fn set_persistence(
     State(host): Shared,
     Path(path): Path<VmPath>,
+    call: Call,
     bytes: Bytes,
-) -> Answer<Vm> {
+) -> Result<Response, HttpError> {
     let request: PersistenceRequest = body(&bytes)?;
-    blocking(move || {
-        let vm = host.find(&path.vm)?;
-        host.set_persistence(&vm, request.persistent)?;
-        Ok(host.show(&vm))
-    })
-    .await
+    let vm = host.find(&path.vm)?;
+    if call.is_dry() {
+        return call::dry_run(move || host.check_persistent(&vm, request.persistent)).await;
+    }
+    let spec = TaskSpec::new("vm.persist", &vm.name()).about(&vm.id);
+    let worker = Arc::clone(&host);
+    let work = move |_: &TaskContext| {
+        worker.set_persistence(&vm, request.persistent)?;
+        Ok(worker.show(&vm))
+    };
+    call::give(host, call, spec, work, |vm: Vm| Json(vm).into_response()).await
 }

@@ -7,22 +7,25 @@ use api_types::{GuestInfo, GuestInfoPatch, Vm, WaitFor, schema};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::answer::{Answer, blocking, body};
+use super::answer::{Answer, HttpError, blocking, body};
+use super::call::{self, Call, DryRunQuery, KeyHeader, if_match};
 use super::vms::VmPath;
-use crate::host::Host;
+use crate::host::{Host, TaskContext, TaskSpec};
 
 /// First and longest pause between two looks at a VM that is waited for.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(80);
 
 /// Wait, where the request names none, seconds.
-const DEFAULT_WAIT_S: u64 = 120;
+const DEFAULT_WAIT_S: u64 = 5;
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new()
@@ -41,20 +44,27 @@ async fn guestinfo(State(host): Shared, Path(path): Path<VmPath>) -> Answer<Gues
 ///
 /// All changes or none. A running guest is told at once.
 #[utoipa::path(patch, path = "/vms/{vm}/guestinfo", tag = "vms", operation_id = "set_guestinfo",
-    params(VmPath), request_body = GuestInfoPatch, responses(
+    params(VmPath, DryRunQuery, KeyHeader), request_body = GuestInfoPatch, responses(
     (status = 200, description = "All values by key", body = GuestInfo),
 ))]
 async fn set_guestinfo(
     State(host): Shared,
     Path(path): Path<VmPath>,
+    headers: HeaderMap,
+    call: Call,
     bytes: Bytes,
-) -> Answer<GuestInfo> {
+) -> Result<Response, HttpError> {
     let GuestInfoPatch(patch) = body(&bytes)?;
-    blocking(move || {
-        let vm = host.find(&path.vm)?;
-        host.set_guestinfo(&vm, &patch, None).map(GuestInfo)
-    })
-    .await
+    let expected = if_match(&headers);
+    let vm = host.find(&path.vm)?;
+    if call.is_dry() {
+        return call::tried(move || host.check_guestinfo(&vm, &patch, expected)).await;
+    }
+    let spec = TaskSpec::new("vm.guestinfo", &vm.name()).about(&vm.id);
+    let worker = Arc::clone(&host);
+    let work = move |_: &TaskContext| worker.set_guestinfo(&vm, &patch, expected).map(GuestInfo);
+    let answer = |values: GuestInfo| Json(values).into_response();
+    call::give(host, call, spec, work, answer).await
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -62,13 +72,16 @@ async fn set_guestinfo(
 struct WaitQuery {
     /// What to wait for.
     #[serde(rename = "for")]
+    #[param(inline)]
     what: WaitFor,
-    /// Longest wait, seconds.
+    /// Longest wait, seconds. Who wants to wait longer asks again.
     #[param(schema_with = schema::wait_seconds, required = false)]
     timeout_s: Option<u64>,
 }
 
 /// Wait until a VM is frozen, ready, running or off
+///
+/// Answers with a problem of the kind `timeout` when it is not after the wait.
 #[utoipa::path(get, path = "/vms/{vm}/wait", tag = "vms", operation_id = "wait_for_vm",
     params(VmPath, WaitQuery), responses((status = 200, description = "It is", body = Vm)))]
 async fn wait(

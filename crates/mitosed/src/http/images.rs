@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use api_types::{Image, ImageRequest, Task, schema};
+use api_types::{Image, ImageRequest, schema};
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -14,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{Answer, HttpError, blocking, body};
-use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskOrDryRun};
+use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers};
 use crate::host::{Host, TaskSpec, kind_and_name};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
@@ -42,19 +41,11 @@ async fn list(State(host): Shared) -> Answer<Vec<Image>> {
 
 /// Build or import an image
 #[utoipa::path(post, path = "/images", tag = "images", operation_id = "make_image",
-    params(CallQuery, DryRunQuery, KeyHeader), request_body = ImageRequest, responses(
-    (status = 200, description = "The task has ended (`wait=true`), or what stands in the way \
-        (`dry_run=true`)", body = TaskOrDryRun),
-    (status = 202, description = "The task that makes it", body = Task),
-))]
-async fn make(
-    State(host): Shared,
-    Query(query): Query<DryRunQuery>,
-    call: Call,
-    bytes: Bytes,
-) -> Result<Response, HttpError> {
+    params(CallQuery, DryRunQuery, KeyHeader), request_body = ImageRequest,
+    responses(TaskAnswers))]
+async fn make(State(host): Shared, call: Call, bytes: Bytes) -> Result<Response, HttpError> {
     let request: ImageRequest = body(&bytes)?;
-    if query.dry_run {
+    if call.is_dry() {
         return call::dry_run(move || host.check_image(&request, None)).await;
     }
     let (kind, name) = kind_and_name(&request);
@@ -68,12 +59,16 @@ async fn make(
 
 /// Remove an image
 #[utoipa::path(delete, path = "/images/{image}", tag = "images", operation_id = "remove_image",
-    params(ImagePath), responses((status = 204, description = "It is gone")))]
+    params(ImagePath, DryRunQuery, KeyHeader),
+    responses((status = 204, description = "It is gone")))]
 async fn remove(
     State(host): Shared,
     Path(path): Path<ImagePath>,
     call: Call,
-) -> Result<StatusCode, HttpError> {
+) -> Result<Response, HttpError> {
+    if call.is_dry() {
+        return call::dry_run(move || host.check_image_removal(&path.image)).await;
+    }
     let spec = TaskSpec::new("image.remove", &path.image);
     let worker = Arc::clone(&host);
     call::run_to_end(host, call, spec, move |_| worker.remove_image(&path.image)).await

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use api_types::{Network, NetworkRequest, schema};
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::answer::{Answer, HttpError, blocking, blocking_empty, body};
-use crate::host::{Host, TaskSpec};
+use super::answer::{Answer, HttpError, blocking, body};
+use super::call::{self, Call, DryRunQuery, KeyHeader};
+use crate::host::{Host, TaskContext, TaskSpec};
 use crate::inventory::Network as NetworkDoc;
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
@@ -41,15 +43,17 @@ async fn list(State(host): Shared) -> Answer<Vec<Network>> {
 
 /// Make a network
 #[utoipa::path(post, path = "/networks", tag = "networks", operation_id = "make_network",
-    request_body = NetworkRequest, responses((status = 200, description = "It is there", body = Network)))]
-async fn make(State(host): Shared, bytes: Bytes) -> Answer<Network> {
+    params(DryRunQuery, KeyHeader), request_body = NetworkRequest,
+    responses((status = 200, description = "It is there", body = Network)))]
+async fn make(State(host): Shared, call: Call, bytes: Bytes) -> Result<Response, HttpError> {
     let request: NetworkRequest = body(&bytes)?;
-    blocking(move || {
-        let spec = TaskSpec::new("network.create", &request.name);
-        let worker = Arc::clone(&host);
-        host.in_task(spec, move |_| worker.make_network(&request))
-    })
-    .await
+    if call.is_dry() {
+        return call::tried(move || host.check_network(&request)).await;
+    }
+    let spec = TaskSpec::new("network.create", &request.name);
+    let worker = Arc::clone(&host);
+    let work = move |_: &TaskContext| worker.make_network(&request);
+    call::give(host, call, spec, work, |made| Json(made).into_response()).await
 }
 
 /// One network
@@ -67,15 +71,20 @@ async fn detail(State(host): Shared, Path(path): Path<NetworkPath>) -> Answer<Ne
 ///
 /// Only while nothing uses it.
 #[utoipa::path(delete, path = "/networks/{network}", tag = "networks", operation_id = "remove_network",
-    params(NetworkPath), responses((status = 204, description = "It is gone")))]
+    params(NetworkPath, DryRunQuery, KeyHeader),
+    responses((status = 204, description = "It is gone")))]
 async fn remove(
     State(host): Shared,
     Path(path): Path<NetworkPath>,
-) -> Result<StatusCode, HttpError> {
-    blocking_empty(move || {
-        let spec = TaskSpec::new("network.remove", &path.network);
-        let worker = Arc::clone(&host);
-        host.in_task(spec, move |_| worker.remove_network(&path.network))
+    call: Call,
+) -> Result<Response, HttpError> {
+    if call.is_dry() {
+        return call::dry_run(move || host.check_network_removal(&path.network).map(drop)).await;
+    }
+    let spec = TaskSpec::new("network.remove", &path.network);
+    let worker = Arc::clone(&host);
+    call::run_to_end(host, call, spec, move |_| {
+        worker.remove_network(&path.network)
     })
     .await
 }

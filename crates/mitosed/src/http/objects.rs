@@ -14,9 +14,9 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{Answer, HttpError, blocking, body, run_blocking};
-use super::call::{if_match, tagged};
+use super::call::{self, Call, DryRunQuery, KeyHeader, if_match, tagged};
 use super::vms::VmPath;
-use crate::host::{Host, TaskSpec};
+use crate::host::{Host, TaskContext, TaskSpec};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new()
@@ -30,7 +30,7 @@ pub fn routes() -> OpenApiRouter<Arc<Host>> {
 #[into_params(parameter_in = Path)]
 pub struct ObjectPath {
     /// Its id.
-    #[param(schema_with = schema::reference)]
+    #[param(schema_with = schema::object)]
     object: String,
 }
 
@@ -53,27 +53,28 @@ async fn detail(State(host): Shared, Path(path): Path<ObjectPath>) -> Result<Res
 
 /// Change name, place and words of an object
 #[utoipa::path(patch, path = "/objects/{object}", tag = "objects", operation_id = "change_object",
-    params(ObjectPath), request_body = ObjectRequest,
+    params(ObjectPath, DryRunQuery, KeyHeader), request_body = ObjectRequest,
     responses((status = 200, description = "As it is now", body = TreeObject,
         headers(("ETag" = String, description = "Its version")))))]
 async fn change(
     State(host): Shared,
     Path(path): Path<ObjectPath>,
     headers: HeaderMap,
+    call: Call,
     bytes: Bytes,
 ) -> Result<Response, HttpError> {
     let request: ObjectRequest = body(&bytes)?;
     let expected = if_match(&headers);
-    let changed = run_blocking(move || {
-        let found = host.show_any(&path.object)?;
-        let spec = TaskSpec::new("object.change", &found.name).about(&found.id);
-        let worker = Arc::clone(&host);
-        host.in_task(spec, move |_| {
-            worker.change_any(&found.id, expected, &request)
-        })
-    });
-    let changed = changed.await?;
-    Ok(tagged(changed.version, changed))
+    let reader = Arc::clone(&host);
+    let found = run_blocking(move || reader.show_any(&path.object)).await?;
+    if call.is_dry() {
+        return call::tried(move || host.check_any_change(&found.id, expected, &request)).await;
+    }
+    let spec = TaskSpec::new("object.change", &found.name).about(&found.id);
+    let worker = Arc::clone(&host);
+    let work = move |_: &TaskContext| worker.change_any(&found.id, expected, &request);
+    let answer = |changed: TreeObject| tagged(changed.version, changed);
+    call::give(host, call, spec, work, answer).await
 }
 
 /// Change a VM
@@ -81,27 +82,28 @@ async fn change(
 /// Name, folder, pool, annotation, attributes, cables and back ends of serial ports change at any
 /// time, everything else while the VM is powered off.
 #[utoipa::path(patch, path = "/vms/{vm}", tag = "vms", operation_id = "change_vm",
-    params(VmPath), request_body = ReconfigureRequest,
+    params(VmPath, DryRunQuery, KeyHeader), request_body = ReconfigureRequest,
     responses((status = 200, description = "As it is now", body = VmDetail,
         headers(("ETag" = String, description = "Its version")))))]
 async fn reconfigure(
     State(host): Shared,
     Path(path): Path<VmPath>,
     headers: HeaderMap,
+    call: Call,
     bytes: Bytes,
 ) -> Result<Response, HttpError> {
     let request: ReconfigureRequest = body(&bytes)?;
     let expected = if_match(&headers);
-    let changed = run_blocking(move || {
-        let vm = host.find(&path.vm)?;
-        let spec = TaskSpec::new("vm.reconfigure", &vm.name()).about(&vm.id);
-        let worker = Arc::clone(&host);
-        host.in_task(spec, move |_| {
-            worker.reconfigure(&vm, expected, &request)?;
-            let version = vm.live().row.version;
-            Ok((version, worker.detail(&vm)))
-        })
-    });
-    let (version, detail) = changed.await?;
-    Ok(tagged(version, detail))
+    let vm = host.find(&path.vm)?;
+    if call.is_dry() {
+        return call::tried(move || host.check_reconfigure(&vm, expected, &request)).await;
+    }
+    let spec = TaskSpec::new("vm.reconfigure", &vm.name()).about(&vm.id);
+    let worker = Arc::clone(&host);
+    let work = move |_: &TaskContext| {
+        worker.reconfigure(&vm, expected, &request)?;
+        Ok(worker.detail(&vm))
+    };
+    let answer = |changed: VmDetail| tagged(changed.vm.version, changed);
+    call::give(host, call, spec, work, answer).await
 }

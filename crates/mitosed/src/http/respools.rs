@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use api_types::{PoolRequest, ResourcePool, schema};
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::answer::{Answer, HttpError, blocking, blocking_empty, body};
-use crate::host::{Host, TaskSpec};
+use super::answer::{Answer, HttpError, blocking, body};
+use super::call::{self, Call, DryRunQuery, KeyHeader};
+use crate::host::{Host, TaskContext, TaskSpec};
 use crate::inventory::ResourcePool as PoolDoc;
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
@@ -27,7 +29,7 @@ pub fn routes() -> OpenApiRouter<Arc<Host>> {
 #[into_params(parameter_in = Path)]
 pub struct PoolPath {
     /// Its id or name.
-    #[param(schema_with = schema::label)]
+    #[param(schema_with = schema::resource_pool)]
     pool: String,
 }
 
@@ -41,15 +43,17 @@ async fn list(State(host): Shared) -> Answer<Vec<ResourcePool>> {
 
 /// Make a resource pool
 #[utoipa::path(post, path = "/respools", tag = "respools", operation_id = "make_respool",
-    request_body = PoolRequest, responses((status = 200, description = "It is there", body = ResourcePool)))]
-async fn make(State(host): Shared, bytes: Bytes) -> Answer<ResourcePool> {
+    params(DryRunQuery, KeyHeader), request_body = PoolRequest,
+    responses((status = 200, description = "It is there", body = ResourcePool)))]
+async fn make(State(host): Shared, call: Call, bytes: Bytes) -> Result<Response, HttpError> {
     let request: PoolRequest = body(&bytes)?;
-    blocking(move || {
-        let spec = TaskSpec::new("pool.create", &request.name);
-        let worker = Arc::clone(&host);
-        host.in_task(spec, move |_| worker.make_pool(&request))
-    })
-    .await
+    if call.is_dry() {
+        return call::tried(move || host.check_new_pool(&request)).await;
+    }
+    let spec = TaskSpec::new("pool.create", &request.name);
+    let worker = Arc::clone(&host);
+    let work = move |_: &TaskContext| worker.make_pool(&request);
+    call::give(host, call, spec, work, |made| Json(made).into_response()).await
 }
 
 /// One resource pool
@@ -67,12 +71,17 @@ async fn detail(State(host): Shared, Path(path): Path<PoolPath>) -> Answer<Resou
 ///
 /// Only while nothing uses it.
 #[utoipa::path(delete, path = "/respools/{pool}", tag = "respools", operation_id = "remove_respool",
-    params(PoolPath), responses((status = 204, description = "It is gone")))]
-async fn remove(State(host): Shared, Path(path): Path<PoolPath>) -> Result<StatusCode, HttpError> {
-    blocking_empty(move || {
-        let spec = TaskSpec::new("pool.remove", &path.pool);
-        let worker = Arc::clone(&host);
-        host.in_task(spec, move |_| worker.remove_pool(&path.pool))
-    })
-    .await
+    params(PoolPath, DryRunQuery, KeyHeader),
+    responses((status = 204, description = "It is gone")))]
+async fn remove(
+    State(host): Shared,
+    Path(path): Path<PoolPath>,
+    call: Call,
+) -> Result<Response, HttpError> {
+    if call.is_dry() {
+        return call::dry_run(move || host.check_pool_removal(&path.pool).map(drop)).await;
+    }
+    let spec = TaskSpec::new("pool.remove", &path.pool);
+    let worker = Arc::clone(&host);
+    call::run_to_end(host, call, spec, move |_| worker.remove_pool(&path.pool)).await
 }

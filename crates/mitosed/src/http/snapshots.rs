@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use api_types::{Snapshot, SnapshotRequest, Task, schema};
+use api_types::{Snapshot, SnapshotRequest, schema};
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::answer::{Answer, blocking, body};
-use super::started::{self, Started, WaitQuery};
+use super::answer::{Answer, HttpError, blocking, body};
+use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers};
 use super::vms::VmPath;
-use crate::host::{Host, TaskSpec};
+use crate::host::{Host, Operation, TaskSpec};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new()
@@ -32,7 +33,7 @@ pub struct SnapshotPath {
     #[param(schema_with = schema::reference)]
     pub vm: String,
     /// Id or name of the snapshot.
-    #[param(schema_with = schema::name)]
+    #[param(schema_with = schema::snapshot)]
     pub snapshot: String,
 }
 
@@ -55,25 +56,23 @@ async fn list(State(host): Shared, Path(path): Path<VmPath>) -> Answer<Vec<Snaps
 /// The VM stands still as shortly as for a fork; memory is written while it runs on, and the task
 /// ends when all of it is durable. The task's result is a `Snapshot`.
 #[utoipa::path(post, path = "/vms/{vm}/snapshots", tag = "snapshots",
-    operation_id = "create_snapshot", params(VmPath, WaitQuery), request_body = SnapshotRequest,
-    responses(
-    (status = 200, description = "The task has ended well", body = Task),
-    (status = 202, description = "The task is in work", body = Task),
-))]
+    operation_id = "create_snapshot", params(VmPath, CallQuery, DryRunQuery, KeyHeader),
+    request_body = SnapshotRequest, responses(TaskAnswers))]
 async fn create(
     State(host): Shared,
     Path(path): Path<VmPath>,
-    Query(query): Query<WaitQuery>,
+    call: Call,
     bytes: Bytes,
-) -> Started {
+) -> Result<Response, HttpError> {
     let request: SnapshotRequest = body(&bytes)?;
-    started::start(query, move || {
-        let vm = host.find(&path.vm)?;
-        let spec = TaskSpec::new("snapshot.create", &vm.name()).about(&vm.id);
-        let worker = Arc::clone(&host);
-        host.start_task(spec, move |task| {
-            worker.create_snapshot(&vm, &request, task)
-        })
+    let vm = host.find(&path.vm)?;
+    if call.is_dry() {
+        return call::tried(move || host.check_snapshot(&vm, &request)).await;
+    }
+    let spec = TaskSpec::new("snapshot.create", &vm.name()).about(&vm.id);
+    let worker = Arc::clone(&host);
+    call::run(host, call, spec, move |task| {
+        worker.create_snapshot(&vm, &request, task)
     })
     .await
 }
@@ -103,26 +102,34 @@ struct RemoveQuery {
 /// Remove a snapshot
 ///
 /// Its layers stay as long as others use them. The task's result is a `SnapshotsRemoved`.
-#[utoipa::path(delete, path = "/vms/{vm}/snapshots/{snapshot}", tag = "snapshots",
-    operation_id = "remove_snapshot", params(SnapshotPath, RemoveQuery, WaitQuery), responses(
-    (status = 200, description = "The task has ended well", body = Task),
-    (status = 202, description = "The task is in work", body = Task),
-))]
+#[utoipa::path(
+    delete,
+    path = "/vms/{vm}/snapshots/{snapshot}",
+    tag = "snapshots",
+    operation_id = "remove_snapshot",
+    params(SnapshotPath, RemoveQuery, CallQuery, DryRunQuery, KeyHeader),
+    responses(TaskAnswers)
+)]
 async fn remove(
     State(host): Shared,
     Path(path): Path<SnapshotPath>,
     Query(query): Query<RemoveQuery>,
-    Query(wait): Query<WaitQuery>,
-) -> Started {
-    started::start(wait, move || {
-        let vm = host.find(&path.vm)?;
-        let snapshot = host.find_snapshot(&vm, &path.snapshot)?;
-        let spec = TaskSpec::new("snapshot.remove", &vm.name()).about(&vm.id);
-        let worker = Arc::clone(&host);
-        host.start_task(spec, move |_| {
-            let removed = worker.remove_snapshot(&vm, &snapshot.id, query.children)?;
-            Ok(api_types::SnapshotsRemoved { removed })
-        })
+    call: Call,
+) -> Result<Response, HttpError> {
+    let vm = host.find(&path.vm)?;
+    let snapshot = host.find_snapshot(&vm, &path.snapshot)?;
+    if call.is_dry() {
+        let check = move || {
+            host.check_snapshot_removal(&vm, &snapshot.id, query.children)
+                .map(drop)
+        };
+        return call::dry_run(check).await;
+    }
+    let spec = TaskSpec::new("snapshot.remove", &vm.name()).about(&vm.id);
+    let worker = Arc::clone(&host);
+    call::run(host, call, spec, move |_| {
+        let removed = worker.remove_snapshot(&vm, &snapshot.id, query.children)?;
+        Ok(api_types::SnapshotsRemoved { removed })
     })
     .await
 }
@@ -131,25 +138,29 @@ async fn remove(
 ///
 /// The VM's present state is lost. It runs from the snapshot's instant where the snapshot has
 /// memory, otherwise it is powered off. The task's result is a `Vm`.
-#[utoipa::path(post, path = "/vms/{vm}/snapshots/{snapshot}/revert", tag = "snapshots",
-    operation_id = "revert_snapshot", params(SnapshotPath, WaitQuery), responses(
-    (status = 200, description = "The task has ended well", body = Task),
-    (status = 202, description = "The task is in work", body = Task),
-))]
+#[utoipa::path(
+    post,
+    path = "/vms/{vm}/snapshots/{snapshot}/revert",
+    tag = "snapshots",
+    operation_id = "revert_snapshot",
+    params(SnapshotPath, CallQuery, DryRunQuery, KeyHeader),
+    responses(TaskAnswers)
+)]
 async fn revert(
     State(host): Shared,
     Path(path): Path<SnapshotPath>,
-    Query(query): Query<WaitQuery>,
-) -> Started {
-    started::start(query, move || {
-        let vm = host.find(&path.vm)?;
-        let snapshot = host.find_snapshot(&vm, &path.snapshot)?;
-        let spec = TaskSpec::new("snapshot.revert", &vm.name()).about(&vm.id);
-        let worker = Arc::clone(&host);
-        host.start_task(spec, move |task| {
-            worker.revert(&vm, &snapshot.id, task)?;
-            Ok(worker.show(&vm))
-        })
+    call: Call,
+) -> Result<Response, HttpError> {
+    let vm = host.find(&path.vm)?;
+    let snapshot = host.find_snapshot(&vm, &path.snapshot)?;
+    if call.is_dry() {
+        return call::tried(move || host.check_revert(&vm, &snapshot)).await;
+    }
+    let spec = TaskSpec::new("snapshot.revert", &vm.name()).about(&vm.id);
+    let worker = Arc::clone(&host);
+    call::run(host, call, spec, move |task| {
+        worker.revert(&vm, &snapshot.id, task)?;
+        Ok(worker.show(&vm))
     })
     .await
 }
@@ -158,24 +169,28 @@ async fn revert(
 ///
 /// Its memory goes to files and its process ends; starting it lets it go on from there. The task's
 /// result is a `Vm`.
-#[utoipa::path(post, path = "/vms/{vm}/suspend", tag = "vms", operation_id = "suspend_vm",
-    params(VmPath, WaitQuery), responses(
-    (status = 200, description = "The task has ended well", body = Task),
-    (status = 202, description = "The task is in work", body = Task),
-))]
+#[utoipa::path(
+    post,
+    path = "/vms/{vm}/suspend",
+    tag = "vms",
+    operation_id = "suspend_vm",
+    params(VmPath, CallQuery, DryRunQuery, KeyHeader),
+    responses(TaskAnswers)
+)]
 async fn suspend(
     State(host): Shared,
     Path(path): Path<VmPath>,
-    Query(query): Query<WaitQuery>,
-) -> Started {
-    started::start(query, move || {
-        let vm = host.find(&path.vm)?;
-        let spec = TaskSpec::new("vm.suspend", &vm.name()).about(&vm.id);
-        let worker = Arc::clone(&host);
-        host.start_task(spec, move |task| {
-            worker.suspend(&vm, task)?;
-            Ok(worker.show(&vm))
-        })
+    call: Call,
+) -> Result<Response, HttpError> {
+    let vm = host.find(&path.vm)?;
+    if call.is_dry() {
+        return call::tried(move || host.check_power(&vm, Operation::Suspend)).await;
+    }
+    let spec = TaskSpec::new("vm.suspend", &vm.name()).about(&vm.id);
+    let worker = Arc::clone(&host);
+    call::run(host, call, spec, move |task| {
+        worker.suspend(&vm, task)?;
+        Ok(worker.show(&vm))
     })
     .await
 }

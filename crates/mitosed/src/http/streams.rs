@@ -156,12 +156,14 @@ async fn console(
         let (sender, mut receiver) = mpsc::channel(16);
         let followed = Arc::clone(&vm);
         tokio::spawn(send_file(path, CONSOLE_TAIL_BYTES, Some(followed), sender));
+        // Ends with whether the client is gone.
         let output = async {
             while let Some(Ok(chunk)) = receiver.recv().await {
                 if to_client.write_all(&chunk).await.is_err() {
-                    break;
+                    return true;
                 }
             }
+            false
         };
         let input = async {
             let mut buffer = vec![0; 1024];
@@ -174,9 +176,11 @@ async fn console(
                 }
             }
         };
+        tokio::pin!(input);
         tokio::select! {
-            () = output => {}
-            () = input => {}
+            () = &mut input => {}
+            // What a client typed before it went is still on its way.
+            gone = output => if gone { input.await },
         }
     })
 }

@@ -17,6 +17,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{Answer, HttpError, blocking, run_blocking};
+use super::call::{Call, CallQuery, WAIT_MAX};
 use super::page::{self, TaskQuery};
 use crate::host::Host;
 
@@ -47,10 +48,16 @@ async fn list(State(host): Shared, Query(query): Query<TaskQuery>) -> Result<Res
 }
 
 /// One task
-#[utoipa::path(get, path = "/tasks/{task}", tag = "tasks", operation_id = "get_task", params(TaskPath), responses(
-    (status = 200, description = "Its state", body = Task),
-))]
-async fn task(State(host): Shared, Path(path): Path<TaskPath>) -> Answer<Task> {
+#[utoipa::path(get, path = "/tasks/{task}", tag = "tasks", operation_id = "get_task",
+    params(TaskPath, CallQuery), responses((status = 200, description = "Its state", body = Task)))]
+async fn task(State(host): Shared, Path(path): Path<TaskPath>, call: Call) -> Answer<Task> {
+    if let Some(mut live) = host.live_task(path.task).filter(|_| call.waits()) {
+        // Its end, or what it is after the wait, is read below.
+        let ended = live
+            .progress
+            .wait_for(|task| task.state != TaskState::Running);
+        let _ = tokio::time::timeout(WAIT_MAX, ended).await;
+    }
     blocking(move || host.task(path.task)).await
 }
 

@@ -81,12 +81,35 @@ fn every_operation_has_its_own_id_and_a_success() {
     assert!(ids.len() > 10);
 }
 
-/// Checks a body against a schema of the document: `Ok`, or field and what is wrong with it.
+#[test]
+fn every_reference_leads_somewhere() {
+    fn follow(value: &Value, document: &Value) {
+        match value {
+            Value::Object(members) => {
+                if let Some(Value::String(reference)) = members.get("$ref") {
+                    let found = document.pointer(reference.trim_start_matches('#'));
+                    assert!(found.is_some(), "{reference}");
+                }
+                members.values().for_each(|member| follow(member, document));
+            }
+            Value::Array(items) => items.iter().for_each(|item| follow(item, document)),
+            _ => {}
+        }
+    }
+    let document = super::openapi();
+    follow(&document, &document);
+}
+
+/// Checks a body against a schema of the document: `Ok`, or fields and what is wrong with them.
 fn check(name: &str, body: &Value) -> Result<(), String> {
     let document = super::openapi();
     let schema = json!({ "$ref": format!("#/components/schemas/{name}") });
     let found = Schemas::new(&document).check(body, &schema, "");
-    found.map_err(|v| format!("{}: {}; {}", v.field, v.what, v.remedy))
+    let told: Vec<_> = found.iter().map(|v| v.to_problem().detail).collect();
+    match told.is_empty() {
+        true => Ok(()),
+        false => Err(told.join("\n")),
+    }
 }
 
 #[test]
@@ -160,4 +183,9 @@ fn bounds_are_enforced_as_the_document_has_them() {
     assert!(twice.contains("names: has \"a\" twice"), "{twice}");
     let missing = check("ForkRequest", &json!({})).unwrap_err();
     assert_eq!(missing, "names: is missing; give it");
+    let many = run(json!({ "name": "a/b", "cpus": 0, "nets": [{ "mac": "x" }, { "tap": "" }] }));
+    let many = many.unwrap_err();
+    for told in ["name: ", "cpus: ", "nets[0].mac: ", "nets[1].tap: "] {
+        assert!(many.contains(told), "{many:?} lacks {told:?}");
+    }
 }

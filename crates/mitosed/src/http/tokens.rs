@@ -2,21 +2,20 @@
 
 use std::sync::Arc;
 
-use api_types::{DryRun, NewToken, Token, TokenRequest, schema};
+use api_types::{NewToken, Token, TokenRequest, schema};
+use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::access::User;
 use super::answer::{HttpError, body, run_blocking};
-use super::call::{self, Call, DryRunQuery};
+use super::call::{self, Call, DryRunQuery, KeyHeader};
 use crate::host::{Host, TaskSpec};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
@@ -46,17 +45,11 @@ async fn list(State(host): Shared) -> Json<Vec<Token>> {
 ///
 /// The answer is the only place where its secret is shown, so there is no task that would keep it.
 #[utoipa::path(post, path = "/tokens", tag = "tokens", operation_id = "make_token",
-    params(DryRunQuery), request_body = TokenRequest, responses(
-    (status = 200, description = "What stands in the way (`dry_run=true`)", body = DryRun),
-    (status = 201, description = "The token and its secret", body = NewToken),
-))]
-async fn make(
-    State(host): Shared,
-    Query(query): Query<DryRunQuery>,
-    bytes: Bytes,
-) -> Result<Response, HttpError> {
+    params(DryRunQuery), request_body = TokenRequest,
+    responses((status = 201, description = "The token and its secret", body = NewToken)))]
+async fn make(State(host): Shared, call: Call, bytes: Bytes) -> Result<Response, HttpError> {
     let request: TokenRequest = body(&bytes)?;
-    if query.dry_run {
+    if call.is_dry() {
         return call::dry_run(move || host.check_token(&request)).await;
     }
     let made = run_blocking(move || host.make_token(&request)).await?;
@@ -65,17 +58,22 @@ async fn make(
 
 /// Remove a token
 #[utoipa::path(delete, path = "/tokens/{token}", tag = "tokens", operation_id = "remove_token",
-    params(TokenPath), responses((status = 204, description = "Nobody comes in with it")))]
+    params(TokenPath, DryRunQuery, KeyHeader),
+    responses((status = 204, description = "Nobody comes in with it")))]
 async fn remove(
     State(host): Shared,
     Path(path): Path<TokenPath>,
-    Extension(user): Extension<User>,
     call: Call,
-) -> Result<StatusCode, HttpError> {
+) -> Result<Response, HttpError> {
+    let own = call.user().token.clone();
+    if call.is_dry() {
+        let check = move || host.check_token_removal(&path.token, own.as_deref());
+        return call::dry_run(move || check().map(drop)).await;
+    }
     let worker = Arc::clone(&host);
     let spec = TaskSpec::new("token.remove", &path.token);
     call::run_to_end(host, call, spec, move |_| {
-        worker.remove_token(&path.token, user.token.as_deref())
+        worker.remove_token(&path.token, own.as_deref())
     })
     .await
 }

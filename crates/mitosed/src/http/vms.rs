@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use api_types::{
-    Cloned, ForkRequest, RunReply, RunRequest, StopRequest, Task, Vm, VmDetail, schema,
-};
+use api_types::{Cloned, ForkRequest, RunReply, RunRequest, StopRequest, Vm, VmDetail, schema};
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -16,13 +14,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{HttpError, body, run_blocking};
-use super::call::{
-    self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers, TaskOrDryRun, if_match,
-};
+use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers, if_match};
 use super::page::{self, VmQuery};
 use super::{Arrived, Shared, streams};
 use crate::error::OpResult;
-use crate::host::{self, Host, TaskSpec};
+use crate::host::{self, Host, Operation, TaskSpec};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new()
@@ -59,20 +55,16 @@ async fn list(State(host): Shared, Query(query): Query<VmQuery>) -> Result<Respo
 ///
 /// The task's result is a `RunReply`.
 #[utoipa::path(post, path = "/vms", tag = "vms", operation_id = "run_vm",
-    params(CallQuery, DryRunQuery, KeyHeader), request_body = RunRequest, responses(
-    (status = 200, description = "The task has ended (`wait=true`), or what stands in the way \
-        (`dry_run=true`)", body = TaskOrDryRun),
-    (status = 202, description = "The task is in work", body = Task),
-))]
+    params(CallQuery, DryRunQuery, KeyHeader), request_body = RunRequest,
+    responses(TaskAnswers))]
 async fn run(
     State(host): Shared,
     Extension(Arrived(at)): Extension<Arrived>,
-    Query(query): Query<DryRunQuery>,
     call: Call,
     bytes: Bytes,
 ) -> Result<Response, HttpError> {
     let request: RunRequest = body(&bytes)?;
-    if query.dry_run {
+    if call.is_dry() {
         return call::tried(move || host.check_run(&request)).await;
     }
     let spec = TaskSpec::new("vm.run", &request.name);
@@ -103,16 +95,20 @@ struct RemoveQuery {
 
 /// Remove a VM
 #[utoipa::path(delete, path = "/vms/{vm}", tag = "vms", operation_id = "remove_vm",
-    params(VmPath, RemoveQuery), responses((status = 204, description = "It is gone")))]
+    params(VmPath, RemoveQuery, DryRunQuery, KeyHeader),
+    responses((status = 204, description = "It is gone")))]
 async fn remove(
     State(host): Shared,
     Path(path): Path<VmPath>,
     Query(query): Query<RemoveQuery>,
     headers: HeaderMap,
     call: Call,
-) -> Result<StatusCode, HttpError> {
+) -> Result<Response, HttpError> {
     let vm = host.find(&path.vm)?;
     host::check_version("VM", &vm.name(), if_match(&headers), vm.row().version)?;
+    if call.is_dry() {
+        return call::dry_run(move || host.check_removal(&vm, query.force)).await;
+    }
     let spec = TaskSpec::new("vm.remove", &vm.name()).about(&vm.id);
     let worker = Arc::clone(&host);
     call::run_to_end(host, call, spec, move |_| worker.remove(&vm, query.force)).await
@@ -122,22 +118,18 @@ async fn remove(
 ///
 /// The task's result is a `Cloned`.
 #[utoipa::path(post, path = "/vms/{vm}/fork", tag = "vms", operation_id = "fork_vm",
-    params(VmPath, CallQuery, DryRunQuery, KeyHeader), request_body = ForkRequest, responses(
-    (status = 200, description = "The task has ended (`wait=true`), or what stands in the way \
-        (`dry_run=true`)", body = TaskOrDryRun),
-    (status = 202, description = "The task is in work", body = Task),
-))]
+    params(VmPath, CallQuery, DryRunQuery, KeyHeader), request_body = ForkRequest,
+    responses(TaskAnswers))]
 async fn fork(
     State(host): Shared,
     Path(path): Path<VmPath>,
     Extension(Arrived(at)): Extension<Arrived>,
-    Query(query): Query<DryRunQuery>,
     call: Call,
     bytes: Bytes,
 ) -> Result<Response, HttpError> {
     let request: ForkRequest = body(&bytes)?;
     let vm = host.find(&path.vm)?;
-    if query.dry_run {
+    if call.is_dry() {
         return call::tried(move || host.check_fork(&vm, &request)).await;
     }
     let spec = host::clone_task(&vm, &request);
@@ -157,7 +149,7 @@ async fn fork(
 ///
 /// The task's result is a `Vm`.
 #[utoipa::path(post, path = "/vms/{vm}/stop", tag = "vms", operation_id = "stop_vm",
-    params(VmPath, CallQuery, KeyHeader), request_body(content = Option<StopRequest>),
+    params(VmPath, CallQuery, DryRunQuery, KeyHeader), request_body(content = Option<StopRequest>),
     responses(TaskAnswers))]
 async fn stop(
     State(host): Shared,
@@ -167,10 +159,15 @@ async fn stop(
 ) -> Result<Response, HttpError> {
     let request: Option<StopRequest> = body(&bytes)?;
     let request = request.unwrap_or_default();
-    act(host, path, call, "vm.stop", move |host, vm| {
-        host.power_off(vm, &request)
-    })
-    .await
+    let operation = match request.force {
+        true => Operation::PowerOff,
+        false => Operation::ShutDown,
+    };
+    Act::new("vm.stop", operation)
+        .run(host, path, call, move |host, vm| {
+            host.power_off(vm, &request)
+        })
+        .await
 }
 
 /// Power a VM on
@@ -181,7 +178,7 @@ async fn stop(
     path = "/vms/{vm}/start",
     tag = "vms",
     operation_id = "start_vm",
-    params(VmPath, CallQuery, KeyHeader),
+    params(VmPath, CallQuery, DryRunQuery, KeyHeader),
     responses(TaskAnswers)
 )]
 async fn start(
@@ -189,7 +186,9 @@ async fn start(
     Path(path): Path<VmPath>,
     call: Call,
 ) -> Result<Response, HttpError> {
-    act(host, path, call, "vm.start", Host::start).await
+    Act::new("vm.start", Operation::Start)
+        .run(host, path, call, Host::start)
+        .await
 }
 
 /// Stop a VM's vCPUs
@@ -200,7 +199,7 @@ async fn start(
     path = "/vms/{vm}/pause",
     tag = "vms",
     operation_id = "pause_vm",
-    params(VmPath, CallQuery, KeyHeader),
+    params(VmPath, CallQuery, DryRunQuery, KeyHeader),
     responses(TaskAnswers)
 )]
 async fn pause(
@@ -208,7 +207,9 @@ async fn pause(
     Path(path): Path<VmPath>,
     call: Call,
 ) -> Result<Response, HttpError> {
-    act(host, path, call, "vm.pause", |host, vm| host.pause(vm)).await
+    Act::new("vm.pause", Operation::Pause)
+        .run(host, path, call, |host, vm| host.pause(vm))
+        .await
 }
 
 /// Let a VM's vCPUs run on
@@ -219,7 +220,7 @@ async fn pause(
     path = "/vms/{vm}/resume",
     tag = "vms",
     operation_id = "resume_vm",
-    params(VmPath, CallQuery, KeyHeader),
+    params(VmPath, CallQuery, DryRunQuery, KeyHeader),
     responses(TaskAnswers)
 )]
 async fn resume(
@@ -227,7 +228,9 @@ async fn resume(
     Path(path): Path<VmPath>,
     call: Call,
 ) -> Result<Response, HttpError> {
-    act(host, path, call, "vm.resume", |host, vm| host.resume(vm)).await
+    Act::new("vm.resume", Operation::Resume)
+        .run(host, path, call, |host, vm| host.resume(vm))
+        .await
 }
 
 /// Reset a VM
@@ -238,7 +241,7 @@ async fn resume(
     path = "/vms/{vm}/reset",
     tag = "vms",
     operation_id = "reset_vm",
-    params(VmPath, CallQuery, KeyHeader),
+    params(VmPath, CallQuery, DryRunQuery, KeyHeader),
     responses(TaskAnswers)
 )]
 async fn reset(
@@ -246,23 +249,41 @@ async fn reset(
     Path(path): Path<VmPath>,
     call: Call,
 ) -> Result<Response, HttpError> {
-    act(host, path, call, "vm.reset", Host::reset).await
+    Act::new("vm.reset", Operation::Reset)
+        .run(host, path, call, Host::reset)
+        .await
 }
 
-/// Runs an operation on a VM as a task whose result is the VM.
-async fn act(
-    host: Arc<Host>,
-    path: VmPath,
-    call: Call,
-    kind: &str,
-    operation: impl FnOnce(&Arc<Host>, &Arc<host::Vm>) -> OpResult<()> + Send + 'static,
-) -> Result<Response, HttpError> {
-    let vm = host.find(&path.vm)?;
-    let spec = TaskSpec::new(kind, &vm.name()).about(&vm.id);
-    let worker = Arc::clone(&host);
-    call::run::<Vm>(host, call, spec, move |_| {
-        operation(&worker, &vm)?;
-        Ok(worker.show(&vm))
-    })
-    .await
+/// An operation on a VM whose result is the VM.
+struct Act {
+    /// Kind of its task.
+    kind: &'static str,
+    /// What the table of states is asked.
+    operation: Operation,
+}
+
+impl Act {
+    fn new(kind: &'static str, operation: Operation) -> Self {
+        Self { kind, operation }
+    }
+
+    async fn run(
+        self,
+        host: Arc<Host>,
+        path: VmPath,
+        call: Call,
+        operation: impl FnOnce(&Arc<Host>, &Arc<host::Vm>) -> OpResult<()> + Send + 'static,
+    ) -> Result<Response, HttpError> {
+        let vm = host.find(&path.vm)?;
+        if call.is_dry() {
+            return call::tried(move || host.check_power(&vm, self.operation)).await;
+        }
+        let spec = TaskSpec::new(self.kind, &vm.name()).about(&vm.id);
+        let worker = Arc::clone(&host);
+        call::run::<Vm>(host, call, spec, move |_| {
+            operation(&worker, &vm)?;
+            Ok(worker.show(&vm))
+        })
+        .await
+    }
 }

@@ -6,16 +6,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api_types::{ErrorKind, ExportRequest, Exported};
+use api_types::{DryRun, ErrorKind, ExportRequest, Exported};
 use archives::{FORMAT, Layer, Manifest, Memory, Part, digest};
 
 use super::describe::{Names, format_of, machine_of};
 use super::subject::{Source, Subject, boot_files, length_of};
-use super::{Host, TaskContext, Vm, part_of, refuse, vm_event, watch};
+use super::{Host, TaskContext, Vm, needs_process, part_of, refuse, vm_event, watch};
 use crate::clock::{now_ms, random_hex};
 use crate::error::{OpError, OpResult};
+use crate::host::check::Problems;
 use crate::host::event;
-use crate::inventory::{ArchiveRecord, ArchivedLayer, ForkPoint, NewEvent, Object, sync_directory};
+use crate::inventory::{
+    ArchiveRecord, ArchivedLayer, ForkPoint, NewEvent, Object, PowerState, sync_directory,
+};
 
 impl Host {
     /// Writes a VM or one of its snapshots to an archive.
@@ -37,6 +40,33 @@ impl Host {
         Ok(exported)
     }
 
+    /// Tries an export of a VM or snapshot out.
+    pub fn check_export_vm(&self, vm: &Vm, request: &ExportRequest) -> DryRun {
+        let mut problems = Problems::default();
+        problems.take(check_target(&request.path));
+        problems.take(self.exported_before(request));
+        match &request.snapshot {
+            Some(name) => {
+                let snapshot = self.find_snapshot(vm, name);
+                problems.take(snapshot.and_then(|snapshot| self.check_complete(&snapshot)));
+            }
+            None => drop(problems.take(needs_making(vm))),
+        }
+        problems.dry_run()
+    }
+
+    /// Tries an export of a fork point out.
+    pub fn check_export_point(&self, point: &Object<ForkPoint>, request: &ExportRequest) -> DryRun {
+        let mut problems = Problems::default();
+        if request.snapshot.is_some() {
+            problems.note(no_snapshots());
+        }
+        problems.take(check_target(&request.path));
+        problems.take(self.exported_before(request));
+        problems.take(self.open_point(point));
+        problems.dry_run()
+    }
+
     /// Writes a kept fork point to an archive.
     pub fn export_point(
         self: &Arc<Self>,
@@ -45,7 +75,7 @@ impl Host {
         task: &TaskContext,
     ) -> OpResult<Exported> {
         if request.snapshot.is_some() {
-            return Err(OpError::invalid("snapshot: a fork point has no snapshots"));
+            return Err(no_snapshots());
         }
         let known = self.check_export(request)?;
         let subject = self.subject_of_point(point)?;
@@ -69,6 +99,11 @@ impl Host {
     /// Checks a request before anything stands still; returns the layers of the earlier export.
     fn check_export(&self, request: &ExportRequest) -> OpResult<Vec<ArchivedLayer>> {
         check_target(&request.path)?;
+        self.exported_before(request)
+    }
+
+    /// Layers of the earlier export that a request names.
+    fn exported_before(&self, request: &ExportRequest) -> OpResult<Vec<ArchivedLayer>> {
         let Some(since) = &request.since else {
             return Ok(Vec::new());
         };
@@ -155,6 +190,18 @@ impl Host {
 struct Boot {
     kernel: Source,
     initrd: Option<Source>,
+}
+
+fn no_snapshots() -> OpError {
+    OpError::invalid("snapshot: a fork point has no snapshots; leave it out")
+}
+
+/// Refuses a VM that is still being made.
+fn needs_making(vm: &Vm) -> OpResult<()> {
+    match vm.state() {
+        PowerState::Creating => needs_process(&vm.name(), PowerState::Creating),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a file that is there, and a folder that is not.

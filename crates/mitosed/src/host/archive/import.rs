@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api_types::{ImportRequest, Imported};
+use api_types::{DryRun, ImportRequest, Imported};
 use archives::{Manifest, Part, Reader};
 
 use super::describe::{format_from, row_of};
@@ -14,11 +14,12 @@ use super::{Host, TaskContext, Vm, refuse, vm_event, watch};
 use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
 use crate::host::backends::open_given;
+use crate::host::check::Problems;
 use crate::host::datastores::Promise;
 use crate::host::identity::new_mac;
 use crate::inventory::{
     ArchiveRecord, ArchivedLayer, BootSource, Changes, DiskRow, FIRST_DATASTORE, LayerId, LayerRow,
-    Object, ObjectId, PowerState, SuspendRow, VmRow,
+    Object, ObjectId, PowerState, SuspendRow, VM_FOLDER, VmRow,
 };
 use crate::layers::make_delta;
 
@@ -61,6 +62,33 @@ impl Found {
 }
 
 impl Host {
+    /// Tries an import out; what the files of the archive hold is not verified.
+    pub fn check_import(&self, request: &ImportRequest) -> DryRun {
+        let mut problems = Problems::default();
+        let file = open_given("path", &request.path);
+        let reader = problems.take(file.and_then(|file| Reader::open(file).map_err(refuse)));
+        let wanted = request.datastore.as_deref().unwrap_or(FIRST_DATASTORE);
+        let Some(reader) = reader else {
+            problems.take(self.store_for_disks(wanted));
+            return problems.dry_run();
+        };
+        let manifest = reader.manifest();
+        let name = request.name.as_ref().unwrap_or(&manifest.machine.name);
+        problems.take(match api_types::name_problem(name) {
+            Some(problem) => Err(OpError::invalid(problem)),
+            None => self.check_name_free(name, VM_FOLDER),
+        });
+        problems.take(self.room_for(request, manifest));
+        let boot = BootSource {
+            image: None,
+            kernel: Default::default(),
+            initrd: None,
+        };
+        let mut row = row_of(&manifest.machine, ObjectId::new(), name.clone(), boot);
+        problems.take(self.settle_identity(&mut row, request.new_identity));
+        problems.dry_run()
+    }
+
     /// Makes a VM of an archive.
     pub fn import(
         self: &Arc<Self>,

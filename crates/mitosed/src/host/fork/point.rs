@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use api_types::ErrorKind;
 
 use crate::error::{OpError, OpResult};
-use crate::host::Host;
+use crate::host::{Host, number_of};
 use crate::inventory::{Changes, ForkPoint, NewEvent, Object, ObjectId, PointMemory, VmRow};
 use crate::layers::remove_files;
 use crate::vmm::Link;
@@ -75,7 +75,8 @@ impl Host {
         points.retain(of_vm);
         points
             .into_iter()
-            .max_by_key(|point| (point.doc.created_at_ms, point.id.clone()))
+            // By number: the clock may have been set back.
+            .max_by_key(|point| number_of(&point.id))
             .ok_or_else(|| {
                 OpError::new(
                     ErrorKind::NotFound,

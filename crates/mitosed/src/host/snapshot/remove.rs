@@ -38,6 +38,24 @@ impl Host {
         children: bool,
     ) -> OpResult<Vec<String>> {
         let _turn = self.turn(vm)?;
+        let (all, gone) = self.check_snapshot_removal(vm, reference, children)?;
+        let names: Vec<_> = all
+            .iter()
+            .filter(|s| gone.contains(&s.id))
+            .map(|s| s.name.clone())
+            .collect();
+        let message = format!("removed snapshots {}", names.join(", "));
+        self.take_out(vm, &all, &gone, "snapshot.removed", message)?;
+        Ok(names)
+    }
+
+    /// All snapshots of a VM, and those that would go with one, where they may.
+    pub fn check_snapshot_removal(
+        &self,
+        vm: &Vm,
+        reference: &str,
+        children: bool,
+    ) -> OpResult<(Vec<Object<Snapshot>>, BTreeSet<ObjectId>)> {
         let snapshot = self.find_snapshot(vm, reference)?;
         let all = self.snapshots_of(vm);
         let gone = if children {
@@ -48,14 +66,7 @@ impl Host {
         for snapshot in all.iter().filter(|s| gone.contains(&s.id)) {
             self.check_complete(snapshot)?;
         }
-        let names: Vec<_> = all
-            .iter()
-            .filter(|s| gone.contains(&s.id))
-            .map(|s| s.name.clone())
-            .collect();
-        let message = format!("removed snapshots {}", names.join(", "));
-        self.take_out(vm, &all, &gone, "snapshot.removed", message)?;
-        Ok(names)
+        Ok((all, gone))
     }
 
     /// Removes a snapshot that cannot be finished.

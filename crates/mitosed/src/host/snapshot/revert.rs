@@ -7,10 +7,12 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use api_types::DryRun;
 
 use super::{Host, Vm, vm_event};
 use crate::error::{OpError, OpResult};
 use crate::host::TaskContext;
+use crate::host::check::Problems;
 use crate::host::states::Operation;
 use crate::inventory::{
     Changes, DiskRow, LayerId, MemoryFiles, Object, PowerState, Snapshot, SnapshotMemory,
@@ -29,15 +31,11 @@ impl Host {
         let _busy = self.pool.busy();
         let _turn = self.turn(vm)?;
         let snapshot = self.find_snapshot(vm, reference)?;
-        self.check_complete(&snapshot)?;
-        self.allow(vm, Operation::Revert)?;
+        self.revert_problems(vm, &snapshot).finish()?;
         let memory = match &snapshot.doc.memory {
             SnapshotMemory::Files(files) => Some(files.clone()),
             _ => None,
         };
-        if memory.is_some() && !vm.state().has_process() {
-            self.check_memory("the VM", snapshot.doc.row.spec.memory_bytes)?;
-        }
         task.progress(0.1, "ending what runs");
         self.end_process(vm);
         if vm.state().has_process() {
@@ -55,6 +53,23 @@ impl Host {
             }
             None => Ok(()),
         }
+    }
+
+    /// Tries a return to a snapshot out.
+    pub fn check_revert(&self, vm: &Vm, snapshot: &Object<Snapshot>) -> DryRun {
+        self.revert_problems(vm, snapshot).dry_run()
+    }
+
+    fn revert_problems(&self, vm: &Vm, snapshot: &Object<Snapshot>) -> Problems {
+        let mut problems = Problems::default();
+        problems.take(self.check_complete(snapshot));
+        problems.take(self.allow(vm, Operation::Revert));
+        let with_memory = !matches!(snapshot.doc.memory, SnapshotMemory::None);
+        if with_memory && !vm.state().has_process() {
+            let bytes = snapshot.doc.row.spec.memory_bytes;
+            problems.take(self.check_memory("the VM", bytes));
+        }
+        problems
     }
 
     fn resume_snapshot(

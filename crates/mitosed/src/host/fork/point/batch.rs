@@ -7,13 +7,16 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use api_types::{Cloned, ForkRequest, MAX_CHILDREN, MAX_NAME_BYTES, PointForkRequest, PointForked};
+use api_types::{
+    Cloned, DryRun, ForkRequest, MAX_CHILDREN, MAX_NAME_BYTES, PointForkRequest, PointForked,
+};
 
 use super::super::record::Recording;
 use super::super::seats::{Seat, for_each_alone};
 use super::super::{DEFAULT_READY_WAIT_S, clones_durable, prepared_ahead_max, wait_for_agents};
 use crate::clock::{monotonic_ns, us_between};
 use crate::error::{OpError, OpResult};
+use crate::host::check::Problems;
 use crate::host::guestinfo::guestinfo_of_new;
 use crate::host::{Host, TaskContext, Vm, static_net};
 use crate::inventory::{ChildRow, ForkPoint, Object, VmRow};
@@ -48,18 +51,8 @@ impl Host {
     /// Powers on children of a fork point.
     pub fn fork_from_point(self: &Arc<Self>, fork: &PointFork<'_>) -> OpResult<PointForked> {
         let (point, request) = (fork.point, fork.request);
-        let count = request.names.len().max(request.count as usize);
-        if count == 0 || count > MAX_CHILDREN as usize {
-            return Err(OpError::invalid(format!(
-                "count: {count} is not between 1 and {MAX_CHILDREN} children in one call"
-            )));
-        }
-        if !request.names.is_empty() && request.count != 0 {
-            return Err(OpError::invalid(
-                "count: names are given, so their number is the count; leave one of them out",
-            ));
-        }
-        check_persistence(point, request.persistent)?;
+        let count = count_of(request);
+        request_problems(point, request).finish()?;
         let ground = self.ground(point)?;
         let mut seats = self.seats_of(point, request, count)?;
         if let Some(context) = fork.context {
@@ -113,6 +106,28 @@ impl Host {
                 clones,
             },
         })
+    }
+
+    /// Tries a request for children out.
+    pub fn check_children(&self, point: &Object<ForkPoint>, request: &PointForkRequest) -> DryRun {
+        let mut problems = request_problems(point, request);
+        let row = &point.doc.row;
+        let count = count_of(request).min(MAX_CHILDREN as usize);
+        problems.take(self.open_point(point));
+        problems.take(check_given(row, request, count));
+        let names = match &request.names[..] {
+            [] => {
+                let ahead = self.registered_children(&point.id).len().min(count);
+                let prefix = request.prefix.as_deref().unwrap_or(&point.name);
+                self.child_names(prefix, count - ahead)
+            }
+            names => names.to_vec(),
+        };
+        if !names.is_empty() {
+            let clone = clone_of(names, request);
+            self.check_clones(row, &clone, MAX_CHILDREN as usize, &mut problems);
+        }
+        problems.dry_run()
     }
 
     fn ground(&self, point: &Object<ForkPoint>) -> OpResult<Ground> {
@@ -181,12 +196,7 @@ impl Host {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let clone = ForkRequest {
-            names,
-            keep_mac: request.keep_mac,
-            memory_limit_bytes: request.memory_limit_bytes,
-            ..ForkRequest::default()
-        };
+        let clone = clone_of(names, request);
         let seats = self.plan_clones(&point.doc.row, &clone, MAX_CHILDREN as usize)?;
         for seat in &seats {
             seat.vm.update(|live| {
@@ -312,6 +322,40 @@ impl Host {
     }
 }
 
+/// Children that a request asks for.
+fn count_of(request: &PointForkRequest) -> usize {
+    request.names.len().max(request.count as usize)
+}
+
+/// New children as clones.
+fn clone_of(names: Vec<String>, request: &PointForkRequest) -> ForkRequest {
+    ForkRequest {
+        names,
+        keep_mac: request.keep_mac,
+        memory_limit_bytes: request.memory_limit_bytes,
+        ..ForkRequest::default()
+    }
+}
+
+/// What a request for children has wrong by itself.
+fn request_problems(point: &Object<ForkPoint>, request: &PointForkRequest) -> Problems {
+    let mut problems = Problems::default();
+    let count = count_of(request);
+    if count == 0 || count > MAX_CHILDREN as usize {
+        problems.note(OpError::invalid(format!(
+            "count: {count} is not between 1 and {MAX_CHILDREN} children in one call; give one \
+             that is"
+        )));
+    }
+    if !request.names.is_empty() && request.count != 0 {
+        problems.note(OpError::invalid(
+            "count: names are given, so their number is the count; leave one of them out",
+        ));
+    }
+    problems.take(check_persistence(point, request.persistent));
+    problems
+}
+
 /// Persistent children need a parent at rest.
 pub(super) fn check_persistence(
     point: &Object<ForkPoint>,
@@ -327,7 +371,6 @@ pub(super) fn check_persistence(
     Ok(())
 }
 
-/// A child that was claimed and is not started after all.
 /// Checks what children are given beside their names before any is touched: with the longest name
 /// and for the last of them, it holds for all.
 fn check_given(parent: &VmRow, request: &PointForkRequest, count: usize) -> OpResult<()> {
@@ -350,6 +393,7 @@ fn give(
     static_net::assign(&mut row.nics, &request.addresses, index)
 }
 
+/// A child that was claimed and is not started after all.
 pub(super) fn unclaim(vm: &Vm) {
     vm.update(|live| {
         live.row.state = crate::inventory::PowerState::PoweredOff;

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api_types::{
-    ForkPoint as PointAnswer, MAX_CHILDREN, PointForkRequest, PrepareRequest, Prepared,
+    DryRun, ForkPoint as PointAnswer, MAX_CHILDREN, PointForkRequest, PrepareRequest, Prepared,
 };
 
 use super::super::seats::Seat;
 use super::batch::{check_persistence, unclaim};
 use crate::error::{OpError, OpResult};
+use crate::host::check::Problems;
+use crate::host::states::Operation;
 use crate::host::{Host, TaskContext, Vm, event, vm_event};
 use crate::inventory::{
     Changes, DiskRow, ForkPoint, Object, PointMemory, PowerState, sync_directory,
@@ -32,19 +34,7 @@ impl Host {
             .name
             .clone()
             .unwrap_or_else(|| vm.name().to_string());
-        self.check_free::<ForkPoint>(None, &name)?;
-        if request.children > MAX_CHILDREN {
-            return Err(OpError::invalid(format!(
-                "children: {} is more than {MAX_CHILDREN}",
-                request.children
-            )));
-        }
-        if request.persistent && !request.quiesce {
-            return Err(OpError::invalid(
-                "persistent: children keep their disks only where the parent is brought to rest; \
-                 prepare it with --quiesce",
-            ));
-        }
+        prepare_problems(self, &name, request).finish()?;
         let exec_exit_code = self.warm_up(vm, request, context)?;
         context.progress(0.3, "sealing the fork point");
         let point = {
@@ -65,6 +55,17 @@ impl Host {
             children,
             exec_exit_code,
         })
+    }
+
+    /// Tries a preparation out.
+    pub fn check_prepare(&self, vm: &Vm, request: &PrepareRequest) -> DryRun {
+        let name = request.name.clone();
+        let name = name.unwrap_or_else(|| vm.name().to_string());
+        let mut problems = prepare_problems(self, &name, request);
+        problems.take(self.allow(vm, Operation::Fork));
+        let cost = super::super::super::memory::CLONE_COST_BYTES;
+        problems.take(self.check_memory("the call", cost));
+        problems.dry_run()
     }
 
     fn warm_up(
@@ -350,6 +351,24 @@ impl Host {
     /// Says whether a child keeps its disks over a power-off.
     pub fn set_persistence(&self, vm: &Arc<Vm>, persistent: bool) -> OpResult<()> {
         let _turn = self.turn(vm)?;
+        self.check_persistent(vm, persistent)?;
+        vm.update(|live| {
+            live.row.version += 1;
+            if let Some(child) = live.row.child.as_mut() {
+                child.persistent = persistent;
+            }
+        });
+        let word = if persistent {
+            "persistent"
+        } else {
+            "non-persistent"
+        };
+        let told = vm_event(vm, "vm.reconfigured", word);
+        self.commit(&[vm], super::super::super::events::with_event(told))
+    }
+
+    /// Refuses a change of a child's persistence that its state or its parent does not allow.
+    pub fn check_persistent(&self, vm: &Vm, persistent: bool) -> OpResult<()> {
         let row = vm.row();
         let Some(child) = &row.child else {
             return Err(OpError::conflict(format!(
@@ -369,25 +388,31 @@ impl Host {
             )));
         }
         let point = self.object::<ForkPoint>(&child.point)?;
-        check_persistence(&point, Some(persistent))?;
-        vm.update(|live| {
-            live.row.version += 1;
-            if let Some(child) = live.row.child.as_mut() {
-                child.persistent = persistent;
-            }
-        });
-        let word = if persistent {
-            "persistent"
-        } else {
-            "non-persistent"
-        };
-        let told = vm_event(vm, "vm.reconfigured", word);
-        self.commit(&[vm], super::super::super::events::with_event(told))
+        check_persistence(&point, Some(persistent))
     }
 
     /// Ends a parent: its fork point and children that were never started are removed. Children
     /// that would need it later keep it, but with `force`, which makes them ordinary VMs.
     pub fn unprepare(self: &Arc<Self>, point: &Object<ForkPoint>, force: bool) -> OpResult<()> {
+        self.check_unprepare(point, force)?;
+        for vm in &self.registered_children(&point.id) {
+            let _turn = self.turn(vm)?;
+            let still = vm.row().child.is_some_and(|child| !child.started);
+            if still && vm.state().is_off() {
+                self.erase(vm, Some(vm_event(vm, "vm.removed", "never started")));
+            }
+        }
+        for vm in self.children_of(&point.id) {
+            vm.update(|live| live.row.child = None);
+            self.commit_logged(&[&vm], Changes::default());
+        }
+        let told = event(&point.name, "forkpoint.removed", "removed").about(&point.id);
+        self.end_point(point, Some(told));
+        Ok(())
+    }
+
+    /// Refuses to end a parent that children would return to.
+    pub fn check_unprepare(&self, point: &Object<ForkPoint>, force: bool) -> OpResult<()> {
         let registered = self.registered_children(&point.id);
         let mut needing = self.children_of(&point.id);
         needing.retain(|vm| {
@@ -404,19 +429,6 @@ impl Host {
                 needing.len() - 1
             )));
         }
-        for vm in &registered {
-            let _turn = self.turn(vm)?;
-            let still = vm.row().child.is_some_and(|child| !child.started);
-            if still && vm.state().is_off() {
-                self.erase(vm, Some(vm_event(vm, "vm.removed", "never started")));
-            }
-        }
-        for vm in self.children_of(&point.id) {
-            vm.update(|live| live.row.child = None);
-            self.commit_logged(&[&vm], Changes::default());
-        }
-        let told = event(&point.name, "forkpoint.removed", "removed").about(&point.id);
-        self.end_point(point, Some(told));
         Ok(())
     }
 
@@ -453,4 +465,23 @@ impl Host {
             children: children.len() as u32,
         }
     }
+}
+
+/// What a request for a fork point called `name` has wrong by itself.
+fn prepare_problems(host: &Host, name: &str, request: &PrepareRequest) -> Problems {
+    let mut problems = Problems::default();
+    problems.take(host.check_free::<ForkPoint>(None, name));
+    if request.children > MAX_CHILDREN {
+        problems.note(OpError::invalid(format!(
+            "children: {} is more than {MAX_CHILDREN}; give fewer",
+            request.children
+        )));
+    }
+    if request.persistent && !request.quiesce {
+        problems.note(OpError::invalid(
+            "persistent: children keep their disks only where the parent is brought to rest; \
+             prepare it with --quiesce",
+        ));
+    }
+    problems
 }
