@@ -3,7 +3,8 @@
 #
 #   scripts/python-client.sh VENV      into a virtual environment, which is made where it is not there
 #
-# The generated code (python/mitose/api) is made anew each time and is not committed.
+# The generated code (python/mitose/api) is committed, so that the package can be installed from the
+# sources alone: run this when the document has changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -29,7 +29,7 @@ __all__ = ["ExecFailed", "Mitose", "Refused", "Result"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: Longest wait for an answer, seconds: calls wait for their task's end.
+#: Longest wait for an answer, seconds: `exec` waits for the end of its command.
 TIMEOUT_S = 3700.0
 
 
@@ -154,6 +154,9 @@ class Mitose:
 
     def _task(self, path: str, body: dict[str, Any]) -> Any:
         task = self._ask("POST", f"{path}?wait=true", body)
+        # An answer waits for some seconds at most.
+        while task["state"] == "running":
+            task = self._ask("GET", f"/tasks/{task['id']}?wait=true")
         if task["state"] != "success":
             raise Refused(task)
         return task["result"]

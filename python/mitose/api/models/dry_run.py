@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 if TYPE_CHECKING:
     from ..models.problem import Problem
+    from ..models.would_make import WouldMake
 
 
 T = TypeVar("T", bound="DryRun")
@@ -16,13 +17,15 @@ T = TypeVar("T", bound="DryRun")
 
 @_attrs_define
 class DryRun:
-    """Answer to a dry run.
+    """What a request would lead to; nothing was made.
 
     Attributes:
-        problems (list[Problem]): What stands in the way; empty where nothing does.
+        problems (list[Problem]): All that is in the way; empty: it can be carried out as the host is now.
+        would_make (list[WouldMake]): What would be made, where nothing is in the way.
     """
 
     problems: list[Problem]
+    would_make: list[WouldMake]
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -31,11 +34,17 @@ class DryRun:
             problems_item = problems_item_data.to_dict()
             problems.append(problems_item)
 
+        would_make = []
+        for would_make_item_data in self.would_make:
+            would_make_item = would_make_item_data.to_dict()
+            would_make.append(would_make_item)
+
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
         field_dict.update(
             {
                 "problems": problems,
+                "would_make": would_make,
             }
         )
 
@@ -44,6 +53,7 @@ class DryRun:
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.problem import Problem
+        from ..models.would_make import WouldMake
 
         d = dict(src_dict)
         problems = []
@@ -53,8 +63,16 @@ class DryRun:
 
             problems.append(problems_item)
 
+        would_make = []
+        _would_make = d.pop("would_make")
+        for would_make_item_data in _would_make:
+            would_make_item = WouldMake.from_dict(would_make_item_data)
+
+            would_make.append(would_make_item)
+
         dry_run = cls(
             problems=problems,
+            would_make=would_make,
         )
 
         dry_run.additional_properties = d

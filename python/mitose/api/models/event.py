@@ -25,6 +25,7 @@ class Event:
         data (Any | Unset): What a program wants to know, by the kind of event.
         object_ (None | str | Unset): Id of what it is about.
         task (int | None | Unset): Task that it belongs to.
+        user (None | str | Unset): Who asked for that task.
     """
 
     at_ms: int
@@ -35,6 +36,7 @@ class Event:
     data: Any | Unset = UNSET
     object_: None | str | Unset = UNSET
     task: int | None | Unset = UNSET
+    user: None | str | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,6 +64,12 @@ class Event:
         else:
             task = self.task
 
+        user: None | str | Unset
+        if isinstance(self.user, Unset):
+            user = UNSET
+        else:
+            user = self.user
+
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
         field_dict.update(
@@ -79,6 +87,8 @@ class Event:
             field_dict["object"] = object_
         if task is not UNSET:
             field_dict["task"] = task
+        if user is not UNSET:
+            field_dict["user"] = user
 
         return field_dict
 
@@ -115,6 +125,15 @@ class Event:
 
         task = _parse_task(d.pop("task", UNSET))
 
+        def _parse_user(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        user = _parse_user(d.pop("user", UNSET))
+
         event = cls(
             at_ms=at_ms,
             id=id,
@@ -124,6 +143,7 @@ class Event:
             data=data,
             object_=object_,
             task=task,
+            user=user,
         )
 
         event.additional_properties = d

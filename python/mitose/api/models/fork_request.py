@@ -11,7 +11,11 @@ from ..models.serial_request_type_0 import SerialRequestType0
 from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
+    from ..models.clone_edit import CloneEdit
+    from ..models.fork_request_attributes import ForkRequestAttributes
+    from ..models.guest_info import GuestInfo
     from ..models.net_request import NetRequest
+    from ..models.nic_address_request import NicAddressRequest
     from ..models.serial_request_type_1 import SerialRequestType1
     from ..models.serial_request_type_2 import SerialRequestType2
 
@@ -25,28 +29,53 @@ class ForkRequest:
 
     Attributes:
         names (list[str]):
+        addresses (list[NicAddressRequest] | Unset): Static addresses of the clones' NICs, set by their agents: the
+            first clone gets those given,
+            each further one the next.
+        annotation (None | str | Unset):
+        attributes (ForkRequestAttributes | Unset):
+        datastore (None | str | Unset):
         drain_ms_max (int | None | Unset): Longest time that disk requests in flight may take, milliseconds.
+        each (list[CloneEdit] | Unset): What is special about each clone, in the order of the names; none, or one for
+            each.
         fail_at (None | str | Unset): Step of the fork at which to fail, for tests of the failure paths.
+        folder (None | str | Unset):
+        guestinfo (GuestInfo | Unset): Values of guestinfo by key.
         keep_mac (bool | Unset): The clones keep the source's hardware addresses and links.
         memory_limit_bytes (int | None | Unset):
         mode (CloneMode | Unset): How a clone is made.
         nets (list[NetRequest] | Unset): NICs of the clone, in the source's order, where only one is made.
+        paused (bool | Unset): Instant clones stand still at the fork point until they are resumed.
+        pool (None | str | Unset):
+        rate_bytes_per_s (int | None | Unset):
         serial (list[SerialRequestType0 | SerialRequestType1 | SerialRequestType2] | Unset): Back ends of the clone's
             serial ports, COM1 first, where only one is made. Those not given
             are logs, or pseudo-terminals where the source has such.
+        snapshot (None | str | Unset):
         wait_ready_s (int | None | Unset):
     """
 
     names: list[str]
+    addresses: list[NicAddressRequest] | Unset = UNSET
+    annotation: None | str | Unset = UNSET
+    attributes: ForkRequestAttributes | Unset = UNSET
+    datastore: None | str | Unset = UNSET
     drain_ms_max: int | None | Unset = UNSET
+    each: list[CloneEdit] | Unset = UNSET
     fail_at: None | str | Unset = UNSET
+    folder: None | str | Unset = UNSET
+    guestinfo: GuestInfo | Unset = UNSET
     keep_mac: bool | Unset = UNSET
     memory_limit_bytes: int | None | Unset = UNSET
     mode: CloneMode | Unset = UNSET
     nets: list[NetRequest] | Unset = UNSET
+    paused: bool | Unset = UNSET
+    pool: None | str | Unset = UNSET
+    rate_bytes_per_s: int | None | Unset = UNSET
     serial: (
         list[SerialRequestType0 | SerialRequestType1 | SerialRequestType2] | Unset
     ) = UNSET
+    snapshot: None | str | Unset = UNSET
     wait_ready_s: int | None | Unset = UNSET
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,17 +83,57 @@ class ForkRequest:
 
         names = self.names
 
+        addresses: list[dict[str, Any]] | Unset = UNSET
+        if not isinstance(self.addresses, Unset):
+            addresses = []
+            for addresses_item_data in self.addresses:
+                addresses_item = addresses_item_data.to_dict()
+                addresses.append(addresses_item)
+
+        annotation: None | str | Unset
+        if isinstance(self.annotation, Unset):
+            annotation = UNSET
+        else:
+            annotation = self.annotation
+
+        attributes: dict[str, Any] | Unset = UNSET
+        if not isinstance(self.attributes, Unset):
+            attributes = self.attributes.to_dict()
+
+        datastore: None | str | Unset
+        if isinstance(self.datastore, Unset):
+            datastore = UNSET
+        else:
+            datastore = self.datastore
+
         drain_ms_max: int | None | Unset
         if isinstance(self.drain_ms_max, Unset):
             drain_ms_max = UNSET
         else:
             drain_ms_max = self.drain_ms_max
 
+        each: list[dict[str, Any]] | Unset = UNSET
+        if not isinstance(self.each, Unset):
+            each = []
+            for each_item_data in self.each:
+                each_item = each_item_data.to_dict()
+                each.append(each_item)
+
         fail_at: None | str | Unset
         if isinstance(self.fail_at, Unset):
             fail_at = UNSET
         else:
             fail_at = self.fail_at
+
+        folder: None | str | Unset
+        if isinstance(self.folder, Unset):
+            folder = UNSET
+        else:
+            folder = self.folder
+
+        guestinfo: dict[str, Any] | Unset = UNSET
+        if not isinstance(self.guestinfo, Unset):
+            guestinfo = self.guestinfo.to_dict()
 
         keep_mac = self.keep_mac
 
@@ -85,6 +154,20 @@ class ForkRequest:
                 nets_item = nets_item_data.to_dict()
                 nets.append(nets_item)
 
+        paused = self.paused
+
+        pool: None | str | Unset
+        if isinstance(self.pool, Unset):
+            pool = UNSET
+        else:
+            pool = self.pool
+
+        rate_bytes_per_s: int | None | Unset
+        if isinstance(self.rate_bytes_per_s, Unset):
+            rate_bytes_per_s = UNSET
+        else:
+            rate_bytes_per_s = self.rate_bytes_per_s
+
         serial: list[dict[str, Any] | str] | Unset = UNSET
         if not isinstance(self.serial, Unset):
             serial = []
@@ -99,6 +182,12 @@ class ForkRequest:
 
                 serial.append(serial_item)
 
+        snapshot: None | str | Unset
+        if isinstance(self.snapshot, Unset):
+            snapshot = UNSET
+        else:
+            snapshot = self.snapshot
+
         wait_ready_s: int | None | Unset
         if isinstance(self.wait_ready_s, Unset):
             wait_ready_s = UNSET
@@ -112,10 +201,24 @@ class ForkRequest:
                 "names": names,
             }
         )
+        if addresses is not UNSET:
+            field_dict["addresses"] = addresses
+        if annotation is not UNSET:
+            field_dict["annotation"] = annotation
+        if attributes is not UNSET:
+            field_dict["attributes"] = attributes
+        if datastore is not UNSET:
+            field_dict["datastore"] = datastore
         if drain_ms_max is not UNSET:
             field_dict["drain_ms_max"] = drain_ms_max
+        if each is not UNSET:
+            field_dict["each"] = each
         if fail_at is not UNSET:
             field_dict["fail_at"] = fail_at
+        if folder is not UNSET:
+            field_dict["folder"] = folder
+        if guestinfo is not UNSET:
+            field_dict["guestinfo"] = guestinfo
         if keep_mac is not UNSET:
             field_dict["keep_mac"] = keep_mac
         if memory_limit_bytes is not UNSET:
@@ -124,8 +227,16 @@ class ForkRequest:
             field_dict["mode"] = mode
         if nets is not UNSET:
             field_dict["nets"] = nets
+        if paused is not UNSET:
+            field_dict["paused"] = paused
+        if pool is not UNSET:
+            field_dict["pool"] = pool
+        if rate_bytes_per_s is not UNSET:
+            field_dict["rate_bytes_per_s"] = rate_bytes_per_s
         if serial is not UNSET:
             field_dict["serial"] = serial
+        if snapshot is not UNSET:
+            field_dict["snapshot"] = snapshot
         if wait_ready_s is not UNSET:
             field_dict["wait_ready_s"] = wait_ready_s
 
@@ -133,12 +244,50 @@ class ForkRequest:
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
+        from ..models.clone_edit import CloneEdit
+        from ..models.fork_request_attributes import ForkRequestAttributes
+        from ..models.guest_info import GuestInfo
         from ..models.net_request import NetRequest
+        from ..models.nic_address_request import NicAddressRequest
         from ..models.serial_request_type_1 import SerialRequestType1
         from ..models.serial_request_type_2 import SerialRequestType2
 
         d = dict(src_dict)
         names = cast(list[str], d.pop("names"))
+
+        _addresses = d.pop("addresses", UNSET)
+        addresses: list[NicAddressRequest] | Unset = UNSET
+        if _addresses is not UNSET:
+            addresses = []
+            for addresses_item_data in _addresses:
+                addresses_item = NicAddressRequest.from_dict(addresses_item_data)
+
+                addresses.append(addresses_item)
+
+        def _parse_annotation(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        annotation = _parse_annotation(d.pop("annotation", UNSET))
+
+        _attributes = d.pop("attributes", UNSET)
+        attributes: ForkRequestAttributes | Unset
+        if isinstance(_attributes, Unset):
+            attributes = UNSET
+        else:
+            attributes = ForkRequestAttributes.from_dict(_attributes)
+
+        def _parse_datastore(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        datastore = _parse_datastore(d.pop("datastore", UNSET))
 
         def _parse_drain_ms_max(data: object) -> int | None | Unset:
             if data is None:
@@ -149,6 +298,15 @@ class ForkRequest:
 
         drain_ms_max = _parse_drain_ms_max(d.pop("drain_ms_max", UNSET))
 
+        _each = d.pop("each", UNSET)
+        each: list[CloneEdit] | Unset = UNSET
+        if _each is not UNSET:
+            each = []
+            for each_item_data in _each:
+                each_item = CloneEdit.from_dict(each_item_data)
+
+                each.append(each_item)
+
         def _parse_fail_at(data: object) -> None | str | Unset:
             if data is None:
                 return data
@@ -157,6 +315,22 @@ class ForkRequest:
             return cast(None | str | Unset, data)
 
         fail_at = _parse_fail_at(d.pop("fail_at", UNSET))
+
+        def _parse_folder(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        folder = _parse_folder(d.pop("folder", UNSET))
+
+        _guestinfo = d.pop("guestinfo", UNSET)
+        guestinfo: GuestInfo | Unset
+        if isinstance(_guestinfo, Unset):
+            guestinfo = UNSET
+        else:
+            guestinfo = GuestInfo.from_dict(_guestinfo)
 
         keep_mac = d.pop("keep_mac", UNSET)
 
@@ -186,6 +360,26 @@ class ForkRequest:
                 nets_item = NetRequest.from_dict(nets_item_data)
 
                 nets.append(nets_item)
+
+        paused = d.pop("paused", UNSET)
+
+        def _parse_pool(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        pool = _parse_pool(d.pop("pool", UNSET))
+
+        def _parse_rate_bytes_per_s(data: object) -> int | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(int | None | Unset, data)
+
+        rate_bytes_per_s = _parse_rate_bytes_per_s(d.pop("rate_bytes_per_s", UNSET))
 
         _serial = d.pop("serial", UNSET)
         serial: (
@@ -230,6 +424,15 @@ class ForkRequest:
 
                 serial.append(serial_item)
 
+        def _parse_snapshot(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        snapshot = _parse_snapshot(d.pop("snapshot", UNSET))
+
         def _parse_wait_ready_s(data: object) -> int | None | Unset:
             if data is None:
                 return data
@@ -241,13 +444,24 @@ class ForkRequest:
 
         fork_request = cls(
             names=names,
+            addresses=addresses,
+            annotation=annotation,
+            attributes=attributes,
+            datastore=datastore,
             drain_ms_max=drain_ms_max,
+            each=each,
             fail_at=fail_at,
+            folder=folder,
+            guestinfo=guestinfo,
             keep_mac=keep_mac,
             memory_limit_bytes=memory_limit_bytes,
             mode=mode,
             nets=nets,
+            paused=paused,
+            pool=pool,
+            rate_bytes_per_s=rate_bytes_per_s,
             serial=serial,
+            snapshot=snapshot,
             wait_ready_s=wait_ready_s,
         )
 

@@ -18,15 +18,23 @@ class NicDetail:
 
     Attributes:
         mac (str):
+        address (None | str | Unset): Static address with prefix length that its agent was told.
         tap (None | str | Unset): TAP interface.
     """
 
     mac: str
+    address: None | str | Unset = UNSET
     tap: None | str | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         mac = self.mac
+
+        address: None | str | Unset
+        if isinstance(self.address, Unset):
+            address = UNSET
+        else:
+            address = self.address
 
         tap: None | str | Unset
         if isinstance(self.tap, Unset):
@@ -41,6 +49,8 @@ class NicDetail:
                 "mac": mac,
             }
         )
+        if address is not UNSET:
+            field_dict["address"] = address
         if tap is not UNSET:
             field_dict["tap"] = tap
 
@@ -50,6 +60,15 @@ class NicDetail:
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         d = dict(src_dict)
         mac = d.pop("mac")
+
+        def _parse_address(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        address = _parse_address(d.pop("address", UNSET))
 
         def _parse_tap(data: object) -> None | str | Unset:
             if data is None:
@@ -62,6 +81,7 @@ class NicDetail:
 
         nic_detail = cls(
             mac=mac,
+            address=address,
             tap=tap,
         )
 

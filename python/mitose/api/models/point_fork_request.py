@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from typing_extensions import Self
 
 from ..types import UNSET, Unset
+
+if TYPE_CHECKING:
+    from ..models.guest_info import GuestInfo
+    from ..models.nic_address_request import NicAddressRequest
+
 
 T = TypeVar("T", bound="PointForkRequest")
 
@@ -16,7 +21,11 @@ class PointForkRequest:
     """Power on children of a fork point.
 
     Attributes:
+        addresses (list[NicAddressRequest] | Unset): Static addresses of the children's NICs, set by their agents: the
+            first child gets those
+            given, each further one the next.
         count (int | Unset): How many, where no names are given: children that were made ahead first, then new ones.
+        guestinfo (GuestInfo | Unset): Values of guestinfo by key.
         keep_mac (bool | Unset): Children keep the parent's hardware addresses.
         memory_limit_bytes (int | None | Unset):
         names (list[str] | Unset):
@@ -28,7 +37,9 @@ class PointForkRequest:
         wait_ready_s (int | None | Unset):
     """
 
+    addresses: list[NicAddressRequest] | Unset = UNSET
     count: int | Unset = UNSET
+    guestinfo: GuestInfo | Unset = UNSET
     keep_mac: bool | Unset = UNSET
     memory_limit_bytes: int | None | Unset = UNSET
     names: list[str] | Unset = UNSET
@@ -38,7 +49,18 @@ class PointForkRequest:
     wait_ready_s: int | None | Unset = UNSET
 
     def to_dict(self) -> dict[str, Any]:
+        addresses: list[dict[str, Any]] | Unset = UNSET
+        if not isinstance(self.addresses, Unset):
+            addresses = []
+            for addresses_item_data in self.addresses:
+                addresses_item = addresses_item_data.to_dict()
+                addresses.append(addresses_item)
+
         count = self.count
+
+        guestinfo: dict[str, Any] | Unset = UNSET
+        if not isinstance(self.guestinfo, Unset):
+            guestinfo = self.guestinfo.to_dict()
 
         keep_mac = self.keep_mac
 
@@ -75,8 +97,12 @@ class PointForkRequest:
         field_dict: dict[str, Any] = {}
 
         field_dict.update({})
+        if addresses is not UNSET:
+            field_dict["addresses"] = addresses
         if count is not UNSET:
             field_dict["count"] = count
+        if guestinfo is not UNSET:
+            field_dict["guestinfo"] = guestinfo
         if keep_mac is not UNSET:
             field_dict["keep_mac"] = keep_mac
         if memory_limit_bytes is not UNSET:
@@ -96,8 +122,27 @@ class PointForkRequest:
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
+        from ..models.guest_info import GuestInfo
+        from ..models.nic_address_request import NicAddressRequest
+
         d = dict(src_dict)
+        _addresses = d.pop("addresses", UNSET)
+        addresses: list[NicAddressRequest] | Unset = UNSET
+        if _addresses is not UNSET:
+            addresses = []
+            for addresses_item_data in _addresses:
+                addresses_item = NicAddressRequest.from_dict(addresses_item_data)
+
+                addresses.append(addresses_item)
+
         count = d.pop("count", UNSET)
+
+        _guestinfo = d.pop("guestinfo", UNSET)
+        guestinfo: GuestInfo | Unset
+        if isinstance(_guestinfo, Unset):
+            guestinfo = UNSET
+        else:
+            guestinfo = GuestInfo.from_dict(_guestinfo)
 
         keep_mac = d.pop("keep_mac", UNSET)
 
@@ -144,7 +189,9 @@ class PointForkRequest:
         wait_ready_s = _parse_wait_ready_s(d.pop("wait_ready_s", UNSET))
 
         point_fork_request = cls(
+            addresses=addresses,
             count=count,
+            guestinfo=guestinfo,
             keep_mac=keep_mac,
             memory_limit_bytes=memory_limit_bytes,
             names=names,

@@ -21,6 +21,8 @@ class Problem:
         detail (str): One line for a person: what failed, why, what to do.
         kind (ErrorKind): Why a request was not carried out.
         field (None | str | Unset): Member of the body, parameter or header that is wrong, where it is one.
+        problems (list[Problem] | Unset): All that is wrong, where that is more than one thing; this is the first of
+            them.
         remedy (None | str | Unset): What to do about it.
         status (int | Unset): Status of the answer.
         title (str | Unset): What kind of problem it is, in a few words; the same for each of its kind.
@@ -30,6 +32,7 @@ class Problem:
     detail: str
     kind: ErrorKind
     field: None | str | Unset = UNSET
+    problems: list[Problem] | Unset = UNSET
     remedy: None | str | Unset = UNSET
     status: int | Unset = UNSET
     title: str | Unset = UNSET
@@ -46,6 +49,13 @@ class Problem:
             field = UNSET
         else:
             field = self.field
+
+        problems: list[dict[str, Any]] | Unset = UNSET
+        if not isinstance(self.problems, Unset):
+            problems = []
+            for problems_item_data in self.problems:
+                problems_item = problems_item_data.to_dict()
+                problems.append(problems_item)
 
         remedy: None | str | Unset
         if isinstance(self.remedy, Unset):
@@ -69,6 +79,8 @@ class Problem:
         )
         if field is not UNSET:
             field_dict["field"] = field
+        if problems is not UNSET:
+            field_dict["problems"] = problems
         if remedy is not UNSET:
             field_dict["remedy"] = remedy
         if status is not UNSET:
@@ -96,6 +108,15 @@ class Problem:
 
         field = _parse_field(d.pop("field", UNSET))
 
+        _problems = d.pop("problems", UNSET)
+        problems: list[Problem] | Unset = UNSET
+        if _problems is not UNSET:
+            problems = []
+            for problems_item_data in _problems:
+                problems_item = Problem.from_dict(problems_item_data)
+
+                problems.append(problems_item)
+
         def _parse_remedy(data: object) -> None | str | Unset:
             if data is None:
                 return data
@@ -115,6 +136,7 @@ class Problem:
             detail=detail,
             kind=kind,
             field=field,
+            problems=problems,
             remedy=remedy,
             status=status,
             title=title,

@@ -32,11 +32,13 @@ class Task:
         ended_at_ms (int | None | Unset): When it ended, milliseconds since 1970.
         error (None | str | Unset): Why it failed: one line.
         error_kind (ErrorKind | None | Unset):
+        field (None | str | Unset): Member of the request that it failed by, where it is one.
         idempotency_key (None | str | Unset): Key that the client gave: the same call with the same key is carried out
             once.
         items (list[TaskItem] | Unset): What it makes, one by one, where there are several.
         object_ (None | str | Unset): Id of what it works on.
         percent (int | None | Unset): 0 to 100, where known.
+        remedy (None | str | Unset): What to do about its failure, where that is known.
         result (Any | Unset): What it gave, by its kind.
         started_at_ms (int | Unset): When it began, milliseconds since 1970.
         user (str | Unset): Who asked for it.
@@ -51,10 +53,12 @@ class Task:
     ended_at_ms: int | None | Unset = UNSET
     error: None | str | Unset = UNSET
     error_kind: ErrorKind | None | Unset = UNSET
+    field: None | str | Unset = UNSET
     idempotency_key: None | str | Unset = UNSET
     items: list[TaskItem] | Unset = UNSET
     object_: None | str | Unset = UNSET
     percent: int | None | Unset = UNSET
+    remedy: None | str | Unset = UNSET
     result: Any | Unset = UNSET
     started_at_ms: int | Unset = UNSET
     user: str | Unset = UNSET
@@ -93,6 +97,12 @@ class Task:
         else:
             error_kind = self.error_kind
 
+        field: None | str | Unset
+        if isinstance(self.field, Unset):
+            field = UNSET
+        else:
+            field = self.field
+
         idempotency_key: None | str | Unset
         if isinstance(self.idempotency_key, Unset):
             idempotency_key = UNSET
@@ -117,6 +127,12 @@ class Task:
             percent = UNSET
         else:
             percent = self.percent
+
+        remedy: None | str | Unset
+        if isinstance(self.remedy, Unset):
+            remedy = UNSET
+        else:
+            remedy = self.remedy
 
         result = self.result
 
@@ -143,6 +159,8 @@ class Task:
             field_dict["error"] = error
         if error_kind is not UNSET:
             field_dict["error_kind"] = error_kind
+        if field is not UNSET:
+            field_dict["field"] = field
         if idempotency_key is not UNSET:
             field_dict["idempotency_key"] = idempotency_key
         if items is not UNSET:
@@ -151,6 +169,8 @@ class Task:
             field_dict["object"] = object_
         if percent is not UNSET:
             field_dict["percent"] = percent
+        if remedy is not UNSET:
+            field_dict["remedy"] = remedy
         if result is not UNSET:
             field_dict["result"] = result
         if started_at_ms is not UNSET:
@@ -212,6 +232,15 @@ class Task:
 
         error_kind = _parse_error_kind(d.pop("error_kind", UNSET))
 
+        def _parse_field(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        field = _parse_field(d.pop("field", UNSET))
+
         def _parse_idempotency_key(data: object) -> None | str | Unset:
             if data is None:
                 return data
@@ -248,6 +277,15 @@ class Task:
 
         percent = _parse_percent(d.pop("percent", UNSET))
 
+        def _parse_remedy(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        remedy = _parse_remedy(d.pop("remedy", UNSET))
+
         result = d.pop("result", UNSET)
 
         started_at_ms = d.pop("started_at_ms", UNSET)
@@ -264,10 +302,12 @@ class Task:
             ended_at_ms=ended_at_ms,
             error=error,
             error_kind=error_kind,
+            field=field,
             idempotency_key=idempotency_key,
             items=items,
             object_=object_,
             percent=percent,
+            remedy=remedy,
             result=result,
             started_at_ms=started_at_ms,
             user=user,

@@ -27,12 +27,13 @@ class Vm:
         memory_bytes (int): Guest RAM, bytes.
         name (str): Its name.
         ready (bool): The guest's agent said that it is ready.
-        state (str): `creating`, `running`, `paused`, `paused: no space`, `poweredOff` or `out of memory`.
+        state (str): `creating`, `running`, `paused`, `frozen`, `paused: no space`, `poweredOff` or `out of memory`.
         annotation (str | Unset): Free text of a user.
         attributes (VmAttributes | Unset): Attributes that a user gave it.
         folder (str | Unset): Id of the folder that it lies in.
         id (str | Unset): Its id, never used again.
         source (None | str | Unset): Name of the VM it was cloned from, as it was then.
+        template (bool | Unset): It is not to be started, only cloned.
         version (int | Unset): Rises with each change of its configuration; the `ETag` of the VM.
     """
 
@@ -48,6 +49,7 @@ class Vm:
     folder: str | Unset = UNSET
     id: str | Unset = UNSET
     source: None | str | Unset = UNSET
+    template: bool | Unset = UNSET
     version: int | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
@@ -82,6 +84,8 @@ class Vm:
         else:
             source = self.source
 
+        template = self.template
+
         version = self.version
 
         field_dict: dict[str, Any] = {}
@@ -107,6 +111,8 @@ class Vm:
             field_dict["id"] = id
         if source is not UNSET:
             field_dict["source"] = source
+        if template is not UNSET:
+            field_dict["template"] = template
         if version is not UNSET:
             field_dict["version"] = version
 
@@ -153,6 +159,8 @@ class Vm:
 
         source = _parse_source(d.pop("source", UNSET))
 
+        template = d.pop("template", UNSET)
+
         version = d.pop("version", UNSET)
 
         vm = cls(
@@ -168,6 +176,7 @@ class Vm:
             folder=folder,
             id=id,
             source=source,
+            template=template,
             version=version,
         )
 

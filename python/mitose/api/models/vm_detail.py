@@ -12,6 +12,7 @@ from ..types import UNSET, Unset
 if TYPE_CHECKING:
     from ..models.disk_detail import DiskDetail
     from ..models.disk_use import DiskUse
+    from ..models.guest_info import GuestInfo
     from ..models.guest_reply import GuestReply
     from ..models.memory_use import MemoryUse
     from ..models.nic_detail import NicDetail
@@ -34,7 +35,7 @@ class VmDetail:
         memory_bytes (int): Guest RAM, bytes.
         name (str): Its name.
         ready (bool): The guest's agent said that it is ready.
-        state (str): `creating`, `running`, `paused`, `paused: no space`, `poweredOff` or `out of memory`.
+        state (str): `creating`, `running`, `paused`, `frozen`, `paused: no space`, `poweredOff` or `out of memory`.
         cmdline (str): Kernel command line.
         created_at_ms (int): Milliseconds since 1970.
         disk (DiskUse): Host disk space of a VM.
@@ -51,8 +52,11 @@ class VmDetail:
         folder (str | Unset): Id of the folder that it lies in.
         id (str | Unset): Its id, never used again.
         source (None | str | Unset): Name of the VM it was cloned from, as it was then.
+        template (bool | Unset): It is not to be started, only cloned.
         version (int | Unset): Rises with each change of its configuration; the `ETag` of the VM.
+        datastore (str | Unset): Id of the datastore of its home and of what it writes.
         guest (GuestReply | None | Unset):
+        guestinfo (GuestInfo | Unset): Values of guestinfo by key.
         image (None | str | Unset): Image it was made from.
         pid (int | None | Unset): Process, while it has one.
         reason (None | str | Unset): Why it is in its state, where a fault or a person led there.
@@ -84,8 +88,11 @@ class VmDetail:
     folder: str | Unset = UNSET
     id: str | Unset = UNSET
     source: None | str | Unset = UNSET
+    template: bool | Unset = UNSET
     version: int | Unset = UNSET
+    datastore: str | Unset = UNSET
     guest: GuestReply | None | Unset = UNSET
+    guestinfo: GuestInfo | Unset = UNSET
     image: None | str | Unset = UNSET
     pid: int | None | Unset = UNSET
     reason: None | str | Unset = UNSET
@@ -158,7 +165,11 @@ class VmDetail:
         else:
             source = self.source
 
+        template = self.template
+
         version = self.version
+
+        datastore = self.datastore
 
         guest: dict[str, Any] | None | Unset
         if isinstance(self.guest, Unset):
@@ -167,6 +178,10 @@ class VmDetail:
             guest = self.guest.to_dict()
         else:
             guest = self.guest
+
+        guestinfo: dict[str, Any] | Unset = UNSET
+        if not isinstance(self.guestinfo, Unset):
+            guestinfo = self.guestinfo.to_dict()
 
         image: None | str | Unset
         if isinstance(self.image, Unset):
@@ -239,10 +254,16 @@ class VmDetail:
             field_dict["id"] = id
         if source is not UNSET:
             field_dict["source"] = source
+        if template is not UNSET:
+            field_dict["template"] = template
         if version is not UNSET:
             field_dict["version"] = version
+        if datastore is not UNSET:
+            field_dict["datastore"] = datastore
         if guest is not UNSET:
             field_dict["guest"] = guest
+        if guestinfo is not UNSET:
+            field_dict["guestinfo"] = guestinfo
         if image is not UNSET:
             field_dict["image"] = image
         if pid is not UNSET:
@@ -262,6 +283,7 @@ class VmDetail:
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.disk_detail import DiskDetail
         from ..models.disk_use import DiskUse
+        from ..models.guest_info import GuestInfo
         from ..models.guest_reply import GuestReply
         from ..models.memory_use import MemoryUse
         from ..models.nic_detail import NicDetail
@@ -343,7 +365,11 @@ class VmDetail:
 
         source = _parse_source(d.pop("source", UNSET))
 
+        template = d.pop("template", UNSET)
+
         version = d.pop("version", UNSET)
+
+        datastore = d.pop("datastore", UNSET)
 
         def _parse_guest(data: object) -> GuestReply | None | Unset:
             if data is None:
@@ -361,6 +387,13 @@ class VmDetail:
             return cast(GuestReply | None | Unset, data)
 
         guest = _parse_guest(d.pop("guest", UNSET))
+
+        _guestinfo = d.pop("guestinfo", UNSET)
+        guestinfo: GuestInfo | Unset
+        if isinstance(_guestinfo, Unset):
+            guestinfo = UNSET
+        else:
+            guestinfo = GuestInfo.from_dict(_guestinfo)
 
         def _parse_image(data: object) -> None | str | Unset:
             if data is None:
@@ -440,8 +473,11 @@ class VmDetail:
             folder=folder,
             id=id,
             source=source,
+            template=template,
             version=version,
+            datastore=datastore,
             guest=guest,
+            guestinfo=guestinfo,
             image=image,
             pid=pid,
             reason=reason,

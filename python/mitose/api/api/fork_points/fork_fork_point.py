@@ -6,10 +6,10 @@ import httpx
 
 from ... import errors
 from ...client import AuthenticatedClient, Client
-from ...models.fork_fork_point_response_200 import ForkForkPointResponse200
-from ...models.fork_fork_point_response_202 import ForkForkPointResponse202
+from ...models.dry_run import DryRun
 from ...models.point_fork_request import PointForkRequest
 from ...models.problem import Problem
+from ...models.task import Task
 from ...types import UNSET, Response, Unset
 
 
@@ -18,6 +18,7 @@ def _get_kwargs(
     *,
     body: PointForkRequest,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
@@ -27,6 +28,8 @@ def _get_kwargs(
     params: dict[str, Any] = {}
 
     params["wait"] = wait
+
+    params["dry_run"] = dry_run
 
     params = {k: v for k, v in params.items() if v is not UNSET and v is not None}
 
@@ -48,14 +51,30 @@ def _get_kwargs(
 
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> ForkForkPointResponse200 | ForkForkPointResponse202 | Problem | None:
+) -> DryRun | Task | Problem | None:
     if response.status_code == 200:
-        response_200 = ForkForkPointResponse200.from_dict(response.json())
+
+        def _parse_response_200(data: object) -> DryRun | Task:
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                response_200_type_0 = Task.from_dict(data)
+
+                return response_200_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            if not isinstance(data, dict):
+                raise TypeError()
+            response_200_type_1 = DryRun.from_dict(data)
+
+            return response_200_type_1
+
+        response_200 = _parse_response_200(response.json())
 
         return response_200
 
     if response.status_code == 202:
-        response_202 = ForkForkPointResponse202.from_dict(response.json())
+        response_202 = Task.from_dict(response.json())
 
         return response_202
 
@@ -112,7 +131,7 @@ def _parse_response(
 
 def _build_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Response[ForkForkPointResponse200 | ForkForkPointResponse202 | Problem]:
+) -> Response[DryRun | Task | Problem]:
     return Response(
         status_code=HTTPStatus(response.status_code),
         content=response.content,
@@ -127,8 +146,9 @@ def sync_detailed(
     client: AuthenticatedClient | Client,
     body: PointForkRequest,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> Response[ForkForkPointResponse200 | ForkForkPointResponse202 | Problem]:
+) -> Response[DryRun | Task | Problem]:
     """Power on children
 
      Any number of children of a fork point: those that were made ahead first, then new ones. Nobody
@@ -137,6 +157,7 @@ def sync_detailed(
     Args:
         fork_point (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (PointForkRequest): Power on children of a fork point.
 
@@ -145,13 +166,14 @@ def sync_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[ForkForkPointResponse200 | ForkForkPointResponse202 | Problem]
+        Response[DryRun | Task | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         fork_point=fork_point,
         body=body,
         wait=wait,
+        dry_run=dry_run,
         idempotency_key=idempotency_key,
     )
 
@@ -168,8 +190,9 @@ def sync(
     client: AuthenticatedClient | Client,
     body: PointForkRequest,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> ForkForkPointResponse200 | ForkForkPointResponse202 | Problem | None:
+) -> DryRun | Task | Problem | None:
     """Power on children
 
      Any number of children of a fork point: those that were made ahead first, then new ones. Nobody
@@ -178,6 +201,7 @@ def sync(
     Args:
         fork_point (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (PointForkRequest): Power on children of a fork point.
 
@@ -186,7 +210,7 @@ def sync(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        ForkForkPointResponse200 | ForkForkPointResponse202 | Problem
+        DryRun | Task | Problem | Task
     """
 
     return sync_detailed(
@@ -194,6 +218,7 @@ def sync(
         client=client,
         body=body,
         wait=wait,
+        dry_run=dry_run,
         idempotency_key=idempotency_key,
     ).parsed
 
@@ -204,8 +229,9 @@ async def asyncio_detailed(
     client: AuthenticatedClient | Client,
     body: PointForkRequest,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> Response[ForkForkPointResponse200 | ForkForkPointResponse202 | Problem]:
+) -> Response[DryRun | Task | Problem]:
     """Power on children
 
      Any number of children of a fork point: those that were made ahead first, then new ones. Nobody
@@ -214,6 +240,7 @@ async def asyncio_detailed(
     Args:
         fork_point (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (PointForkRequest): Power on children of a fork point.
 
@@ -222,13 +249,14 @@ async def asyncio_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[ForkForkPointResponse200 | ForkForkPointResponse202 | Problem]
+        Response[DryRun | Task | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         fork_point=fork_point,
         body=body,
         wait=wait,
+        dry_run=dry_run,
         idempotency_key=idempotency_key,
     )
 
@@ -243,8 +271,9 @@ async def asyncio(
     client: AuthenticatedClient | Client,
     body: PointForkRequest,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> ForkForkPointResponse200 | ForkForkPointResponse202 | Problem | None:
+) -> DryRun | Task | Problem | None:
     """Power on children
 
      Any number of children of a fork point: those that were made ahead first, then new ones. Nobody
@@ -253,6 +282,7 @@ async def asyncio(
     Args:
         fork_point (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (PointForkRequest): Power on children of a fork point.
 
@@ -261,7 +291,7 @@ async def asyncio(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        ForkForkPointResponse200 | ForkForkPointResponse202 | Problem
+        DryRun | Task | Problem | Task
     """
 
     return (
@@ -270,6 +300,7 @@ async def asyncio(
             client=client,
             body=body,
             wait=wait,
+            dry_run=dry_run,
             idempotency_key=idempotency_key,
         )
     ).parsed

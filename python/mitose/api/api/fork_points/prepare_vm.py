@@ -6,10 +6,10 @@ import httpx
 
 from ... import errors
 from ...client import AuthenticatedClient, Client
+from ...models.dry_run import DryRun
 from ...models.prepare_request import PrepareRequest
-from ...models.prepare_vm_response_200 import PrepareVmResponse200
-from ...models.prepare_vm_response_202 import PrepareVmResponse202
 from ...models.problem import Problem
+from ...models.task import Task
 from ...types import UNSET, Response, Unset
 
 
@@ -18,6 +18,7 @@ def _get_kwargs(
     *,
     body: None | PrepareRequest | Unset = UNSET,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
@@ -27,6 +28,8 @@ def _get_kwargs(
     params: dict[str, Any] = {}
 
     params["wait"] = wait
+
+    params["dry_run"] = dry_run
 
     params = {k: v for k, v in params.items() if v is not UNSET and v is not None}
 
@@ -51,14 +54,30 @@ def _get_kwargs(
 
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> PrepareVmResponse200 | PrepareVmResponse202 | Problem | None:
+) -> DryRun | Task | Problem | None:
     if response.status_code == 200:
-        response_200 = PrepareVmResponse200.from_dict(response.json())
+
+        def _parse_response_200(data: object) -> DryRun | Task:
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                response_200_type_0 = Task.from_dict(data)
+
+                return response_200_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            if not isinstance(data, dict):
+                raise TypeError()
+            response_200_type_1 = DryRun.from_dict(data)
+
+            return response_200_type_1
+
+        response_200 = _parse_response_200(response.json())
 
         return response_200
 
     if response.status_code == 202:
-        response_202 = PrepareVmResponse202.from_dict(response.json())
+        response_202 = Task.from_dict(response.json())
 
         return response_202
 
@@ -115,7 +134,7 @@ def _parse_response(
 
 def _build_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Response[PrepareVmResponse200 | PrepareVmResponse202 | Problem]:
+) -> Response[DryRun | Task | Problem]:
     return Response(
         status_code=HTTPStatus(response.status_code),
         content=response.content,
@@ -130,8 +149,9 @@ def sync_detailed(
     client: AuthenticatedClient | Client,
     body: None | PrepareRequest | Unset = UNSET,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> Response[PrepareVmResponse200 | PrepareVmResponse202 | Problem]:
+) -> Response[DryRun | Task | Problem]:
     """Turn a VM into a parent
 
      Seals a fork point of a powered-on VM, and makes children ahead. The task's result is a
@@ -140,6 +160,7 @@ def sync_detailed(
     Args:
         vm (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (None | PrepareRequest | Unset):
 
@@ -148,13 +169,14 @@ def sync_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[PrepareVmResponse200 | PrepareVmResponse202 | Problem]
+        Response[DryRun | Task | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         vm=vm,
         body=body,
         wait=wait,
+        dry_run=dry_run,
         idempotency_key=idempotency_key,
     )
 
@@ -171,8 +193,9 @@ def sync(
     client: AuthenticatedClient | Client,
     body: None | PrepareRequest | Unset = UNSET,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> PrepareVmResponse200 | PrepareVmResponse202 | Problem | None:
+) -> DryRun | Task | Problem | None:
     """Turn a VM into a parent
 
      Seals a fork point of a powered-on VM, and makes children ahead. The task's result is a
@@ -181,6 +204,7 @@ def sync(
     Args:
         vm (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (None | PrepareRequest | Unset):
 
@@ -189,7 +213,7 @@ def sync(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        PrepareVmResponse200 | PrepareVmResponse202 | Problem
+        DryRun | Task | Problem | Task
     """
 
     return sync_detailed(
@@ -197,6 +221,7 @@ def sync(
         client=client,
         body=body,
         wait=wait,
+        dry_run=dry_run,
         idempotency_key=idempotency_key,
     ).parsed
 
@@ -207,8 +232,9 @@ async def asyncio_detailed(
     client: AuthenticatedClient | Client,
     body: None | PrepareRequest | Unset = UNSET,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> Response[PrepareVmResponse200 | PrepareVmResponse202 | Problem]:
+) -> Response[DryRun | Task | Problem]:
     """Turn a VM into a parent
 
      Seals a fork point of a powered-on VM, and makes children ahead. The task's result is a
@@ -217,6 +243,7 @@ async def asyncio_detailed(
     Args:
         vm (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (None | PrepareRequest | Unset):
 
@@ -225,13 +252,14 @@ async def asyncio_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[PrepareVmResponse200 | PrepareVmResponse202 | Problem]
+        Response[DryRun | Task | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         vm=vm,
         body=body,
         wait=wait,
+        dry_run=dry_run,
         idempotency_key=idempotency_key,
     )
 
@@ -246,8 +274,9 @@ async def asyncio(
     client: AuthenticatedClient | Client,
     body: None | PrepareRequest | Unset = UNSET,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> PrepareVmResponse200 | PrepareVmResponse202 | Problem | None:
+) -> DryRun | Task | Problem | None:
     """Turn a VM into a parent
 
      Seals a fork point of a powered-on VM, and makes children ahead. The task's result is a
@@ -256,6 +285,7 @@ async def asyncio(
     Args:
         vm (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (None | PrepareRequest | Unset):
 
@@ -264,7 +294,7 @@ async def asyncio(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        PrepareVmResponse200 | PrepareVmResponse202 | Problem
+        DryRun | Task | Problem | Task
     """
 
     return (
@@ -273,6 +303,7 @@ async def asyncio(
             client=client,
             body=body,
             wait=wait,
+            dry_run=dry_run,
             idempotency_key=idempotency_key,
         )
     ).parsed

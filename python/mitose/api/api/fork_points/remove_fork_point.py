@@ -6,7 +6,9 @@ import httpx
 
 from ... import errors
 from ...client import AuthenticatedClient, Client
+from ...models.dry_run import DryRun
 from ...models.problem import Problem
+from ...models.task import Task
 from ...types import UNSET, Response, Unset
 
 
@@ -14,11 +16,18 @@ def _get_kwargs(
     fork_point: str,
     *,
     force: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
 ) -> dict[str, Any]:
+    headers: dict[str, Any] = {}
+    if not isinstance(idempotency_key, Unset):
+        headers["Idempotency-Key"] = idempotency_key
 
     params: dict[str, Any] = {}
 
     params["force"] = force
+
+    params["dry_run"] = dry_run
 
     params = {k: v for k, v in params.items() if v is not UNSET and v is not None}
 
@@ -30,12 +39,23 @@ def _get_kwargs(
         "params": params,
     }
 
+    _kwargs["headers"] = headers
     return _kwargs
 
 
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Any | Problem | None:
+) -> Any | DryRun | Problem | Task | None:
+    if response.status_code == 200:
+        response_200 = DryRun.from_dict(response.json())
+
+        return response_200
+
+    if response.status_code == 202:
+        response_202 = Task.from_dict(response.json())
+
+        return response_202
+
     if response.status_code == 204:
         response_204 = cast(Any, None)
         return response_204
@@ -65,6 +85,11 @@ def _parse_response(
 
         return response_409
 
+    if response.status_code == 412:
+        response_412 = Problem.from_dict(response.json())
+
+        return response_412
+
     if response.status_code == 429:
         response_429 = Problem.from_dict(response.json())
 
@@ -83,7 +108,7 @@ def _parse_response(
 
 def _build_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Response[Any | Problem]:
+) -> Response[Any | DryRun | Problem | Task]:
     return Response(
         status_code=HTTPStatus(response.status_code),
         content=response.content,
@@ -97,7 +122,9 @@ def sync_detailed(
     *,
     client: AuthenticatedClient | Client,
     force: bool | Unset = UNSET,
-) -> Response[Any | Problem]:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Response[Any | DryRun | Problem | Task]:
     """End a parent
 
      Its fork point is removed, with children that were never started.
@@ -105,18 +132,22 @@ def sync_detailed(
     Args:
         fork_point (str):
         force (bool | Unset):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[Any | Problem]
+        Response[Any | DryRun | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         fork_point=fork_point,
         force=force,
+        dry_run=dry_run,
+        idempotency_key=idempotency_key,
     )
 
     response = client.get_httpx_client().request(
@@ -131,7 +162,9 @@ def sync(
     *,
     client: AuthenticatedClient | Client,
     force: bool | Unset = UNSET,
-) -> Any | Problem | None:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Any | DryRun | Problem | Task | None:
     """End a parent
 
      Its fork point is removed, with children that were never started.
@@ -139,19 +172,23 @@ def sync(
     Args:
         fork_point (str):
         force (bool | Unset):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Any | Problem
+        Any | DryRun | Problem | Task
     """
 
     return sync_detailed(
         fork_point=fork_point,
         client=client,
         force=force,
+        dry_run=dry_run,
+        idempotency_key=idempotency_key,
     ).parsed
 
 
@@ -160,7 +197,9 @@ async def asyncio_detailed(
     *,
     client: AuthenticatedClient | Client,
     force: bool | Unset = UNSET,
-) -> Response[Any | Problem]:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Response[Any | DryRun | Problem | Task]:
     """End a parent
 
      Its fork point is removed, with children that were never started.
@@ -168,18 +207,22 @@ async def asyncio_detailed(
     Args:
         fork_point (str):
         force (bool | Unset):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[Any | Problem]
+        Response[Any | DryRun | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         fork_point=fork_point,
         force=force,
+        dry_run=dry_run,
+        idempotency_key=idempotency_key,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -192,7 +235,9 @@ async def asyncio(
     *,
     client: AuthenticatedClient | Client,
     force: bool | Unset = UNSET,
-) -> Any | Problem | None:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Any | DryRun | Problem | Task | None:
     """End a parent
 
      Its fork point is removed, with children that were never started.
@@ -200,13 +245,15 @@ async def asyncio(
     Args:
         fork_point (str):
         force (bool | Unset):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Any | Problem
+        Any | DryRun | Problem | Task
     """
 
     return (
@@ -214,5 +261,7 @@ async def asyncio(
             fork_point=fork_point,
             client=client,
             force=force,
+            dry_run=dry_run,
+            idempotency_key=idempotency_key,
         )
     ).parsed

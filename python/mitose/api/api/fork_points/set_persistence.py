@@ -6,24 +6,37 @@ import httpx
 
 from ... import errors
 from ...client import AuthenticatedClient, Client
+from ...models.dry_run import DryRun
 from ...models.persistence_request import PersistenceRequest
 from ...models.problem import Problem
+from ...models.task import Task
 from ...models.vm import Vm
-from ...types import Response
+from ...types import UNSET, Response, Unset
 
 
 def _get_kwargs(
     vm: str,
     *,
     body: PersistenceRequest,
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
+    if not isinstance(idempotency_key, Unset):
+        headers["Idempotency-Key"] = idempotency_key
+
+    params: dict[str, Any] = {}
+
+    params["dry_run"] = dry_run
+
+    params = {k: v for k, v in params.items() if v is not UNSET and v is not None}
 
     _kwargs: dict[str, Any] = {
         "method": "put",
         "url": "/api/v1/vms/{vm}/persistence".format(
             vm=quote(str(vm), safe=""),
         ),
+        "params": params,
     }
 
     _kwargs["json"] = body.to_dict()
@@ -36,11 +49,32 @@ def _get_kwargs(
 
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Problem | Vm | None:
+) -> DryRun | Vm | Problem | Task | None:
     if response.status_code == 200:
-        response_200 = Vm.from_dict(response.json())
+
+        def _parse_response_200(data: object) -> DryRun | Vm:
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                response_200_type_0 = Vm.from_dict(data)
+
+                return response_200_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            if not isinstance(data, dict):
+                raise TypeError()
+            response_200_type_1 = DryRun.from_dict(data)
+
+            return response_200_type_1
+
+        response_200 = _parse_response_200(response.json())
 
         return response_200
+
+    if response.status_code == 202:
+        response_202 = Task.from_dict(response.json())
+
+        return response_202
 
     if response.status_code == 400:
         response_400 = Problem.from_dict(response.json())
@@ -95,7 +129,7 @@ def _parse_response(
 
 def _build_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Response[Problem | Vm]:
+) -> Response[DryRun | Vm | Problem | Task]:
     return Response(
         status_code=HTTPStatus(response.status_code),
         content=response.content,
@@ -109,13 +143,17 @@ def sync_detailed(
     *,
     client: AuthenticatedClient | Client,
     body: PersistenceRequest,
-) -> Response[Problem | Vm]:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Response[DryRun | Vm | Problem | Task]:
     """Keep a child's disks over a power-off, or not
 
      Possible until its first power-off.
 
     Args:
         vm (str):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
         body (PersistenceRequest): Keep a child's disks over a power-off, or not.
 
     Raises:
@@ -123,12 +161,14 @@ def sync_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[Problem | Vm]
+        Response[DryRun | Vm | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         vm=vm,
         body=body,
+        dry_run=dry_run,
+        idempotency_key=idempotency_key,
     )
 
     response = client.get_httpx_client().request(
@@ -143,13 +183,17 @@ def sync(
     *,
     client: AuthenticatedClient | Client,
     body: PersistenceRequest,
-) -> Problem | Vm | None:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> DryRun | Vm | Problem | Task | None:
     """Keep a child's disks over a power-off, or not
 
      Possible until its first power-off.
 
     Args:
         vm (str):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
         body (PersistenceRequest): Keep a child's disks over a power-off, or not.
 
     Raises:
@@ -157,13 +201,15 @@ def sync(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Problem | Vm
+        DryRun | Vm | Problem | Task
     """
 
     return sync_detailed(
         vm=vm,
         client=client,
         body=body,
+        dry_run=dry_run,
+        idempotency_key=idempotency_key,
     ).parsed
 
 
@@ -172,13 +218,17 @@ async def asyncio_detailed(
     *,
     client: AuthenticatedClient | Client,
     body: PersistenceRequest,
-) -> Response[Problem | Vm]:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Response[DryRun | Vm | Problem | Task]:
     """Keep a child's disks over a power-off, or not
 
      Possible until its first power-off.
 
     Args:
         vm (str):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
         body (PersistenceRequest): Keep a child's disks over a power-off, or not.
 
     Raises:
@@ -186,12 +236,14 @@ async def asyncio_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[Problem | Vm]
+        Response[DryRun | Vm | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         vm=vm,
         body=body,
+        dry_run=dry_run,
+        idempotency_key=idempotency_key,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -204,13 +256,17 @@ async def asyncio(
     *,
     client: AuthenticatedClient | Client,
     body: PersistenceRequest,
-) -> Problem | Vm | None:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> DryRun | Vm | Problem | Task | None:
     """Keep a child's disks over a power-off, or not
 
      Possible until its first power-off.
 
     Args:
         vm (str):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
         body (PersistenceRequest): Keep a child's disks over a power-off, or not.
 
     Raises:
@@ -218,7 +274,7 @@ async def asyncio(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Problem | Vm
+        DryRun | Vm | Problem | Task
     """
 
     return (
@@ -226,5 +282,7 @@ async def asyncio(
             vm=vm,
             client=client,
             body=body,
+            dry_run=dry_run,
+            idempotency_key=idempotency_key,
         )
     ).parsed

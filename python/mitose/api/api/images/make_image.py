@@ -58,16 +58,16 @@ def _parse_response(
             try:
                 if not isinstance(data, dict):
                     raise TypeError()
-                componentsschemas_task_or_dry_run_type_0 = Task.from_dict(data)
+                response_200_type_0 = Task.from_dict(data)
 
-                return componentsschemas_task_or_dry_run_type_0
+                return response_200_type_0
             except (TypeError, ValueError, AttributeError, KeyError):
                 pass
             if not isinstance(data, dict):
                 raise TypeError()
-            componentsschemas_task_or_dry_run_type_1 = DryRun.from_dict(data)
+            response_200_type_1 = DryRun.from_dict(data)
 
-            return componentsschemas_task_or_dry_run_type_1
+            return response_200_type_1
 
         response_200 = _parse_response_200(response.json())
 

@@ -16,8 +16,8 @@ def _get_kwargs(
 ) -> dict[str, Any]:
 
     _kwargs: dict[str, Any] = {
-        "method": "delete",
-        "url": "/api/v1/tasks/{task}".format(
+        "method": "post",
+        "url": "/api/v1/tasks/{task}/cancel".format(
             task=quote(str(task), safe=""),
         ),
     }

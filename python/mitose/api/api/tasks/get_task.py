@@ -8,18 +8,27 @@ from ... import errors
 from ...client import AuthenticatedClient, Client
 from ...models.problem import Problem
 from ...models.task import Task
-from ...types import Response
+from ...types import UNSET, Response, Unset
 
 
 def _get_kwargs(
     task: int,
+    *,
+    wait: bool | Unset = UNSET,
 ) -> dict[str, Any]:
+
+    params: dict[str, Any] = {}
+
+    params["wait"] = wait
+
+    params = {k: v for k, v in params.items() if v is not UNSET and v is not None}
 
     _kwargs: dict[str, Any] = {
         "method": "get",
         "url": "/api/v1/tasks/{task}".format(
             task=quote(str(task), safe=""),
         ),
+        "params": params,
     }
 
     return _kwargs
@@ -89,11 +98,13 @@ def sync_detailed(
     task: int,
     *,
     client: AuthenticatedClient | Client,
+    wait: bool | Unset = UNSET,
 ) -> Response[Problem | Task]:
     """One task
 
     Args:
         task (int):
+        wait (bool | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -105,6 +116,7 @@ def sync_detailed(
 
     kwargs = _get_kwargs(
         task=task,
+        wait=wait,
     )
 
     response = client.get_httpx_client().request(
@@ -118,11 +130,13 @@ def sync(
     task: int,
     *,
     client: AuthenticatedClient | Client,
+    wait: bool | Unset = UNSET,
 ) -> Problem | Task | None:
     """One task
 
     Args:
         task (int):
+        wait (bool | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -135,6 +149,7 @@ def sync(
     return sync_detailed(
         task=task,
         client=client,
+        wait=wait,
     ).parsed
 
 
@@ -142,11 +157,13 @@ async def asyncio_detailed(
     task: int,
     *,
     client: AuthenticatedClient | Client,
+    wait: bool | Unset = UNSET,
 ) -> Response[Problem | Task]:
     """One task
 
     Args:
         task (int):
+        wait (bool | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -158,6 +175,7 @@ async def asyncio_detailed(
 
     kwargs = _get_kwargs(
         task=task,
+        wait=wait,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -169,11 +187,13 @@ async def asyncio(
     task: int,
     *,
     client: AuthenticatedClient | Client,
+    wait: bool | Unset = UNSET,
 ) -> Problem | Task | None:
     """One task
 
     Args:
         task (int):
+        wait (bool | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -187,5 +207,6 @@ async def asyncio(
         await asyncio_detailed(
             task=task,
             client=client,
+            wait=wait,
         )
     ).parsed

@@ -6,27 +6,53 @@ import httpx
 
 from ... import errors
 from ...client import AuthenticatedClient, Client
+from ...models.dry_run import DryRun
 from ...models.problem import Problem
-from ...types import Response
+from ...models.task import Task
+from ...types import UNSET, Response, Unset
 
 
 def _get_kwargs(
     token: str,
+    *,
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
 ) -> dict[str, Any]:
+    headers: dict[str, Any] = {}
+    if not isinstance(idempotency_key, Unset):
+        headers["Idempotency-Key"] = idempotency_key
+
+    params: dict[str, Any] = {}
+
+    params["dry_run"] = dry_run
+
+    params = {k: v for k, v in params.items() if v is not UNSET and v is not None}
 
     _kwargs: dict[str, Any] = {
         "method": "delete",
         "url": "/api/v1/tokens/{token}".format(
             token=quote(str(token), safe=""),
         ),
+        "params": params,
     }
 
+    _kwargs["headers"] = headers
     return _kwargs
 
 
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Any | Problem | None:
+) -> Any | DryRun | Problem | Task | None:
+    if response.status_code == 200:
+        response_200 = DryRun.from_dict(response.json())
+
+        return response_200
+
+    if response.status_code == 202:
+        response_202 = Task.from_dict(response.json())
+
+        return response_202
+
     if response.status_code == 204:
         response_204 = cast(Any, None)
         return response_204
@@ -56,6 +82,11 @@ def _parse_response(
 
         return response_409
 
+    if response.status_code == 412:
+        response_412 = Problem.from_dict(response.json())
+
+        return response_412
+
     if response.status_code == 429:
         response_429 = Problem.from_dict(response.json())
 
@@ -74,7 +105,7 @@ def _parse_response(
 
 def _build_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Response[Any | Problem]:
+) -> Response[Any | DryRun | Problem | Task]:
     return Response(
         status_code=HTTPStatus(response.status_code),
         content=response.content,
@@ -87,22 +118,28 @@ def sync_detailed(
     token: str,
     *,
     client: AuthenticatedClient | Client,
-) -> Response[Any | Problem]:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Response[Any | DryRun | Problem | Task]:
     """Remove a token
 
     Args:
         token (str):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[Any | Problem]
+        Response[Any | DryRun | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         token=token,
+        dry_run=dry_run,
+        idempotency_key=idempotency_key,
     )
 
     response = client.get_httpx_client().request(
@@ -116,23 +153,29 @@ def sync(
     token: str,
     *,
     client: AuthenticatedClient | Client,
-) -> Any | Problem | None:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Any | DryRun | Problem | Task | None:
     """Remove a token
 
     Args:
         token (str):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Any | Problem
+        Any | DryRun | Problem | Task
     """
 
     return sync_detailed(
         token=token,
         client=client,
+        dry_run=dry_run,
+        idempotency_key=idempotency_key,
     ).parsed
 
 
@@ -140,22 +183,28 @@ async def asyncio_detailed(
     token: str,
     *,
     client: AuthenticatedClient | Client,
-) -> Response[Any | Problem]:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Response[Any | DryRun | Problem | Task]:
     """Remove a token
 
     Args:
         token (str):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[Any | Problem]
+        Response[Any | DryRun | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         token=token,
+        dry_run=dry_run,
+        idempotency_key=idempotency_key,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -167,23 +216,29 @@ async def asyncio(
     token: str,
     *,
     client: AuthenticatedClient | Client,
-) -> Any | Problem | None:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Any | DryRun | Problem | Task | None:
     """Remove a token
 
     Args:
         token (str):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Any | Problem
+        Any | DryRun | Problem | Task
     """
 
     return (
         await asyncio_detailed(
             token=token,
             client=client,
+            dry_run=dry_run,
+            idempotency_key=idempotency_key,
         )
     ).parsed

@@ -6,9 +6,9 @@ import httpx
 
 from ... import errors
 from ...client import AuthenticatedClient, Client
-from ...models.pause_vm_response_200 import PauseVmResponse200
-from ...models.pause_vm_response_202 import PauseVmResponse202
+from ...models.dry_run import DryRun
 from ...models.problem import Problem
+from ...models.task import Task
 from ...types import UNSET, Response, Unset
 
 
@@ -16,6 +16,7 @@ def _get_kwargs(
     vm: str,
     *,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
@@ -25,6 +26,8 @@ def _get_kwargs(
     params: dict[str, Any] = {}
 
     params["wait"] = wait
+
+    params["dry_run"] = dry_run
 
     params = {k: v for k, v in params.items() if v is not UNSET and v is not None}
 
@@ -42,14 +45,30 @@ def _get_kwargs(
 
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> PauseVmResponse200 | PauseVmResponse202 | Problem | None:
+) -> DryRun | Task | Problem | None:
     if response.status_code == 200:
-        response_200 = PauseVmResponse200.from_dict(response.json())
+
+        def _parse_response_200(data: object) -> DryRun | Task:
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                response_200_type_0 = Task.from_dict(data)
+
+                return response_200_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            if not isinstance(data, dict):
+                raise TypeError()
+            response_200_type_1 = DryRun.from_dict(data)
+
+            return response_200_type_1
+
+        response_200 = _parse_response_200(response.json())
 
         return response_200
 
     if response.status_code == 202:
-        response_202 = PauseVmResponse202.from_dict(response.json())
+        response_202 = Task.from_dict(response.json())
 
         return response_202
 
@@ -96,7 +115,7 @@ def _parse_response(
 
 def _build_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Response[PauseVmResponse200 | PauseVmResponse202 | Problem]:
+) -> Response[DryRun | Task | Problem]:
     return Response(
         status_code=HTTPStatus(response.status_code),
         content=response.content,
@@ -110,8 +129,9 @@ def sync_detailed(
     *,
     client: AuthenticatedClient | Client,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> Response[PauseVmResponse200 | PauseVmResponse202 | Problem]:
+) -> Response[DryRun | Task | Problem]:
     """Stop a VM's vCPUs
 
      The task's result is a `Vm`.
@@ -119,6 +139,7 @@ def sync_detailed(
     Args:
         vm (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
 
     Raises:
@@ -126,12 +147,13 @@ def sync_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[PauseVmResponse200 | PauseVmResponse202 | Problem]
+        Response[DryRun | Task | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         vm=vm,
         wait=wait,
+        dry_run=dry_run,
         idempotency_key=idempotency_key,
     )
 
@@ -147,8 +169,9 @@ def sync(
     *,
     client: AuthenticatedClient | Client,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> PauseVmResponse200 | PauseVmResponse202 | Problem | None:
+) -> DryRun | Task | Problem | None:
     """Stop a VM's vCPUs
 
      The task's result is a `Vm`.
@@ -156,6 +179,7 @@ def sync(
     Args:
         vm (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
 
     Raises:
@@ -163,13 +187,14 @@ def sync(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        PauseVmResponse200 | PauseVmResponse202 | Problem
+        DryRun | Task | Problem | Task
     """
 
     return sync_detailed(
         vm=vm,
         client=client,
         wait=wait,
+        dry_run=dry_run,
         idempotency_key=idempotency_key,
     ).parsed
 
@@ -179,8 +204,9 @@ async def asyncio_detailed(
     *,
     client: AuthenticatedClient | Client,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> Response[PauseVmResponse200 | PauseVmResponse202 | Problem]:
+) -> Response[DryRun | Task | Problem]:
     """Stop a VM's vCPUs
 
      The task's result is a `Vm`.
@@ -188,6 +214,7 @@ async def asyncio_detailed(
     Args:
         vm (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
 
     Raises:
@@ -195,12 +222,13 @@ async def asyncio_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[PauseVmResponse200 | PauseVmResponse202 | Problem]
+        Response[DryRun | Task | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         vm=vm,
         wait=wait,
+        dry_run=dry_run,
         idempotency_key=idempotency_key,
     )
 
@@ -214,8 +242,9 @@ async def asyncio(
     *,
     client: AuthenticatedClient | Client,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> PauseVmResponse200 | PauseVmResponse202 | Problem | None:
+) -> DryRun | Task | Problem | None:
     """Stop a VM's vCPUs
 
      The task's result is a `Vm`.
@@ -223,6 +252,7 @@ async def asyncio(
     Args:
         vm (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
 
     Raises:
@@ -230,7 +260,7 @@ async def asyncio(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        PauseVmResponse200 | PauseVmResponse202 | Problem
+        DryRun | Task | Problem | Task
     """
 
     return (
@@ -238,6 +268,7 @@ async def asyncio(
             vm=vm,
             client=client,
             wait=wait,
+            dry_run=dry_run,
             idempotency_key=idempotency_key,
         )
     ).parsed

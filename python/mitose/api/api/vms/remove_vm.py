@@ -6,7 +6,9 @@ import httpx
 
 from ... import errors
 from ...client import AuthenticatedClient, Client
+from ...models.dry_run import DryRun
 from ...models.problem import Problem
+from ...models.task import Task
 from ...types import UNSET, Response, Unset
 
 
@@ -14,15 +16,18 @@ def _get_kwargs(
     vm: str,
     *,
     force: bool | Unset = UNSET,
-    if_match: str | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
-    if not isinstance(if_match, Unset):
-        headers["If-Match"] = if_match
+    if not isinstance(idempotency_key, Unset):
+        headers["Idempotency-Key"] = idempotency_key
 
     params: dict[str, Any] = {}
 
     params["force"] = force
+
+    params["dry_run"] = dry_run
 
     params = {k: v for k, v in params.items() if v is not UNSET and v is not None}
 
@@ -40,7 +45,17 @@ def _get_kwargs(
 
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Any | Problem | None:
+) -> Any | DryRun | Problem | Task | None:
+    if response.status_code == 200:
+        response_200 = DryRun.from_dict(response.json())
+
+        return response_200
+
+    if response.status_code == 202:
+        response_202 = Task.from_dict(response.json())
+
+        return response_202
+
     if response.status_code == 204:
         response_204 = cast(Any, None)
         return response_204
@@ -93,7 +108,7 @@ def _parse_response(
 
 def _build_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Response[Any | Problem]:
+) -> Response[Any | DryRun | Problem | Task]:
     return Response(
         status_code=HTTPStatus(response.status_code),
         content=response.content,
@@ -107,27 +122,30 @@ def sync_detailed(
     *,
     client: AuthenticatedClient | Client,
     force: bool | Unset = UNSET,
-    if_match: str | Unset = UNSET,
-) -> Response[Any | Problem]:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Response[Any | DryRun | Problem | Task]:
     """Remove a VM
 
     Args:
         vm (str):
         force (bool | Unset):
-        if_match (str | Unset):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[Any | Problem]
+        Response[Any | DryRun | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         vm=vm,
         force=force,
-        if_match=if_match,
+        dry_run=dry_run,
+        idempotency_key=idempotency_key,
     )
 
     response = client.get_httpx_client().request(
@@ -142,28 +160,31 @@ def sync(
     *,
     client: AuthenticatedClient | Client,
     force: bool | Unset = UNSET,
-    if_match: str | Unset = UNSET,
-) -> Any | Problem | None:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Any | DryRun | Problem | Task | None:
     """Remove a VM
 
     Args:
         vm (str):
         force (bool | Unset):
-        if_match (str | Unset):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Any | Problem
+        Any | DryRun | Problem | Task
     """
 
     return sync_detailed(
         vm=vm,
         client=client,
         force=force,
-        if_match=if_match,
+        dry_run=dry_run,
+        idempotency_key=idempotency_key,
     ).parsed
 
 
@@ -172,27 +193,30 @@ async def asyncio_detailed(
     *,
     client: AuthenticatedClient | Client,
     force: bool | Unset = UNSET,
-    if_match: str | Unset = UNSET,
-) -> Response[Any | Problem]:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Response[Any | DryRun | Problem | Task]:
     """Remove a VM
 
     Args:
         vm (str):
         force (bool | Unset):
-        if_match (str | Unset):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[Any | Problem]
+        Response[Any | DryRun | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         vm=vm,
         force=force,
-        if_match=if_match,
+        dry_run=dry_run,
+        idempotency_key=idempotency_key,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -205,21 +229,23 @@ async def asyncio(
     *,
     client: AuthenticatedClient | Client,
     force: bool | Unset = UNSET,
-    if_match: str | Unset = UNSET,
-) -> Any | Problem | None:
+    dry_run: bool | Unset = UNSET,
+    idempotency_key: str | Unset = UNSET,
+) -> Any | DryRun | Problem | Task | None:
     """Remove a VM
 
     Args:
         vm (str):
         force (bool | Unset):
-        if_match (str | Unset):
+        dry_run (bool | Unset):
+        idempotency_key (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Any | Problem
+        Any | DryRun | Problem | Task
     """
 
     return (
@@ -227,6 +253,7 @@ async def asyncio(
             vm=vm,
             client=client,
             force=force,
-            if_match=if_match,
+            dry_run=dry_run,
+            idempotency_key=idempotency_key,
         )
     ).parsed

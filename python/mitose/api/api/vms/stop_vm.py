@@ -6,10 +6,10 @@ import httpx
 
 from ... import errors
 from ...client import AuthenticatedClient, Client
+from ...models.dry_run import DryRun
 from ...models.problem import Problem
 from ...models.stop_request import StopRequest
-from ...models.stop_vm_response_200 import StopVmResponse200
-from ...models.stop_vm_response_202 import StopVmResponse202
+from ...models.task import Task
 from ...types import UNSET, Response, Unset
 
 
@@ -18,6 +18,7 @@ def _get_kwargs(
     *,
     body: None | StopRequest | Unset = UNSET,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
@@ -27,6 +28,8 @@ def _get_kwargs(
     params: dict[str, Any] = {}
 
     params["wait"] = wait
+
+    params["dry_run"] = dry_run
 
     params = {k: v for k, v in params.items() if v is not UNSET and v is not None}
 
@@ -51,14 +54,30 @@ def _get_kwargs(
 
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Problem | StopVmResponse200 | StopVmResponse202 | None:
+) -> DryRun | Task | Problem | None:
     if response.status_code == 200:
-        response_200 = StopVmResponse200.from_dict(response.json())
+
+        def _parse_response_200(data: object) -> DryRun | Task:
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                response_200_type_0 = Task.from_dict(data)
+
+                return response_200_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            if not isinstance(data, dict):
+                raise TypeError()
+            response_200_type_1 = DryRun.from_dict(data)
+
+            return response_200_type_1
+
+        response_200 = _parse_response_200(response.json())
 
         return response_200
 
     if response.status_code == 202:
-        response_202 = StopVmResponse202.from_dict(response.json())
+        response_202 = Task.from_dict(response.json())
 
         return response_202
 
@@ -115,7 +134,7 @@ def _parse_response(
 
 def _build_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Response[Problem | StopVmResponse200 | StopVmResponse202]:
+) -> Response[DryRun | Task | Problem]:
     return Response(
         status_code=HTTPStatus(response.status_code),
         content=response.content,
@@ -130,8 +149,9 @@ def sync_detailed(
     client: AuthenticatedClient | Client,
     body: None | StopRequest | Unset = UNSET,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> Response[Problem | StopVmResponse200 | StopVmResponse202]:
+) -> Response[DryRun | Task | Problem]:
     """Power a VM off
 
      The task's result is a `Vm`.
@@ -139,6 +159,7 @@ def sync_detailed(
     Args:
         vm (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (None | StopRequest | Unset):
 
@@ -147,13 +168,14 @@ def sync_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[Problem | StopVmResponse200 | StopVmResponse202]
+        Response[DryRun | Task | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         vm=vm,
         body=body,
         wait=wait,
+        dry_run=dry_run,
         idempotency_key=idempotency_key,
     )
 
@@ -170,8 +192,9 @@ def sync(
     client: AuthenticatedClient | Client,
     body: None | StopRequest | Unset = UNSET,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> Problem | StopVmResponse200 | StopVmResponse202 | None:
+) -> DryRun | Task | Problem | None:
     """Power a VM off
 
      The task's result is a `Vm`.
@@ -179,6 +202,7 @@ def sync(
     Args:
         vm (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (None | StopRequest | Unset):
 
@@ -187,7 +211,7 @@ def sync(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Problem | StopVmResponse200 | StopVmResponse202
+        DryRun | Task | Problem | Task
     """
 
     return sync_detailed(
@@ -195,6 +219,7 @@ def sync(
         client=client,
         body=body,
         wait=wait,
+        dry_run=dry_run,
         idempotency_key=idempotency_key,
     ).parsed
 
@@ -205,8 +230,9 @@ async def asyncio_detailed(
     client: AuthenticatedClient | Client,
     body: None | StopRequest | Unset = UNSET,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> Response[Problem | StopVmResponse200 | StopVmResponse202]:
+) -> Response[DryRun | Task | Problem]:
     """Power a VM off
 
      The task's result is a `Vm`.
@@ -214,6 +240,7 @@ async def asyncio_detailed(
     Args:
         vm (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (None | StopRequest | Unset):
 
@@ -222,13 +249,14 @@ async def asyncio_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[Problem | StopVmResponse200 | StopVmResponse202]
+        Response[DryRun | Task | Problem | Task]
     """
 
     kwargs = _get_kwargs(
         vm=vm,
         body=body,
         wait=wait,
+        dry_run=dry_run,
         idempotency_key=idempotency_key,
     )
 
@@ -243,8 +271,9 @@ async def asyncio(
     client: AuthenticatedClient | Client,
     body: None | StopRequest | Unset = UNSET,
     wait: bool | Unset = UNSET,
+    dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
-) -> Problem | StopVmResponse200 | StopVmResponse202 | None:
+) -> DryRun | Task | Problem | None:
     """Power a VM off
 
      The task's result is a `Vm`.
@@ -252,6 +281,7 @@ async def asyncio(
     Args:
         vm (str):
         wait (bool | Unset):
+        dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (None | StopRequest | Unset):
 
@@ -260,7 +290,7 @@ async def asyncio(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Problem | StopVmResponse200 | StopVmResponse202
+        DryRun | Task | Problem | Task
     """
 
     return (
@@ -269,6 +299,7 @@ async def asyncio(
             client=client,
             body=body,
             wait=wait,
+            dry_run=dry_run,
             idempotency_key=idempotency_key,
         )
     ).parsed
