@@ -5,6 +5,7 @@
 //! handler of its own, and every access that memory does not answer at once, is executed from its
 //! decoded form (`generic`).
 
+mod arena;
 mod cache;
 mod decode;
 mod dispatch;

@@ -23,6 +23,7 @@ pub(crate) mod tests;
 pub(crate) use code_pages::CodePages;
 pub use code_pages::PROCESSORS_MAX;
 pub(crate) use features::Features;
+pub(crate) use pages::CodePage;
 pub(crate) use tlb::Bank;
 pub(crate) use value::Value;
 pub(crate) use walk::Access;

@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use iced_x86::Instruction;
-
-use super::op::{At, Header, LinkAt, Slot};
+use super::arena::Arena;
+use super::decode::INSTRUCTION_MAX;
+use super::op::{At, Header, LinkAt, NO_PAGE, Slot};
 use super::operand::Width;
 
 /// Entries of the jump cache.
@@ -15,7 +15,9 @@ const JUMPS: usize = 4096;
 /// Entries of the table of blocks found lately.
 const RECENT: usize = 16384;
 /// Memory for blocks and copies of pages, bytes; beyond it everything is dropped.
-const BYTES_MAX: usize = 96 << 20;
+const BYTES_MAX: usize = 48 << 20;
+/// What the tables keep of a block, bytes, about.
+const BLOCK_BYTES: usize = 40;
 const PAGE: usize = 4096;
 
 /// Where a RIP leads.
@@ -27,30 +29,13 @@ struct Jump {
     entry: At,
 }
 
-/// A block: slots and instructions, reached by raw pointers while it lives.
-#[derive(Debug)]
-struct Block {
-    key: u64,
-    slots: *mut [Slot],
-    instructions: *mut [Instruction],
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: both came from `Box::into_raw` and are given back once.
-        unsafe {
-            drop(Box::from_raw(self.slots));
-            drop(Box::from_raw(self.instructions));
-        }
-    }
-}
-
 /// A page with translated code.
 #[derive(Debug)]
 struct Page {
     /// Its bytes when code of it was first translated.
     copy: Box<[u8; PAGE]>,
-    blocks: Vec<Block>,
+    /// Keys of its blocks, and of straddlers that end in it.
+    blocks: Vec<u64>,
 }
 
 /// Multiplicative hash of one integer.
@@ -81,9 +66,13 @@ type Map<T> = HashMap<u64, T, BuildHasherDefault<KeyHasher>>;
 pub(super) struct Cache {
     pages: Map<Page>,
     blocks: Map<At>,
+    /// Blocks of instructions that straddle two pages, with the second one.
+    straddlers: Map<(u64, At)>,
+    arena: Arena,
     /// Blocks found lately, by key.
     recent: Vec<Recent>,
     jumps: Vec<Jump>,
+    /// Bytes of pages and tables; blocks are the arena's.
     bytes: usize,
     /// Number of the present set of virtual translations, even; entries of others are void.
     local: u64,
@@ -265,9 +254,28 @@ impl Cache {
         self.pages.get(&gpa).map(|page| &*page.copy)
     }
 
+    /// The bytes of the longest instruction at `offset` of the page at `gpa` as it was translated,
+    /// where it ends with the page's last byte or goes on in the page at `second`; zeros follow.
+    pub(super) fn joined(
+        &self,
+        gpa: u64,
+        second: u64,
+        offset: u64,
+    ) -> Option<[u8; INSTRUCTION_MAX]> {
+        let first = self.copy_of(gpa)?.get(offset as usize..)?;
+        let mut bytes = [0; INSTRUCTION_MAX];
+        let here = first.len().min(INSTRUCTION_MAX);
+        bytes[..here].copy_from_slice(&first[..here]);
+        if second != NO_PAGE {
+            let rest = &mut bytes[here..];
+            rest.copy_from_slice(&self.copy_of(second)?[..rest.len()]);
+        }
+        Some(bytes)
+    }
+
     /// Whether nothing more should be added before all is dropped.
     pub(super) fn is_full(&self) -> bool {
-        self.bytes > BYTES_MAX
+        self.bytes + self.arena.bytes() > BYTES_MAX
     }
 
     /// Adds a page.
@@ -283,32 +291,52 @@ impl Cache {
         gpa: u64,
         offset: u64,
         width: Width,
-        mut slots: Vec<Slot>,
-        instructions: Vec<Instruction>,
+        slots: Vec<Slot>,
     ) -> Option<At> {
-        let page = self.pages.get_mut(&gpa)?;
         let key = key(gpa | offset, width);
-        self.bytes += slots.len() * size_of::<Slot>()
-            + instructions.len() * size_of::<Instruction>()
-            + 2 * size_of::<Block>();
-        let instructions = Box::into_raw(instructions.into_boxed_slice());
+        self.pages.get_mut(&gpa)?.blocks.push(key);
+        let entry = self.place(gpa, NO_PAGE, slots)?;
+        self.bytes += BLOCK_BYTES;
+        self.blocks.insert(key, entry);
+        Some(entry)
+    }
+
+    /// Finds the block of the 64-bit instruction at a guest-physical address that ends in the page at
+    /// `second`.
+    pub(super) fn straddler(&self, gpa: u64, second: u64) -> Option<At> {
+        let found = self.straddlers.get(&key(gpa, Width::Bits64));
+        found.filter(|found| found.0 == second).map(|found| found.1)
+    }
+
+    /// Adds the block of an instruction that begins in the page at `gpa` and ends in the one at
+    /// `second`; both are there. It goes when one of them goes.
+    pub(super) fn add_straddler(
+        &mut self,
+        gpa: u64,
+        second: u64,
+        offset: u64,
+        slots: Vec<Slot>,
+    ) -> Option<At> {
+        let key = key(gpa | offset, Width::Bits64);
+        for page in [gpa, second] {
+            self.pages.get_mut(&page)?.blocks.push(key);
+        }
+        let entry = self.place(gpa, second, slots)?;
+        self.bytes += 2 * BLOCK_BYTES;
+        self.straddlers.insert(key, (second, entry));
+        Some(entry)
+    }
+
+    fn place(&mut self, gpa: u64, second: u64, mut slots: Vec<Slot>) -> Option<At> {
         *slots.first_mut()? = Slot {
             header: Header {
-                instructions: instructions.cast_const().cast(),
                 gpa,
+                second,
                 unused: [0; 2],
             },
         };
-        let slots = Box::into_raw(slots.into_boxed_slice());
-        page.blocks.push(Block {
-            key,
-            slots,
-            instructions,
-        });
         // SAFETY: a block has more slots than its header.
-        let entry = At::new(unsafe { slots.cast::<Slot>().add(1) });
-        self.blocks.insert(key, entry);
-        Some(entry)
+        Some(At::new(unsafe { self.arena.add(&slots).add(1) }))
     }
 
     /// Drops a page's blocks; returns whether it had any. No handler runs.
@@ -318,15 +346,15 @@ impl Cache {
         };
         self.forget_addresses();
         self.bytes = self.bytes.saturating_sub(PAGE + 128);
-        for block in &page.blocks {
-            self.blocks.remove(&block.key);
-            if let Some(recent) = self.recent.get_mut(recent_place(block.key)) {
+        for key in &page.blocks {
+            self.blocks.remove(key);
+            self.straddlers.remove(key);
+            if let Some(recent) = self.recent.get_mut(recent_place(*key)) {
                 recent.key = u64::MAX;
             }
-            let lens = (block.slots.len(), block.instructions.len());
-            let bytes = lens.0 * size_of::<Slot>() + lens.1 * size_of::<Instruction>();
-            self.bytes = self.bytes.saturating_sub(bytes + 2 * size_of::<Block>());
         }
+        let bytes = page.blocks.len() * BLOCK_BYTES;
+        self.bytes = self.bytes.saturating_sub(bytes);
         true
     }
 
@@ -334,7 +362,9 @@ impl Cache {
     pub(super) fn clear(&mut self) -> Vec<u64> {
         self.forget_addresses();
         self.blocks.clear();
+        self.straddlers.clear();
         self.recent.clear();
+        self.arena.clear();
         self.bytes = 0;
         let gone = self.pages.keys().copied().collect();
         self.pages.clear();

@@ -3,11 +3,12 @@
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
 use super::flags::mask;
+use super::op::At;
 use super::operand::{Width, canonical};
 use crate::{Cpu, Environment, Fault, SegmentName};
 
 /// Longest instruction, bytes.
-const INSTRUCTION_MAX: usize = 15;
+pub(super) const INSTRUCTION_MAX: usize = 15;
 
 /// What this processor does not have: TZCNT and LZCNT are BSF and BSR, WBNOINVD is WBINVD.
 const OPTIONS: u32 =
@@ -74,6 +75,16 @@ impl Cpu {
             (false, _) => Ok(instruction),
             (true, DecoderError::NoMoreBytes) => Err(Fault::protection(0)),
             (true, _) => Err(Fault::UNDEFINED),
+        }
+    }
+
+    /// Decodes the instruction of an op anew, from the bytes that the op was made from.
+    pub(super) fn decode_again(&self, at: At) -> Instruction {
+        let (op, (gpa, second)) = (at.op(), at.pages());
+        let offset = u64::from(op.start);
+        match self.interp.cache.joined(gpa, second, offset) {
+            Some(bytes) => decoder(&bytes, self.width(), offset).decode(),
+            None => Instruction::default(),
         }
     }
 

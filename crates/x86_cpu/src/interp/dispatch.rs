@@ -7,6 +7,7 @@ use super::operand::{RSP, Width};
 use super::{flags, generic, span, translate};
 use crate::state::Flow;
 use crate::system::TripleFault;
+use crate::mmu::CodePage;
 use crate::{Cpu, Environment, Fault, Stop};
 
 /// Most instructions of a block.
@@ -198,7 +199,7 @@ impl Cpu {
 
     /// Finds or makes the block at RIP; `None` where the instruction straddles two pages.
     fn find(&mut self, env: &mut dyn Environment) -> Result<Option<At>, Fault> {
-        let open = self.interp.cache.open_link.take();
+        let mut open = self.interp.cache.open_link.take();
         let (width, tag) = (self.width(), self.rip ^ self.interp.mode_tag);
         let long = width == Width::Bits64;
         if long && let Some((entry, generation)) = self.interp.cache.jump_and_generation(tag) {
@@ -216,10 +217,13 @@ impl Cpu {
         let entry = match self.interp.cache.block(page.gpa | offset, width) {
             Some(entry) => entry,
             None => {
-                self.make_room(page.gpa, page.host);
+                if self.make_room(page) {
+                    open = None;
+                }
                 let cache = &mut self.interp.cache;
                 match translate::translate(cache, page.gpa, offset, width) {
                     Some(entry) => entry,
+                    None if long => return Ok(self.find_straddler(env, linear, page, open)),
                     None => return Ok(None),
                 }
             }
@@ -232,6 +236,42 @@ impl Cpu {
             self.tie(open, entry, tag, generation);
         }
         Ok(Some(entry))
+    }
+
+    /// Makes the block of the 64-bit instruction at `linear` that goes on in the page behind `page`;
+    /// `None` where that one cannot be fetched from, or there is no instruction.
+    fn find_straddler(
+        &mut self,
+        env: &mut dyn Environment,
+        linear: u64,
+        page: CodePage,
+        mut open: Option<OpenLink>,
+    ) -> Option<At> {
+        let next = (linear | 0xfff).wrapping_add(1);
+        let second = self.fetch_page(env, next).ok()?;
+        if second.fresh {
+            self.compare_page(second.gpa, second.host);
+        }
+        let (first, rest) = (self.code_mapping(linear), self.code_mapping(next));
+        let entry = match self.interp.cache.straddler(linear & 0xfff | page.gpa, second.gpa) {
+            Some(entry) => entry,
+            None => {
+                // What makes room for one drops the other.
+                if self.make_room(second) | self.make_room(page) {
+                    open = None;
+                }
+                let pages = (page.gpa, second.gpa);
+                translate::translate_straddler(&mut self.interp.cache, pages, linear & 0xfff)?
+            }
+        };
+        let cache = &mut self.interp.cache;
+        let global = first.0 && rest.0;
+        cache.use_address(next, global, rest.1);
+        let generation = cache.use_address(linear, global, first.1);
+        let tag = self.rip ^ self.interp.mode_tag;
+        cache.set_jump(tag, entry, generation);
+        self.tie(open, entry, tag, generation);
+        Some(entry)
     }
 
     fn tie(&mut self, open: Option<OpenLink>, entry: At, tag: u64, generation: u64) {
@@ -258,19 +298,22 @@ impl Cpu {
         self.interp.cache.forget_address(linear);
     }
 
-    /// Makes sure that the cache knows the page and has room for a block.
-    fn make_room(&mut self, gpa: u64, host: u64) {
-        if self.interp.cache.is_full() {
+    /// Makes sure that the cache knows the page and has room for a block; returns whether everything
+    /// was dropped for that.
+    fn make_room(&mut self, page: CodePage) -> bool {
+        let full = self.interp.cache.is_full();
+        if full {
             for gone in self.interp.cache.clear() {
                 self.unmark_code_page(gone);
             }
         }
-        if self.interp.cache.copy_of(gpa).is_none() {
-            self.mark_code_page(gpa);
+        if self.interp.cache.copy_of(page.gpa).is_none() {
+            self.mark_code_page(page.gpa);
             let mut copy = Box::new([0; 4096]);
-            span::read(host, &mut copy[..]);
-            self.interp.cache.add_page(gpa, copy);
+            span::read(page.host, &mut copy[..]);
+            self.interp.cache.add_page(page.gpa, copy);
         }
+        full
     }
 
     /// Drops a page's blocks if it is no longer what they were made from.

@@ -17,7 +17,8 @@ pub(super) mod vector;
 use std::marker::PhantomData;
 
 use super::generic as decoded;
-use super::op::{At, Handler, Size};
+use super::op::{At, Handler, INSTRUCTION_SLOTS, Size};
+use crate::mmu::{Access, Value};
 use crate::{Cpu, Environment};
 
 /// Goes to the next op.
@@ -27,11 +28,23 @@ pub(super) fn go(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) 
     (next.op().run)(cpu, env, next, budget)
 }
 
-/// Executes the instruction from its decoded form.
+/// Executes the instruction from its decoded form, which is made anew.
 pub(super) fn generic(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
     let (on, budget) = execute(cpu, env, at, budget);
     match on {
         true => go(cpu, env, at, budget),
+        false => budget,
+    }
+}
+
+/// Executes the instruction from its decoded form, which is in the slots behind the op.
+pub(super) fn inlined(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+    let (on, budget) = execute_inlined(cpu, env, at, budget);
+    match on {
+        true => {
+            let next = at.after(1 + INSTRUCTION_SLOTS);
+            (next.op().run)(cpu, env, next, budget)
+        }
         false => budget,
     }
 }
@@ -43,10 +56,51 @@ pub(super) fn slow(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64
     generic(cpu, env, at, budget)
 }
 
+/// [`slow`] for handlers whose only access is a load at `linear`: mostly just the TLB did not know the
+/// page, and the op can run again.
+#[cold]
+#[inline(never)]
+pub(super) fn load_again<T: Value>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+    linear: u64,
+) -> i64 {
+    match cpu.refill::<T>(env, linear, Access::Read) {
+        true => (at.op().run)(cpu, env, at, budget),
+        false => generic(cpu, env, at, budget),
+    }
+}
+
+/// [`load_again`] for handlers that store, or load and store, at `linear`.
+#[cold]
+#[inline(never)]
+pub(super) fn store_again<T: Value>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+    linear: u64,
+) -> i64 {
+    match cpu.refill::<T>(env, linear, Access::Write) {
+        true => (at.op().run)(cpu, env, at, budget),
+        false => generic(cpu, env, at, budget),
+    }
+}
+
 #[inline(never)]
 fn execute(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> (bool, i64) {
+    let instruction = cpu.decode_again(at);
     cpu.execute_op(env, at, budget, |cpu, env| {
-        decoded::execute(cpu, env, at.instruction())
+        decoded::execute(cpu, env, &instruction)
+    })
+}
+
+#[inline(never)]
+fn execute_inlined(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> (bool, i64) {
+    cpu.execute_op(env, at, budget, |cpu, env| {
+        decoded::execute(cpu, env, at.instruction(1))
     })
 }
 

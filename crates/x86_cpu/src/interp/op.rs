@@ -1,7 +1,8 @@
 //! Micro-ops and how one leads to the next.
 //!
 //! A block is an array of [`Slot`]s: a header, then one op for each instruction (fewer where an
-//! instruction does nothing), a terminator, and the links of the terminator. A handler ends by
+//! instruction does nothing), a terminator, and the links of the terminator. An op that is always
+//! executed from its decoded form has that form behind it; for others it is decoded again. A handler ends by
 //! calling the next op's handler; the optimiser makes a jump of that, and the budget bounds the
 //! depth where it does not.
 
@@ -10,7 +11,7 @@
     reason = "ops are reached by pointer, registers by offset"
 )]
 
-use std::mem::offset_of;
+use std::mem::{MaybeUninit, offset_of};
 
 use iced_x86::Instruction;
 use x86_fp::FpOperation;
@@ -67,11 +68,18 @@ pub(super) struct Link {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(super) struct Header {
-    pub(super) instructions: *const Instruction,
     /// Guest-physical page.
     pub(super) gpa: u64,
+    /// The page in which its only instruction ends, or [`NO_PAGE`].
+    pub(super) second: u64,
     pub(super) unused: [u64; 2],
 }
+
+/// No page's address.
+pub(super) const NO_PAGE: u64 = u64::MAX;
+
+/// Slots that a decoded instruction takes.
+pub(super) const INSTRUCTION_SLOTS: usize = size_of::<Instruction>().div_ceil(size_of::<Slot>());
 
 /// A place in a block.
 #[derive(Clone, Copy)]
@@ -81,9 +89,12 @@ pub(super) union Slot {
     pub(super) link: Link,
     pub(super) header: Header,
     pub(super) operation: FpOperation,
+    /// A part of a decoded instruction.
+    pub(super) part: [MaybeUninit<u64>; 4],
 }
 
 const _: () = assert!(size_of::<Slot>() == 32);
+const _: () = assert!(align_of::<Instruction>() <= align_of::<Slot>());
 const _: () = assert!(offset_of!(Cpu, general) == 0 && offset_of!(Cpu, extra) == 128);
 
 /// A pointer to an op of a live block.
@@ -139,20 +150,42 @@ impl At {
         unsafe { self.0.sub(usize::from(self.op().slot) + 1) }
     }
 
-    /// The decoded instruction of the op.
-    pub(super) fn instruction<'a>(self) -> &'a Instruction {
-        // SAFETY: the header has the block's instructions, and `number` is below their count.
-        unsafe {
-            let header = (*self.header()).header;
-            &*header.instructions.add(usize::from(self.op().number))
-        }
+    /// The decoded instruction, `behind` slots after the op.
+    #[inline(always)]
+    pub(super) fn instruction<'a>(self, behind: usize) -> &'a Instruction {
+        // SAFETY: the translator puts the instruction there for handlers that ask for it.
+        unsafe { &*self.0.add(behind).cast::<Instruction>() }
     }
 
     /// Guest-physical page of the block.
     pub(super) fn gpa(self) -> u64 {
-        // SAFETY: the header is the first slot of the block.
-        unsafe { (*self.header()).header.gpa }
+        self.pages().0
     }
+
+    /// Guest-physical page of the block, and the one its only instruction ends in or [`NO_PAGE`].
+    pub(super) fn pages(self) -> (u64, u64) {
+        // SAFETY: the header is the first slot of the block.
+        let header = unsafe { (*self.header()).header };
+        (header.gpa, header.second)
+    }
+
+    /// The place `slots` further on.
+    #[inline(always)]
+    pub(super) fn after(self, slots: usize) -> Self {
+        // SAFETY: inside the same block, as in `next`.
+        Self(unsafe { self.0.add(slots) })
+    }
+}
+
+/// A decoded instruction as slots.
+pub(super) fn instruction_slots(instruction: Instruction) -> [Slot; INSTRUCTION_SLOTS] {
+    let none = Slot {
+        part: [MaybeUninit::uninit(); 4],
+    };
+    let mut slots = [none; INSTRUCTION_SLOTS];
+    // SAFETY: the slots are as large and as aligned as an instruction.
+    unsafe { slots.as_mut_ptr().cast::<Instruction>().write(instruction) };
+    slots
 }
 
 /// A pointer to a link of a live block.

@@ -32,8 +32,8 @@ pub(super) enum Choice {
     Decoded,
     /// By a handler.
     Op(Handler),
-    /// By a handler that has the operation in the slot behind.
-    Operation(Handler, FpOperation),
+    /// By a handler that has the operation in the slot behind, or by that from its decoded form.
+    Operation(Option<Handler>, FpOperation),
     /// By a handler that ends the block and has no links.
     Closing(Handler),
     /// By a handler that ends the block and goes to a fixed place: within the page, beyond it.

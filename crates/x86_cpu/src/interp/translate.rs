@@ -3,14 +3,19 @@
 use iced_x86::{ConditionCode, DecoderError, FlowControl, Instruction, Mnemonic};
 
 use super::cache::Cache;
-use super::decode::decoder;
+use super::decode::{INSTRUCTION_MAX, decoder};
 use super::dispatch::BLOCK_MAX;
 use super::fast;
-use super::op::{At, Link, Op, Slot};
+use super::op::{At, Link, Op, Slot, instruction_slots};
 use super::operand::Width;
 use super::select::{self, Choice};
 
 const PAGE: u64 = 4096;
+/// Where an instruction begins that may reach beyond its page, at the earliest.
+const STRADDLES: u64 = PAGE - INSTRUCTION_MAX as u64 + 1;
+/// Slots of a block after which no instruction is added: an op knows its distance to the header in
+/// eight bits.
+const SLOTS_MAX: usize = 240;
 
 /// Translates the block at `offset` of the page at `gpa`, which the cache has; `None` where its
 /// first instruction goes on in the next page.
@@ -18,7 +23,10 @@ pub(super) fn translate(cache: &mut Cache, gpa: u64, offset: u64, width: Width) 
     let code = cache.copy_of(gpa)?;
     let mut decoder = decoder(&code[offset as usize..], width, offset);
     let mut block = Builder::new(width);
-    while block.instructions.len() < BLOCK_MAX && decoder.can_decode() {
+    while block.instructions.len() < BLOCK_MAX
+        && block.slots.len() < SLOTS_MAX
+        && decoder.can_decode()
+    {
         let instruction = decoder.decode();
         if instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
             break;
@@ -32,7 +40,27 @@ pub(super) fn translate(cache: &mut Cache, gpa: u64, offset: u64, width: Width) 
         return None;
     }
     block.finish();
-    cache.add_block(gpa, offset, width, block.slots, block.instructions)
+    cache.add_block(gpa, offset, width, block.slots)
+}
+
+/// Translates the instruction at `offset` of the page at `gpa` that ends in the page at `second`; the
+/// cache has both. `None` where it is none. For 64-bit code.
+pub(super) fn translate_straddler(
+    cache: &mut Cache,
+    (gpa, second): (u64, u64),
+    offset: u64,
+) -> Option<At> {
+    let bytes = cache.joined(gpa, second, offset)?;
+    let instruction = decoder(&bytes, Width::Bits64, offset).decode();
+    if instruction.is_invalid() {
+        return None;
+    }
+    let mut block = Builder::new(Width::Bits64);
+    block.end = instruction.next_ip();
+    block.straddles = true;
+    block.add(instruction);
+    block.finish();
+    cache.add_straddler(gpa, second, offset, block.slots)
 }
 
 /// A block that is being made.
@@ -44,11 +72,8 @@ struct Builder {
     end: u64,
     /// The last op is a terminator with its links.
     closed: bool,
-}
-
-/// Whether a distance to `code_base` is in the page.
-fn within(offset: u64) -> bool {
-    offset < PAGE
+    /// Its only instruction ends in the next page.
+    straddles: bool,
 }
 
 impl Builder {
@@ -70,7 +95,14 @@ impl Builder {
             instructions: Vec::with_capacity(16),
             end: 0,
             closed: false,
+            straddles: false,
         }
+    }
+
+    /// Whether code at a distance to `code_base` lives and dies with the block's page. Links to a
+    /// place where an instruction may straddle are looked at before they are followed.
+    fn within(&self, offset: u64) -> bool {
+        offset < STRADDLES && !self.straddles
     }
 
     /// Adds an instruction; returns whether the block ends with it.
@@ -89,17 +121,27 @@ impl Builder {
         match choice {
             Choice::Nothing => {}
             Choice::Op(run) => self.push(Op { run, ..op }),
-            Choice::Decoded => self.push(op),
-            Choice::Operation(run, operation) => {
+            Choice::Decoded => {
+                let run = fast::inlined;
+                self.push(Op { run, ..op });
+                self.slots.extend(instruction_slots(instruction));
+            }
+            Choice::Operation(Some(run), operation) => {
                 self.push(Op { run, ..op });
                 self.slots.push(Slot { operation });
+            }
+            Choice::Operation(None, operation) => {
+                let run = fast::float::inlined;
+                self.push(Op { run, ..op });
+                self.slots.push(Slot { operation });
+                self.slots.extend(instruction_slots(instruction));
             }
             Choice::Closing(run) => {
                 self.push(Op { run, ..op });
                 self.closed = true;
             }
             Choice::Direct(near, far) => {
-                let run = if within(target) { near } else { far };
+                let run = if self.within(target) { near } else { far };
                 self.push(Op { run, ..op });
                 self.link(target);
                 self.closed = true;
@@ -111,7 +153,7 @@ impl Builder {
 
     /// Adds Jcc; an odd condition is its even one with the links exchanged.
     fn branch(&mut self, op: Op, condition: u8, target: u64) {
-        let near = within(target) && within(self.end);
+        let near = self.within(target) && self.within(self.end);
         let links = match condition & 1 {
             0 => [target, self.end],
             _ => [self.end, target],
@@ -173,7 +215,7 @@ impl Builder {
         if self.closed {
             return;
         }
-        let run = match within(self.end) {
+        let run = match self.within(self.end) {
             true => fast::flow::end::<true>,
             false => fast::flow::end::<false>,
         };

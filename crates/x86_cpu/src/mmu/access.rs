@@ -49,6 +49,28 @@ impl Cpu {
         self.mmu.tlb.entry(linear, self.mmu.bank).write == last_page::<T>(linear)
     }
 
+    /// Looks up the page of an access that the fast path refused; returns whether it will not be
+    /// refused again. It is otherwise where it leaves its page, faults, or has to be looked at.
+    pub(crate) fn refill<T: Value>(
+        &mut self,
+        env: &mut dyn Environment,
+        linear: u64,
+        access: Access,
+    ) -> bool {
+        let (bank, page) = (self.mmu.bank, last_page::<T>(linear));
+        let knows = |cpu: &Self| {
+            let entry = cpu.mmu.tlb.entry(linear, bank);
+            page == if access == Access::Write { entry.write } else { entry.read }
+        };
+        if page != linear & !0xfff || knows(self) {
+            return false;
+        }
+        if access == Access::Write && self.mmu.tlb.code_page(linear, bank).is_some() {
+            return false;
+        }
+        self.translate(env, linear, access, bank).is_ok() && knows(self)
+    }
+
     /// Loads a value at `linear`.
     #[inline(always)]
     pub(crate) fn load<T: Value>(

@@ -9,7 +9,7 @@
 use super::walk::Mapping;
 
 /// Entries of one bank.
-pub(super) const ENTRIES: usize = 512;
+pub(super) const ENTRIES: usize = 1024;
 const BANKS: usize = 3;
 /// Equal to no page address.
 const NO_TAG: u64 = 1;

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Address, Sized1, Sized2, go, slow};
+use super::{Address, Sized1, Sized2, go, load_again, store_again};
 use crate::interp::flags::kind;
 use crate::interp::op::{At, Handler, Size};
 use crate::{Cpu, Environment};
@@ -175,6 +175,20 @@ fn to_memory<O: Alu, A: Address, T: Size>(cpu: &mut Cpu, at: At, b: T) -> bool {
     true
 }
 
+#[inline(always)]
+fn memory_again<O: Alu, A: Address, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
+    let linear = A::of(cpu, at);
+    match O::WRITES {
+        true => store_again::<T>(cpu, env, at, budget, linear),
+        false => load_again::<T>(cpu, env, at, budget, linear),
+    }
+}
+
 fn reg_reg<O: Alu, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
     let b = cpu.get::<T>(at.op().b);
     to_register::<O, T>(cpu, at, b);
@@ -192,8 +206,9 @@ fn reg_mem<O: Alu, A: Address, T: Size>(
     at: At,
     budget: i64,
 ) -> i64 {
-    let Some(b) = cpu.load_fast::<T>(A::of(cpu, at)) else {
-        return slow(cpu, env, at, budget);
+    let linear = A::of(cpu, at);
+    let Some(b) = cpu.load_fast::<T>(linear) else {
+        return load_again::<T>(cpu, env, at, budget, linear);
     };
     to_register::<O, T>(cpu, at, b);
     go(cpu, env, at, budget)
@@ -208,7 +223,7 @@ fn mem_reg<O: Alu, A: Address, T: Size>(
     let b = cpu.get::<T>(at.op().b);
     match to_memory::<O, A, T>(cpu, at, b) {
         true => go(cpu, env, at, budget),
-        false => slow(cpu, env, at, budget),
+        false => memory_again::<O, A, T>(cpu, env, at, budget),
     }
 }
 
@@ -220,7 +235,7 @@ fn mem_imm<O: Alu, A: Address, T: Size>(
 ) -> i64 {
     match to_memory::<O, A, T>(cpu, at, T::cut(at.op().immediate)) {
         true => go(cpu, env, at, budget),
-        false => slow(cpu, env, at, budget),
+        false => memory_again::<O, A, T>(cpu, env, at, budget),
     }
 }
 
@@ -335,11 +350,11 @@ fn one_mem<O: Unary, A: Address, T: Size>(
 ) -> i64 {
     let linear = A::of(cpu, at);
     let Some(a) = cpu.load_fast::<T>(linear) else {
-        return slow(cpu, env, at, budget);
+        return store_again::<T>(cpu, env, at, budget, linear);
     };
     let result = O::result(a);
     if !cpu.store_fast(linear, result) {
-        return slow(cpu, env, at, budget);
+        return store_again::<T>(cpu, env, at, budget, linear);
     }
     O::flags(cpu, a, result);
     go(cpu, env, at, budget)

@@ -1,7 +1,7 @@
 //! IMUL, MUL, BT, BSF, BSR, BSWAP.
 
 use super::alu::set_lazy;
-use super::{Address, Sized1, Sized2, go, slow};
+use super::{Address, Sized1, Sized2, go, load_again};
 use crate::interp::flags::{CF, OF, kind, of_result};
 use crate::interp::op::{At, Handler, Size};
 use crate::interp::operand::{RAX, RDX};
@@ -42,8 +42,9 @@ fn reg_mem<A: Address, T: Size>(
     at: At,
     budget: i64,
 ) -> i64 {
-    let Some(b) = cpu.load_fast::<T>(A::of(cpu, at)) else {
-        return slow(cpu, env, at, budget);
+    let linear = A::of(cpu, at);
+    let Some(b) = cpu.load_fast::<T>(linear) else {
+        return load_again::<T>(cpu, env, at, budget, linear);
     };
     let a = cpu.get::<T>(at.op().a);
     let result = product(cpu, a, b);

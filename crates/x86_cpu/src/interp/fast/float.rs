@@ -4,7 +4,7 @@
 use x86_fp::{FpOperation, Memory, Outside};
 
 use super::{Address, Any};
-use crate::interp::op::{At, Handler, Size};
+use crate::interp::op::{At, Handler, INSTRUCTION_SLOTS, Size};
 use crate::{Cpu, Environment};
 
 /// Goes to the op behind the operation.
@@ -34,10 +34,35 @@ fn decoded_cold(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -
     decoded(cpu, env, at, budget)
 }
 
+/// [`decoded`] where that form is in the slots behind the operation.
+pub(in crate::interp) fn inlined(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
+    let (on, budget) = execute_inlined(cpu, env, at, budget);
+    match on {
+        true => {
+            let next = at.after(2 + INSTRUCTION_SLOTS);
+            (next.op().run)(cpu, env, next, budget)
+        }
+        false => budget,
+    }
+}
+
 #[inline(never)]
 fn execute(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> (bool, i64) {
+    let instruction = cpu.decode_again(at);
     cpu.execute_op(env, at, budget, |cpu, env| {
-        super::decoded::float(cpu, env, at.instruction(), at.operation())
+        super::decoded::float(cpu, env, &instruction, at.operation())
+    })
+}
+
+#[inline(never)]
+fn execute_inlined(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> (bool, i64) {
+    cpu.execute_op(env, at, budget, |cpu, env| {
+        super::decoded::float(cpu, env, at.instruction(2), at.operation())
     })
 }
 
@@ -234,8 +259,9 @@ fn load_16<const FLAGS: bool>(
 
 /// Chooses the handler for an operation; `plain` says that its address is of the form handlers know,
 /// `flags` that it reads or writes flags.
-pub(in crate::interp) fn choose(operation: &FpOperation, plain: bool, flags: bool) -> Handler {
-    match (operation.memory, flags) {
+/// `None` where it is always executed from its decoded form.
+pub(in crate::interp) fn choose(operation: &FpOperation, plain: bool, flags: bool) -> Option<Handler> {
+    let run: Handler = match (operation.memory, flags) {
         (Memory::None, true) => registers::<true>,
         (Memory::None, false) => registers::<false>,
         (Memory::Load(2), false) if plain => load::<false, u16>,
@@ -254,6 +280,7 @@ pub(in crate::interp) fn choose(operation: &FpOperation, plain: bool, flags: boo
         (Memory::Both(2), false) if plain => store::<true, u16>,
         (Memory::Both(4), false) if plain => store::<true, u32>,
         (Memory::Both(8), false) if plain => store::<true, u64>,
-        _ => decoded,
-    }
+        _ => return None,
+    };
+    Some(run)
 }

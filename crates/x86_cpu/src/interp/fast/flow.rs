@@ -6,7 +6,8 @@
 
 use std::marker::PhantomData;
 
-use super::{Address, slow};
+use super::stack::push_again;
+use super::{Address, load_again, slow};
 use crate::interp::cache::OpenLink;
 use crate::interp::flags::{kind, of_result};
 use crate::interp::op::{At, Handler, LinkAt, Size};
@@ -135,7 +136,7 @@ pub(in crate::interp) fn call<const WITHIN: bool>(
     budget: i64,
 ) -> i64 {
     if !push_return(cpu, at) {
-        return slow(cpu, env, at, budget);
+        return push_again(cpu, env, at, budget);
     }
     follow::<WITHIN>(cpu, env, at, 1, budget - count(at))
 }
@@ -168,7 +169,7 @@ fn elsewhere(cpu: &mut Cpu, rip: u64, budget: i64) -> i64 {
 pub(in crate::interp) fn ret(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
     let stack = cpu.stack_pointer();
     let Some(rip) = cpu.load_fast::<u64>(stack) else {
-        return slow(cpu, env, at, budget);
+        return load_again::<u64>(cpu, env, at, budget, stack);
     };
     let Some(entry) = cpu.indirect(rip, budget - count(at)) else {
         if !canonical(rip) {
@@ -226,8 +227,9 @@ pub(in crate::interp) fn jump_memory<A: Address>(
     at: At,
     budget: i64,
 ) -> i64 {
-    let Some(rip) = cpu.load_fast::<u64>(A::of(cpu, at)) else {
-        return slow(cpu, env, at, budget);
+    let linear = A::of(cpu, at);
+    let Some(rip) = cpu.load_fast::<u64>(linear) else {
+        return load_again::<u64>(cpu, env, at, budget, linear);
     };
     let Some(entry) = cpu.indirect(rip, budget - count(at)) else {
         if !canonical(rip) {
@@ -246,8 +248,9 @@ pub(in crate::interp) fn call_memory<A: Address>(
     at: At,
     budget: i64,
 ) -> i64 {
-    let Some(rip) = cpu.load_fast::<u64>(A::of(cpu, at)) else {
-        return slow(cpu, env, at, budget);
+    let linear = A::of(cpu, at);
+    let Some(rip) = cpu.load_fast::<u64>(linear) else {
+        return load_again::<u64>(cpu, env, at, budget, linear);
     };
     let found = cpu.indirect(rip, budget - count(at));
     if !canonical(rip) || !push_return(cpu, at) {

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use super::alu::{Alu, Cmp, Test};
 use super::flow::{ByCondition, Condition, count, follow_within};
-use super::{Address, Any, slow};
+use super::{Address, Any, load_again};
 use crate::interp::op::{At, Handler, Size};
 use crate::{Cpu, Environment};
 
@@ -74,8 +74,9 @@ fn mem_imm<O: Compare, C: Condition, T: Size>(
     at: At,
     budget: i64,
 ) -> i64 {
-    let Some(a) = cpu.load_fast::<T>(Any::of(cpu, at)) else {
-        return slow(cpu, env, at, budget);
+    let linear = Any::of(cpu, at);
+    let Some(a) = cpu.load_fast::<T>(linear) else {
+        return load_again::<T>(cpu, env, at, budget, linear);
     };
     decide::<O, C, T>(cpu, env, at, (a, T::cut(at.op().immediate)), budget)
 }
@@ -86,8 +87,9 @@ fn mem_reg<O: Compare, C: Condition, T: Size>(
     at: At,
     budget: i64,
 ) -> i64 {
-    let Some(a) = cpu.load_fast::<T>(Any::of(cpu, at)) else {
-        return slow(cpu, env, at, budget);
+    let linear = Any::of(cpu, at);
+    let Some(a) = cpu.load_fast::<T>(linear) else {
+        return load_again::<T>(cpu, env, at, budget, linear);
     };
     let b = cpu.get::<T>(at.op().b);
     decide::<O, C, T>(cpu, env, at, (a, b), budget)
@@ -99,8 +101,9 @@ fn reg_mem<O: Compare, C: Condition, T: Size>(
     at: At,
     budget: i64,
 ) -> i64 {
-    let Some(b) = cpu.load_fast::<T>(Any::of(cpu, at)) else {
-        return slow(cpu, env, at, budget);
+    let linear = Any::of(cpu, at);
+    let Some(b) = cpu.load_fast::<T>(linear) else {
+        return load_again::<T>(cpu, env, at, budget, linear);
     };
     let a = cpu.get::<T>(at.op().a);
     decide::<O, C, T>(cpu, env, at, (a, b), budget)

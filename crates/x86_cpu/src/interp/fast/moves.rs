@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Address, Sized1, Sized2, go, slow};
+use super::{Address, Sized1, Sized2, go, load_again, store_again};
 use crate::interp::op::{At, Handler, Size};
 use crate::interp::operand::{RAX, RDX};
 use crate::{Cpu, Environment};
@@ -46,12 +46,13 @@ fn reg_imm<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i6
 }
 
 fn load<A: Address, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
-    match cpu.load_fast::<T>(A::of(cpu, at)) {
+    let linear = A::of(cpu, at);
+    match cpu.load_fast::<T>(linear) {
         Some(value) => {
             cpu.set(at.op().a, value);
             go(cpu, env, at, budget)
         }
-        None => slow(cpu, env, at, budget),
+        None => load_again::<T>(cpu, env, at, budget, linear),
     }
 }
 
@@ -62,9 +63,10 @@ fn store<A: Address, T: Size>(
     budget: i64,
 ) -> i64 {
     let value = cpu.get::<T>(at.op().b);
-    match cpu.store_fast(A::of(cpu, at), value) {
+    let linear = A::of(cpu, at);
+    match cpu.store_fast(linear, value) {
         true => go(cpu, env, at, budget),
-        false => slow(cpu, env, at, budget),
+        false => store_again::<T>(cpu, env, at, budget, linear),
     }
 }
 
@@ -75,9 +77,10 @@ fn store_imm<A: Address, T: Size>(
     budget: i64,
 ) -> i64 {
     let value = T::cut(at.op().immediate);
-    match cpu.store_fast(A::of(cpu, at), value) {
+    let linear = A::of(cpu, at);
+    match cpu.store_fast(linear, value) {
         true => go(cpu, env, at, budget),
-        false => slow(cpu, env, at, budget),
+        false => store_again::<T>(cpu, env, at, budget, linear),
     }
 }
 
@@ -112,12 +115,13 @@ fn zero_load<S: Size, A: Address, T: Size>(
     at: At,
     budget: i64,
 ) -> i64 {
-    match cpu.load_fast::<S>(A::of(cpu, at)) {
+    let linear = A::of(cpu, at);
+    match cpu.load_fast::<S>(linear) {
         Some(value) => {
             cpu.set(at.op().a, T::cut(value.wide()));
             go(cpu, env, at, budget)
         }
-        None => slow(cpu, env, at, budget),
+        None => load_again::<S>(cpu, env, at, budget, linear),
     }
 }
 
@@ -127,12 +131,13 @@ fn sign_load<S: Size, A: Address, T: Size>(
     at: At,
     budget: i64,
 ) -> i64 {
-    match cpu.load_fast::<S>(A::of(cpu, at)) {
+    let linear = A::of(cpu, at);
+    match cpu.load_fast::<S>(linear) {
         Some(value) => {
             cpu.set(at.op().a, T::cut(value.signed() as u64));
             go(cpu, env, at, budget)
         }
-        None => slow(cpu, env, at, budget),
+        None => load_again::<S>(cpu, env, at, budget, linear),
     }
 }
 
@@ -151,8 +156,9 @@ fn select_load<A: Address, T: Size>(
     at: At,
     budget: i64,
 ) -> i64 {
-    let Some(mut value) = cpu.load_fast::<T>(A::of(cpu, at)) else {
-        return slow(cpu, env, at, budget);
+    let linear = A::of(cpu, at);
+    let Some(mut value) = cpu.load_fast::<T>(linear) else {
+        return load_again::<T>(cpu, env, at, budget, linear);
     };
     if !cpu.condition(at.op().immediate as u8) {
         value = cpu.get::<T>(at.op().a);

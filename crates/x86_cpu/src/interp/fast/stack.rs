@@ -1,6 +1,6 @@
 //! PUSH, POP, LEAVE of 64 bits.
 
-use super::{Address, go, slow};
+use super::{Address, go, load_again, slow, store_again};
 use crate::interp::op::At;
 use crate::interp::operand::{RBP, RSP};
 use crate::{Cpu, Environment};
@@ -15,6 +15,19 @@ fn push_value(cpu: &mut Cpu, value: u64) -> bool {
     stored
 }
 
+/// For handlers that only push.
+#[cold]
+#[inline(never)]
+pub(super) fn push_again(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
+    let stack = cpu.stack_pointer().wrapping_sub(8);
+    store_again::<u64>(cpu, env, at, budget, stack)
+}
+
 /// PUSH of a register.
 pub(in crate::interp) fn push(
     cpu: &mut Cpu,
@@ -25,7 +38,7 @@ pub(in crate::interp) fn push(
     let value = cpu.get::<u64>(at.op().a);
     match push_value(cpu, value) {
         true => go(cpu, env, at, budget),
-        false => slow(cpu, env, at, budget),
+        false => push_again(cpu, env, at, budget),
     }
 }
 
@@ -38,7 +51,7 @@ pub(in crate::interp) fn push_imm(
 ) -> i64 {
     match push_value(cpu, at.op().immediate) {
         true => go(cpu, env, at, budget),
-        false => slow(cpu, env, at, budget),
+        false => push_again(cpu, env, at, budget),
     }
 }
 
@@ -49,11 +62,11 @@ pub(in crate::interp) fn push_load<A: Address>(
     at: At,
     budget: i64,
 ) -> i64 {
-    let pushed = match cpu.load_fast::<u64>(A::of(cpu, at)) {
-        Some(value) => push_value(cpu, value),
-        None => false,
+    let linear = A::of(cpu, at);
+    let Some(value) = cpu.load_fast::<u64>(linear) else {
+        return load_again::<u64>(cpu, env, at, budget, linear);
     };
-    match pushed {
+    match push_value(cpu, value) {
         true => go(cpu, env, at, budget),
         false => slow(cpu, env, at, budget),
     }
@@ -63,7 +76,7 @@ pub(in crate::interp) fn push_load<A: Address>(
 pub(in crate::interp) fn pop(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
     let stack = cpu.stack_pointer();
     let Some(value) = cpu.load_fast::<u64>(stack) else {
-        return slow(cpu, env, at, budget);
+        return load_again::<u64>(cpu, env, at, budget, stack);
     };
     cpu.general[RSP] = stack.wrapping_add(8);
     cpu.set(at.op().a, value);
@@ -79,7 +92,7 @@ pub(in crate::interp) fn leave(
 ) -> i64 {
     let frame = cpu.general[RBP];
     let Some(value) = cpu.load_fast::<u64>(frame) else {
-        return slow(cpu, env, at, budget);
+        return load_again::<u64>(cpu, env, at, budget, frame);
     };
     cpu.general[RSP] = frame.wrapping_add(8);
     cpu.general[RBP] = value;

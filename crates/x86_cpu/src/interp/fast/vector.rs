@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use x86_fp::fast as lanes;
 
-use super::{Address, go, slow};
+use super::{Address, go, load_again, slow, store_again};
 use crate::interp::flags::{CF, PF, STATUS, ZF};
 use crate::interp::op::{At, Handler, Size};
 use crate::{Cpu, Environment};
@@ -108,7 +108,7 @@ fn lanes_load<O: Lanes, A: Address>(
             cpu.set_xmm(at.op().a, result);
             go(cpu, env, at, budget)
         }
-        _ => slow(cpu, env, at, budget),
+        _ => load_again::<u128>(cpu, env, at, budget, linear),
     }
 }
 
@@ -145,7 +145,7 @@ fn move_load<A: Address, const ALIGNED: bool>(
             cpu.set_xmm(at.op().a, value);
             go(cpu, env, at, budget)
         }
-        _ => slow(cpu, env, at, budget),
+        _ => load_again::<u128>(cpu, env, at, budget, linear),
     }
 }
 
@@ -159,8 +159,11 @@ pub(in crate::interp) fn move_store<A: Address, const ALIGNED: bool>(
     let linear = A::of(cpu, at);
     let placed = (!ALIGNED || linear & 15 == 0) && cpu.interp.fp_ready;
     let value = cpu.xmm(at.op().b);
-    match placed && cpu.store_fast(linear, value) {
-        true => go(cpu, env, at, budget),
+    if placed && cpu.store_fast(linear, value) {
+        return go(cpu, env, at, budget);
+    }
+    match placed {
+        true => store_again::<u128>(cpu, env, at, budget, linear),
         false => slow(cpu, env, at, budget),
     }
 }
@@ -172,12 +175,13 @@ pub(in crate::interp) fn low_load<A: Address, T: Size>(
     at: At,
     budget: i64,
 ) -> i64 {
-    match cpu.load_fast::<T>(A::of(cpu, at)) {
+    let linear = A::of(cpu, at);
+    match cpu.load_fast::<T>(linear) {
         Some(value) if cpu.interp.fp_ready => {
             cpu.set_xmm(at.op().a, value.wide().into());
             go(cpu, env, at, budget)
         }
-        _ => slow(cpu, env, at, budget),
+        _ => load_again::<T>(cpu, env, at, budget, linear),
     }
 }
 
@@ -189,8 +193,12 @@ pub(in crate::interp) fn low_store<A: Address, T: Size>(
     budget: i64,
 ) -> i64 {
     let value = T::cut(cpu.xmm(at.op().b) as u64);
-    match cpu.interp.fp_ready && cpu.store_fast(A::of(cpu, at), value) {
-        true => go(cpu, env, at, budget),
+    let (linear, ready) = (A::of(cpu, at), cpu.interp.fp_ready);
+    if ready && cpu.store_fast(linear, value) {
+        return go(cpu, env, at, budget);
+    }
+    match ready {
+        true => store_again::<T>(cpu, env, at, budget, linear),
         false => slow(cpu, env, at, budget),
     }
 }
