@@ -13,6 +13,7 @@ mod cpuid;
 mod engine;
 mod platform;
 mod registers;
+mod starved;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use crate::apic::Apics;
 use crate::clock::{self, VmTime};
 use crate::cpuid::{self, Topology};
 use crate::platform::{Platform, Surroundings};
+use crate::starved::Starved;
 use crate::state;
 
 /// Instructions that a processor runs at a stretch at most: timers of the guest are looked at in
@@ -44,6 +45,7 @@ pub(crate) struct SoftVcpu {
     apics: Arc<Apics>,
     /// One that only waits for others gives its host processor back: they may want it.
     yields: bool,
+    starved: Starved,
 }
 
 impl SoftVcpu {
@@ -62,6 +64,7 @@ impl SoftVcpu {
             topology,
             apics,
             yields: topology.count > 1,
+            starved: Starved::default(),
         }
     }
 
@@ -127,6 +130,7 @@ impl Vcpu for SoftVcpu {
     fn run(&mut self, io: &dyn GuestIo) -> Exit {
         self.platform.vm_time.running();
         self.platform.refresh_time();
+        self.starved.begin();
         loop {
             // Whatever is asked of the vCPU is set before its attention is called, and looked at
             // below after the call is forgotten.
@@ -136,12 +140,17 @@ impl Vcpu for SoftVcpu {
             }
             self.take_signals();
             let now = clock::now_ns();
+            if self.starved.look(now) {
+                self.platform.time_page.note_stun();
+                self.platform.update_time_page();
+            }
             self.platform.apic.poll(now);
             match self.run_state {
                 RunState::Runnable | RunState::SipiReceived => {}
                 RunState::Halted if self.is_woken() => self.run_state = RunState::Runnable,
                 RunState::Halted | RunState::Uninitialized | RunState::InitReceived => {
                     self.wait();
+                    self.starved.waited(clock::now_ns().saturating_sub(now));
                     continue;
                 }
             }

@@ -7,6 +7,8 @@
 
 use std::alloc::{Layout, alloc, handle_alloc_error};
 
+use rustix::mm::{Advice, madvise};
+
 use super::op::Slot;
 
 /// Smallest piece, bytes: a clone that idles runs little code.
@@ -39,7 +41,7 @@ impl Piece {
         if bytes == PIECE_MAX {
             // SAFETY: the piece is this structure's own; the advice changes no content. A host that
             // does not take it is only slower.
-            unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
+            let _ = unsafe { madvise(start.cast(), bytes, Advice::LinuxHugepage) };
         }
         Self {
             start: start.cast(),

@@ -5,9 +5,9 @@ use super::flags::IF;
 use super::op::At;
 use super::operand::{RSP, Width};
 use super::{flags, generic, span, translate};
+use crate::mmu::CodePage;
 use crate::state::Flow;
 use crate::system::TripleFault;
-use crate::mmu::CodePage;
 use crate::{Cpu, Environment, Fault, Stop};
 
 /// Most instructions of a block.
@@ -253,7 +253,11 @@ impl Cpu {
             self.compare_page(second.gpa, second.host);
         }
         let (first, rest) = (self.code_mapping(linear), self.code_mapping(next));
-        let entry = match self.interp.cache.straddler(linear & 0xfff | page.gpa, second.gpa) {
+        let entry = match self
+            .interp
+            .cache
+            .straddler(linear & 0xfff | page.gpa, second.gpa)
+        {
             Some(entry) => entry,
             None => {
                 // What makes room for one drops the other.

@@ -4,7 +4,9 @@
 //! [`generic`], which executes the instruction from its decoded form.
 
 pub(super) mod alu;
+pub(super) mod atomic;
 pub(super) mod bits;
+pub(super) mod divide;
 pub(super) mod float;
 pub(super) mod flow;
 pub(super) mod fuse;
@@ -102,6 +104,12 @@ fn execute_inlined(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64
     cpu.execute_op(env, at, budget, |cpu, env| {
         decoded::execute(cpu, env, at.instruction(1))
     })
+}
+
+/// LFENCE, SFENCE, MFENCE.
+pub(super) fn fence(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    go(cpu, env, at, budget)
 }
 
 /// How an address is made of an op's registers.

@@ -1,23 +1,29 @@
 //! Which handler runs a decoded instruction of 64-bit code, and with what operands.
 
-use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86_fp::FpOperation;
 
 use super::fast::alu::{self, Alu};
-use super::fast::bits::{BitTest, Multiply, MultiplyImm, MultiplyLoad, Scan, Swap};
+use super::fast::bits::{
+    BitTest, BitTestMemory, Complement, Count, Multiply, MultiplyImm, MultiplyLoad, Reset, Scan,
+    Set, Swap,
+};
 use super::fast::flow::{self, by_condition};
 use super::fast::fuse::{self, Compare};
 use super::fast::moves::{
-    Exchange, Lea, Load, Move, MoveImm, Select, SelectLoad, Sign, SignLoad, Store, StoreImm, Zero,
-    ZeroLoad,
+    Lea, Load, Move, MoveImm, Select, SelectLoad, Sign, SignLoad, Store, StoreImm, Zero, ZeroLoad,
 };
-use super::fast::shifts::{ByCl, ByImmediate, Rotate, Sar, Shift, Shl, Shr};
-use super::fast::vector::{self, OnLanes, OnScalars, Pair};
-use super::fast::{Any, Near, by_place, by_size, float, generic, interrupts, moves, stack};
+use super::fast::shifts::{
+    ByCl, ByImmediate, MemoryByCl, MemoryByImmediate, Rotate, Sar, Shift, Shl, Shr,
+};
+use super::fast::{Any, Near, by_place, by_size, divide, fence, generic, interrupts, moves, stack};
 use super::flags::sign_extend;
 use super::op::{Handler, Op, Size};
 use super::operand::{operand_size, segment, slot};
 use super::translate::condition_code;
+
+mod memory;
+mod vector;
 
 /// Offset of an operand that is 0.
 const ZERO: u8 = 128;
@@ -183,10 +189,13 @@ fn of<T>(handler: Option<T>, wrap: impl FnOnce(T) -> Choice) -> Choice {
 
 /// Chooses how to run an instruction of 64-bit code.
 pub(super) fn select(instruction: &Instruction) -> Choice {
-    if instruction.has_lock_prefix() || instruction.is_invalid() {
+    if instruction.is_invalid() {
         return Choice::Decoded;
     }
     let one = |handler: Option<Handler>| of(handler, Choice::Op);
+    if instruction.has_lock_prefix() {
+        return one(memory::locked(instruction));
+    }
     match instruction.mnemonic() {
         Mnemonic::Add => one(arithmetic::<alu::Add>(instruction)),
         Mnemonic::Adc => one(arithmetic::<alu::Adc>(instruction)),
@@ -208,28 +217,6 @@ pub(super) fn select(instruction: &Instruction) -> Choice {
             let near = instruction.memory_index() == Register::None;
             one(Some(by_place::<Lea>(near, operand_size(instruction, 0))))
         }
-        Mnemonic::Xchg if form(instruction) == Form::RegReg => {
-            one(Some(by_size::<Exchange>(operand_size(instruction, 0))))
-        }
-        Mnemonic::Shl | Mnemonic::Sal => one(shift::<Shl>(instruction)),
-        Mnemonic::Shr => one(shift::<Shr>(instruction)),
-        Mnemonic::Sar => one(shift::<Sar>(instruction)),
-        Mnemonic::Rol => one(rotate::<false>(instruction)),
-        Mnemonic::Ror => one(rotate::<true>(instruction)),
-        Mnemonic::Imul => one(multiply(instruction)),
-        Mnemonic::Mul if instruction.op0_register().is_gpr64() => {
-            Choice::Op(super::fast::bits::multiply_wide)
-        }
-        Mnemonic::Bt => one(bit_test(instruction)),
-        Mnemonic::Bsf if form(instruction) == Form::RegReg => {
-            Choice::Op(by_size::<Scan<false>>(operand_size(instruction, 0)))
-        }
-        Mnemonic::Bsr if form(instruction) == Form::RegReg => {
-            Choice::Op(by_size::<Scan<true>>(operand_size(instruction, 0)))
-        }
-        Mnemonic::Bswap if operand_size(instruction, 0) > 2 => {
-            Choice::Op(by_size::<Swap>(operand_size(instruction, 0)))
-        }
         Mnemonic::Cdqe => Choice::Op(moves::extend_32),
         Mnemonic::Cqo => Choice::Op(moves::spread_64),
         Mnemonic::Cdq => Choice::Op(moves::spread_32),
@@ -240,11 +227,57 @@ pub(super) fn select(instruction: &Instruction) -> Choice {
         Mnemonic::Push => one(push(instruction)),
         Mnemonic::Pop if instruction.op0_register().is_gpr64() => Choice::Op(stack::pop),
         Mnemonic::Leave if instruction.code() == iced_x86::Code::Leaveq => Choice::Op(stack::leave),
-        Mnemonic::Nop | Mnemonic::Endbr64 => Choice::Nothing,
+        Mnemonic::Nop
+        | Mnemonic::Endbr64
+        | Mnemonic::Prefetchw
+        | Mnemonic::Prefetchnta
+        | Mnemonic::Prefetcht0
+        | Mnemonic::Prefetcht1
+        | Mnemonic::Prefetcht2 => Choice::Nothing,
         Mnemonic::Jmp | Mnemonic::Call | Mnemonic::Ret => branch(instruction),
+        _ => select_other(instruction),
+    }
+}
+
+/// [`select`] for shifts, products and bits, for what exchanges, and for whatever has a condition or
+/// is no integer instruction.
+fn select_other(instruction: &Instruction) -> Choice {
+    let one = |handler: Option<Handler>| of(handler, Choice::Op);
+    match instruction.mnemonic() {
+        Mnemonic::Shl | Mnemonic::Sal => one(shift::<Shl>(instruction)),
+        Mnemonic::Shr => one(shift::<Shr>(instruction)),
+        Mnemonic::Sar => one(shift::<Sar>(instruction)),
+        Mnemonic::Rol => one(rotate::<false>(instruction)),
+        Mnemonic::Ror => one(rotate::<true>(instruction)),
+        Mnemonic::Imul => one(multiply(instruction)),
+        Mnemonic::Mul => one(accumulator(instruction, false, divide::product)),
+        Mnemonic::Div => one(accumulator(instruction, false, divide::quotient)),
+        Mnemonic::Idiv => one(accumulator(instruction, true, divide::quotient)),
+        Mnemonic::Bt => one(bit_test(instruction)),
+        Mnemonic::Bts => one(memory::bit_change::<Set>(instruction)),
+        Mnemonic::Btr => one(memory::bit_change::<Reset>(instruction)),
+        Mnemonic::Btc => one(memory::bit_change::<Complement>(instruction)),
+        Mnemonic::Shld => one(memory::double_shift::<false>(instruction)),
+        Mnemonic::Shrd => one(memory::double_shift::<true>(instruction)),
+        Mnemonic::Xchg | Mnemonic::Xadd | Mnemonic::Cmpxchg | Mnemonic::Cmpxchg16b => {
+            one(memory::exchange(instruction))
+        }
+        Mnemonic::Popcnt if form(instruction) == Form::RegReg => {
+            Choice::Op(by_size::<Count>(operand_size(instruction, 0)))
+        }
+        Mnemonic::Mfence | Mnemonic::Lfence | Mnemonic::Sfence => Choice::Op(fence),
+        Mnemonic::Bsf if form(instruction) == Form::RegReg => {
+            Choice::Op(by_size::<Scan<false>>(operand_size(instruction, 0)))
+        }
+        Mnemonic::Bsr if form(instruction) == Form::RegReg => {
+            Choice::Op(by_size::<Scan<true>>(operand_size(instruction, 0)))
+        }
+        Mnemonic::Bswap if operand_size(instruction, 0) > 2 => {
+            Choice::Op(by_size::<Swap>(operand_size(instruction, 0)))
+        }
         _ => match condition_code(instruction) {
             Some(condition) => conditional(instruction, condition),
-            None => floating(instruction),
+            None => vector::floating(instruction),
         },
     }
 }
@@ -305,12 +338,14 @@ fn shift<O: Shift>(instruction: &Instruction) -> Option<Handler> {
     let size = operand_size(instruction, 0);
     match form(instruction) {
         Form::RegReg => Some(by_size::<ByCl<O>>(size)),
-        Form::RegImm => {
+        Form::MemReg => Some(by_size::<MemoryByCl<O>>(size)),
+        form @ (Form::RegImm | Form::MemImm) => {
             let most = if size == 8 { 63 } else { 31 };
             let count = instruction.immediate8();
-            (1..=most)
-                .contains(&count)
-                .then(|| by_size::<ByImmediate<O>>(size))
+            (1..=most).contains(&count).then(|| match form {
+                Form::RegImm => by_size::<ByImmediate<O>>(size),
+                _ => by_size::<MemoryByImmediate<O>>(size),
+            })
         }
         _ => None,
     }
@@ -330,6 +365,21 @@ fn multiply(instruction: &Instruction) -> Option<Handler> {
         (Form::RegReg, 2) => Some(by_size::<Multiply>(size)),
         (Form::RegMem, 2) => Some(by_place::<MultiplyLoad>(is_near(instruction), size)),
         (Form::RegReg, 3) => Some(by_size::<MultiplyImm>(size)),
+        (_, 1) => accumulator(instruction, true, divide::product),
+        _ => None,
+    }
+}
+
+/// Multiplications and divisions of the accumulator.
+fn accumulator(
+    instruction: &Instruction,
+    signed: bool,
+    pick: fn(bool, u32, bool) -> Option<Handler>,
+) -> Option<Handler> {
+    let size = operand_size(instruction, 0);
+    match form(instruction) {
+        Form::Reg => pick(signed, size, false),
+        Form::Mem => pick(signed, size, true),
         _ => None,
     }
 }
@@ -339,6 +389,8 @@ fn bit_test(instruction: &Instruction) -> Option<Handler> {
     match form(instruction) {
         Form::RegReg => Some(by_size::<BitTest<false>>(size)),
         Form::RegImm => Some(by_size::<BitTest<true>>(size)),
+        Form::MemReg => Some(by_size::<BitTestMemory<false>>(size)),
+        Form::MemImm => Some(by_size::<BitTestMemory<true>>(size)),
         _ => None,
     }
 }
@@ -434,166 +486,4 @@ fn fused_sized<O: Compare, T: Size>(instruction: &Instruction, condition: u8) ->
         Form::MemImm => by_condition::<fuse::Pick<fuse::MemImm, O, T>>(condition),
         _ => return None,
     })
-}
-
-const FLAGS_IN_RFLAGS: u32 = RflagsBits::OF
-    | RflagsBits::SF
-    | RflagsBits::ZF
-    | RflagsBits::AF
-    | RflagsBits::CF
-    | RflagsBits::PF;
-
-fn floating(instruction: &Instruction) -> Choice {
-    if let Some(handler) = vector(instruction) {
-        return Choice::Op(handler);
-    }
-    let simple =
-        instruction.flow_control() == FlowControl::Next && !instruction.is_string_instruction();
-    match x86_fp::resolve(instruction).filter(|_| simple) {
-        Some(operation) if instruction.mnemonic() != Mnemonic::Wait => {
-            // Of x87's condition bits, which are told of too, RFLAGS has none.
-            let touched = instruction.rflags_read() | instruction.rflags_modified();
-            let flags = touched & FLAGS_IN_RFLAGS != 0;
-            let run = float::choose(&operation, plain_place(instruction), flags);
-            Choice::Operation(run, operation)
-        }
-        _ => Choice::Decoded,
-    }
-}
-
-/// Handlers of SSE instructions.
-fn vector(instruction: &Instruction) -> Option<Handler> {
-    use iced_x86::Code;
-    match instruction.code() {
-        Code::Movups_xmm_xmmm128 | Code::Movupd_xmm_xmmm128 | Code::Movdqu_xmm_xmmm128 => {
-            pair::<vector::Move<false>>(instruction)
-        }
-        Code::Movaps_xmm_xmmm128 | Code::Movapd_xmm_xmmm128 | Code::Movdqa_xmm_xmmm128 => {
-            pair::<vector::Move<true>>(instruction)
-        }
-        Code::Movups_xmmm128_xmm | Code::Movupd_xmmm128_xmm | Code::Movdqu_xmmm128_xmm => {
-            stored::<false>(instruction)
-        }
-        Code::Movaps_xmmm128_xmm | Code::Movapd_xmmm128_xmm | Code::Movdqa_xmmm128_xmm => {
-            stored::<true>(instruction)
-        }
-        Code::Movq_xmm_xmmm64 | Code::Movsd_xmm_xmmm64 => low_loaded::<u64>(instruction),
-        Code::Movq_xmmm64_xmm | Code::Movsd_xmmm64_xmm => low_stored::<u64>(instruction),
-        Code::Movss_xmm_xmmm32 => low_loaded::<u32>(instruction),
-        Code::Movss_xmmm32_xmm => low_stored::<u32>(instruction),
-        Code::Movd_xmm_rm32 => from_general::<u32>(instruction),
-        Code::Movq_xmm_rm64 => from_general::<u64>(instruction),
-        Code::Movd_rm32_xmm => to_general::<u32>(instruction),
-        Code::Movq_rm64_xmm => to_general::<u64>(instruction),
-        Code::Pmovmskb_r32_xmm => Some(vector::byte_signs),
-        Code::Pand_xmm_xmmm128 | Code::Andps_xmm_xmmm128 | Code::Andpd_xmm_xmmm128 => {
-            pair::<OnLanes<vector::And>>(instruction)
-        }
-        Code::Pandn_xmm_xmmm128 | Code::Andnps_xmm_xmmm128 | Code::Andnpd_xmm_xmmm128 => {
-            pair::<OnLanes<vector::AndNot>>(instruction)
-        }
-        Code::Por_xmm_xmmm128 | Code::Orps_xmm_xmmm128 | Code::Orpd_xmm_xmmm128 => {
-            pair::<OnLanes<vector::Or>>(instruction)
-        }
-        Code::Pxor_xmm_xmmm128 | Code::Xorps_xmm_xmmm128 | Code::Xorpd_xmm_xmmm128 => {
-            pair::<OnLanes<vector::Xor>>(instruction)
-        }
-        Code::Pcmpeqb_xmm_xmmm128 => pair::<OnLanes<vector::EqualBytes>>(instruction),
-        Code::Pcmpeqw_xmm_xmmm128 => pair::<OnLanes<vector::EqualWords>>(instruction),
-        Code::Pcmpeqd_xmm_xmmm128 => pair::<OnLanes<vector::EqualDoubles>>(instruction),
-        Code::Paddb_xmm_xmmm128 => pair::<OnLanes<vector::AddBytes>>(instruction),
-        Code::Paddw_xmm_xmmm128 => pair::<OnLanes<vector::AddWords>>(instruction),
-        Code::Paddd_xmm_xmmm128 => pair::<OnLanes<vector::AddDoubles>>(instruction),
-        Code::Paddq_xmm_xmmm128 => pair::<OnLanes<vector::AddQuads>>(instruction),
-        Code::Psubb_xmm_xmmm128 => pair::<OnLanes<vector::SubBytes>>(instruction),
-        Code::Psubd_xmm_xmmm128 => pair::<OnLanes<vector::SubDoubles>>(instruction),
-        Code::Psubq_xmm_xmmm128 => pair::<OnLanes<vector::SubQuads>>(instruction),
-        Code::Pminub_xmm_xmmm128 => pair::<OnLanes<vector::MinBytes>>(instruction),
-        Code::Pmaxub_xmm_xmmm128 => pair::<OnLanes<vector::MaxBytes>>(instruction),
-        Code::Pmuludq_xmm_xmmm128 => pair::<OnLanes<vector::MultiplyDoubles>>(instruction),
-        Code::Punpcklbw_xmm_xmmm128 => pair::<OnLanes<vector::InterleaveBytes>>(instruction),
-        Code::Punpcklwd_xmm_xmmm128 => pair::<OnLanes<vector::InterleaveWords>>(instruction),
-        Code::Punpckldq_xmm_xmmm128 => pair::<OnLanes<vector::InterleaveDoubles>>(instruction),
-        Code::Punpcklqdq_xmm_xmmm128 => pair::<OnLanes<vector::InterleaveQuads>>(instruction),
-        Code::Punpckhqdq_xmm_xmmm128 => pair::<OnLanes<vector::InterleaveHighQuads>>(instruction),
-        Code::Addsd_xmm_xmmm64 => pair::<OnScalars<vector::AddF64>>(instruction),
-        Code::Subsd_xmm_xmmm64 => pair::<OnScalars<vector::SubF64>>(instruction),
-        Code::Mulsd_xmm_xmmm64 => pair::<OnScalars<vector::MulF64>>(instruction),
-        Code::Divsd_xmm_xmmm64 => pair::<OnScalars<vector::DivF64>>(instruction),
-        Code::Addss_xmm_xmmm32 => pair::<OnScalars<vector::AddF32>>(instruction),
-        Code::Subss_xmm_xmmm32 => pair::<OnScalars<vector::SubF32>>(instruction),
-        Code::Mulss_xmm_xmmm32 => pair::<OnScalars<vector::MulF32>>(instruction),
-        Code::Divss_xmm_xmmm32 => pair::<OnScalars<vector::DivF32>>(instruction),
-        Code::Ucomisd_xmm_xmmm64 | Code::Comisd_xmm_xmmm64
-            if instruction.op1_kind() == OpKind::Register =>
-        {
-            Some(vector::compare_f64)
-        }
-        _ => None,
-    }
-}
-
-/// What an operand other than a register is, if handlers know it.
-enum Elsewhere {
-    Register,
-    Near,
-    Any,
-}
-
-fn elsewhere(instruction: &Instruction, operand: u32) -> Option<Elsewhere> {
-    match instruction.op_kind(operand) {
-        OpKind::Register => Some(Elsewhere::Register),
-        OpKind::Memory if !plain_place(instruction) => None,
-        OpKind::Memory if is_near(instruction) => Some(Elsewhere::Near),
-        OpKind::Memory => Some(Elsewhere::Any),
-        _ => None,
-    }
-}
-
-fn pair<P: Pair>(instruction: &Instruction) -> Option<Handler> {
-    Some(match elsewhere(instruction, 1)? {
-        Elsewhere::Register => P::in_register(),
-        Elsewhere::Near => P::in_memory::<Near>(),
-        Elsewhere::Any => P::in_memory::<Any>(),
-    })
-}
-
-fn stored<const ALIGNED: bool>(instruction: &Instruction) -> Option<Handler> {
-    match elsewhere(instruction, 0)? {
-        Elsewhere::Register => None,
-        Elsewhere::Near => Some(vector::move_store::<Near, ALIGNED>),
-        Elsewhere::Any => Some(vector::move_store::<Any, ALIGNED>),
-    }
-}
-
-fn low_loaded<T: Size>(instruction: &Instruction) -> Option<Handler> {
-    match elsewhere(instruction, 1)? {
-        Elsewhere::Register => None,
-        Elsewhere::Near => Some(vector::low_load::<Near, T>),
-        Elsewhere::Any => Some(vector::low_load::<Any, T>),
-    }
-}
-
-fn low_stored<T: Size>(instruction: &Instruction) -> Option<Handler> {
-    match elsewhere(instruction, 0)? {
-        Elsewhere::Register => None,
-        Elsewhere::Near => Some(vector::low_store::<Near, T>),
-        Elsewhere::Any => Some(vector::low_store::<Any, T>),
-    }
-}
-
-fn from_general<T: Size>(instruction: &Instruction) -> Option<Handler> {
-    match elsewhere(instruction, 1)? {
-        Elsewhere::Register => Some(vector::from_general::<T>),
-        Elsewhere::Near => Some(vector::low_load::<Near, T>),
-        Elsewhere::Any => Some(vector::low_load::<Any, T>),
-    }
-}
-
-fn to_general<T: Size>(instruction: &Instruction) -> Option<Handler> {
-    match elsewhere(instruction, 0)? {
-        Elsewhere::Register => Some(vector::to_general::<T>),
-        Elsewhere::Near => Some(vector::low_store::<Near, T>),
-        Elsewhere::Any => Some(vector::low_store::<Any, T>),
-    }
 }

@@ -6,6 +6,8 @@ use iced_x86::code_asm::*;
 
 use crate::{Attention, Cpu, Environment, Ram, RamSlot, Segment, Stop};
 
+mod straddlers;
+
 const RAM_LEN: usize = 4 << 20;
 pub(super) const CODE: u64 = 0x10_0000;
 pub(super) const DATA: u64 = 0x20_0000;
@@ -68,6 +70,10 @@ impl Drop for Machine {
 fn layout() -> Layout {
     Layout::from_size_align(RAM_LEN, 4096).unwrap()
 }
+
+#[expect(unsafe_code, reason = "a pointer to memory of its own")]
+// SAFETY: the pointer leads to memory that the machine owns.
+unsafe impl Send for Machine {}
 
 impl Machine {
     #[expect(unsafe_code, reason = "guest RAM is plain memory of the host")]

@@ -60,7 +60,11 @@ impl Cpu {
         let (bank, page) = (self.mmu.bank, last_page::<T>(linear));
         let knows = |cpu: &Self| {
             let entry = cpu.mmu.tlb.entry(linear, bank);
-            page == if access == Access::Write { entry.write } else { entry.read }
+            page == if access == Access::Write {
+                entry.write
+            } else {
+                entry.read
+            }
         };
         if page != linear & !0xfff || knows(self) {
             return false;
@@ -68,7 +72,8 @@ impl Cpu {
         if access == Access::Write && self.mmu.tlb.code_page(linear, bank).is_some() {
             return false;
         }
-        self.translate(env, linear, access, bank).is_ok() && knows(self)
+        self.mmu.tlb.recall(linear, bank);
+        knows(self) || self.translate(env, linear, access, bank).is_ok() && knows(self)
     }
 
     /// Loads a value at `linear`.
@@ -134,6 +139,20 @@ impl Cpu {
             return Ok(unsafe { exchange(host, &mut change) });
         }
         self.change_slow(env, linear, &mut change)
+    }
+
+    /// [`change`](Self::change) without the environment, always storing: `None` where the slow path
+    /// must. 16-byte values must be aligned.
+    #[inline(always)]
+    pub(crate) fn change_fast<T: Value>(&self, linear: u64, change: impl Fn(T) -> T) -> Option<T> {
+        let entry = self.mmu.tlb.entry(linear, self.mmu.bank);
+        debug_assert!(T::SIZE < 16 || linear & 15 == 0);
+        if entry.write != last_page::<T>(linear) {
+            return None;
+        }
+        let host = linear.wrapping_add(entry.addend);
+        // SAFETY: as in `load_fast`, with the write tag; 16-byte values are aligned.
+        Some(unsafe { exchange(host, |old| Some(change(old))) })
     }
 
     /// Sets bits of a byte with the supervisor's rights, as one step for all processors: accessed

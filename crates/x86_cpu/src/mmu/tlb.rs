@@ -1,4 +1,5 @@
-//! The software TLB: direct-mapped, separate tags for reads, writes and fetches.
+//! The software TLB: direct-mapped, separate tags for reads, writes and fetches. Entries that lost
+//! their place lately are kept aside: pages that want the same place would be walked for in turns.
 //!
 //! A tag is the linear address of a page, or [`NO_TAG`]. A page has only the tags whose accesses
 //! need nothing but the host address: a write tag is given when the dirty bit is set and no
@@ -11,6 +12,8 @@ use super::walk::Mapping;
 /// Entries of one bank.
 pub(super) const ENTRIES: usize = 1024;
 const BANKS: usize = 3;
+/// Entries that are kept aside.
+const VICTIMS: usize = 8;
 /// Equal to no page address.
 const NO_TAG: u64 = 1;
 
@@ -63,6 +66,10 @@ pub(super) struct Tlb {
     details: Box<[Detail; ENTRIES * 2]>,
     /// Entries that have a tag.
     used: [u64; ENTRIES * 2 / 64],
+    /// Entries that lost their place, with the place.
+    victims: [Option<(usize, Entry, Detail)>; VICTIMS],
+    /// The oldest of them.
+    victim: usize,
 }
 
 fn place(linear: u64, bank: Bank) -> usize {
@@ -75,6 +82,8 @@ impl Tlb {
             entries: [NO_ENTRY; ENTRIES * BANKS],
             details: Box::new([Detail::default(); ENTRIES * 2]),
             used: [0; ENTRIES * 2 / 64],
+            victims: [None; VICTIMS],
+            victim: 0,
         }
     }
 
@@ -100,6 +109,10 @@ impl Tlb {
         }
         let (page, index) = (linear & !0xfff, place(linear, bank));
         let tag = |given| if given { page } else { NO_TAG };
+        if self.is_used(index) && self.details[index].page != page {
+            self.victims[self.victim] = Some((index, self.entries[index], self.details[index]));
+            self.victim = (self.victim + 1) % VICTIMS;
+        }
         self.entries[index] = Entry {
             read: tag(tags.read),
             write: tag(tags.write),
@@ -114,6 +127,28 @@ impl Tlb {
             code: tags.code,
         };
         self.used[index / 64] |= 1 << (index % 64);
+    }
+
+    fn is_used(&self, index: usize) -> bool {
+        self.used[index / 64] >> (index % 64) & 1 != 0
+    }
+
+    /// Puts the page of `linear` back in its place, if its entry is kept aside.
+    pub(super) fn recall(&mut self, linear: u64, bank: Bank) {
+        let (page, index) = (linear & !0xfff, place(linear, bank));
+        let wanted = |victim: &&mut Option<(usize, Entry, Detail)>| {
+            victim.is_some_and(|(place, _, detail)| place == index && detail.page == page)
+        };
+        let Some(victim) = self.victims.iter_mut().find(wanted) else {
+            return;
+        };
+        let used = self.used[index / 64] >> (index % 64) & 1 != 0;
+        let present = used.then_some((index, self.entries[index], self.details[index]));
+        if let Some((_, entry, detail)) = std::mem::replace(victim, present) {
+            self.entries[index] = entry;
+            self.details[index] = detail;
+            self.used[index / 64] |= 1 << (index % 64);
+        }
     }
 
     /// Returns guest-physical and host address of `linear` where the only reason for its missing
@@ -161,6 +196,7 @@ impl Tlb {
 
     /// Removes every entry for which `goes` (given the linear page, the shift, whether global).
     fn remove(&mut self, goes: impl Fn(u64, u8, bool) -> bool) {
+        self.victims = [None; VICTIMS];
         for (word, used) in self.used.iter_mut().enumerate() {
             let mut rest = *used;
             while rest != 0 {
@@ -193,6 +229,7 @@ impl Tlb {
 
     /// Removes the write tags of the pages for which `goes` (given the guest-physical page).
     pub(super) fn remove_write_tags(&mut self, goes: impl Fn(u64) -> bool) {
+        self.victims = [None; VICTIMS];
         for (word, used) in self.used.iter().enumerate() {
             let mut rest = *used;
             while rest != 0 {

@@ -260,7 +260,11 @@ fn load_16<const FLAGS: bool>(
 /// Chooses the handler for an operation; `plain` says that its address is of the form handlers know,
 /// `flags` that it reads or writes flags.
 /// `None` where it is always executed from its decoded form.
-pub(in crate::interp) fn choose(operation: &FpOperation, plain: bool, flags: bool) -> Option<Handler> {
+pub(in crate::interp) fn choose(
+    operation: &FpOperation,
+    plain: bool,
+    flags: bool,
+) -> Option<Handler> {
     let run: Handler = match (operation.memory, flags) {
         (Memory::None, true) => registers::<true>,
         (Memory::None, false) => registers::<false>,

@@ -1,9 +1,9 @@
-//! Shifts and rotates of registers.
+//! Shifts of registers and memory, rotates of registers, SHLD, SHRD.
 
 use std::marker::PhantomData;
 
 use super::alu::set_lazy;
-use super::{Sized1, go};
+use super::{Address, Any, Sized1, go, slow, store_again};
 use crate::interp::flags::kind;
 use crate::interp::op::{At, Handler, Size};
 use crate::interp::operand::RCX;
@@ -76,6 +76,97 @@ fn by_cl<O: Shift, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, bu
         cpu.set(at.op().a, value);
     }
     go(cpu, env, at, budget)
+}
+
+#[inline(always)]
+fn apply_to_memory<O: Shift, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+    count: u32,
+) -> i64 {
+    let linear = Any::of(cpu, at);
+    let Some(a) = cpu.load_fast::<T>(linear) else {
+        return store_again::<T>(cpu, env, at, budget, linear);
+    };
+    let (result, carry, overflow) = O::shift(a, count);
+    if !cpu.store_fast(linear, result) {
+        return store_again::<T>(cpu, env, at, budget, linear);
+    }
+    set_lazy(cpu, kind::RESULT, result, carry | overflow << 11);
+    go(cpu, env, at, budget)
+}
+
+fn memory_by_immediate<O: Shift, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
+    let count = at.op().immediate as u32 & 63;
+    apply_to_memory::<O, T>(cpu, env, at, budget, count)
+}
+
+fn memory_by_cl<O: Shift, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
+    let most = if T::BITS == 64 { 63 } else { 31 };
+    match cpu.general[RCX] as u32 & most {
+        0 => slow(cpu, env, at, budget),
+        count => apply_to_memory::<O, T>(cpu, env, at, budget, count),
+    }
+}
+
+/// SHLD of a 32-bit or 64-bit register by the immediate, or by CL; SHRD where `RIGHT`.
+pub(in crate::interp) fn double<const RIGHT: bool, const IMMEDIATE: bool, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
+    let count = match IMMEDIATE {
+        true => at.op().immediate,
+        false => cpu.general[RCX],
+    } as u32
+        & (T::BITS - 1);
+    if count == 0 {
+        return slow(cpu, env, at, budget);
+    }
+    let (a, fill) = (
+        cpu.get::<T>(at.op().a).wide(),
+        cpu.get::<T>(at.op().b).wide(),
+    );
+    let rest = T::BITS - count;
+    let (result, carry) = match RIGHT {
+        true => (a >> count | fill << rest, a >> (count - 1) & 1),
+        false => (a << count | fill >> rest, a >> rest & 1),
+    };
+    let result = T::cut(result);
+    let overflow = (a ^ result.wide()) >> (T::BITS - 1);
+    cpu.set(at.op().a, result);
+    set_lazy(cpu, kind::RESULT, result, carry | overflow << 11);
+    go(cpu, env, at, budget)
+}
+
+/// Memory by the immediate, which is not 0 after masking.
+pub(in crate::interp) struct MemoryByImmediate<O>(PhantomData<O>);
+/// Memory by CL.
+pub(in crate::interp) struct MemoryByCl<O>(PhantomData<O>);
+
+impl<O: Shift> Sized1 for MemoryByImmediate<O> {
+    fn handler<T: Size>() -> Handler {
+        memory_by_immediate::<O, T>
+    }
+}
+
+impl<O: Shift> Sized1 for MemoryByCl<O> {
+    fn handler<T: Size>() -> Handler {
+        memory_by_cl::<O, T>
+    }
 }
 
 /// By the immediate, which is not 0 after masking.

@@ -18,12 +18,7 @@ fn push_value(cpu: &mut Cpu, value: u64) -> bool {
 /// For handlers that only push.
 #[cold]
 #[inline(never)]
-pub(super) fn push_again(
-    cpu: &mut Cpu,
-    env: &mut dyn Environment,
-    at: At,
-    budget: i64,
-) -> i64 {
+pub(super) fn push_again(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
     let stack = cpu.stack_pointer().wrapping_sub(8);
     store_again::<u64>(cpu, env, at, budget, stack)
 }
