@@ -70,6 +70,9 @@ pub struct ForkRequest {
     #[serde(default)]
     #[schema(schema_with = schema::optional_bytes)]
     pub rate_bytes_per_s: Option<u64>,
+    /// Before full clones of a VM that runs, the file systems of its guest are synced.
+    #[serde(default)]
+    pub quiesce: bool,
     /// NICs of the clone, in the source's order, where only one is made.
     #[serde(default)]
     #[schema(max_items = 11)]

@@ -39,6 +39,10 @@ pub struct PrepareRequest {
     /// Write the memory to a datastore: the fork point survives a restart of the host.
     #[serde(default)]
     pub durable: bool,
+    /// That datastore, by id or name; the VM's where not given.
+    #[serde(default)]
+    #[schema(schema_with = schema::optional_name)]
+    pub datastore: Option<String>,
     /// Children keep their disks over a power-off; only of a quiesced parent.
     #[serde(default)]
     pub persistent: bool,

@@ -103,6 +103,16 @@ impl Client {
         self.settle(self.post(&path, request)?)
     }
 
+    /// As [`Client::fork`], for clones that take long; `seen` gets the task's states.
+    pub fn copy(
+        &self,
+        source: &str,
+        request: &ForkRequest,
+        seen: impl FnMut(&Task),
+    ) -> Result<Cloned, ClientError> {
+        self.run_task(&format!("/vms/{}/fork", encode(source)), request, seen)
+    }
+
     /// Powers a VM off.
     pub fn stop(&self, name: &str, request: &StopRequest) -> Result<Vm, ClientError> {
         let path = format!("/vms/{}/stop?wait=true", encode(name));

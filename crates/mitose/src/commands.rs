@@ -145,6 +145,7 @@ pub enum Command {
     Events(events::Args),
     Image(image::Args),
     Datastore(datastore::Args),
+    #[command(visible_alias = "diskpool")]
     Pool(pool::Args),
     Token(token::Args),
     Doctor(doctor::Args),

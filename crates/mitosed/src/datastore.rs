@@ -5,6 +5,7 @@
 //! layers/             delta disks and full copies, never moved
 //! vms/<id>/           home folders
 //! pool/<id>/<n>/      full copies made ahead
+//! memory/             memory of snapshots, fork points and suspended VMs
 //! ```
 //!
 //! The mark is a file with random content that the inventory knows too: where a file system is not
@@ -81,9 +82,18 @@ impl StoreDir {
         self.root.join("pool")
     }
 
+    /// Guest memory and checkpoints.
+    pub fn memory(&self) -> PathBuf {
+        self.root.join("memory")
+    }
+
+    fn dirs(&self) -> [PathBuf; 4] {
+        [self.layers(), self.vms(), self.pools(), self.memory()]
+    }
+
     /// Makes the directories in it.
     pub fn make_dirs(&self) -> anyhow::Result<()> {
-        for dir in [self.layers(), self.vms(), self.pools()] {
+        for dir in self.dirs() {
             make_dir(&dir)?;
         }
         Ok(())
@@ -92,9 +102,7 @@ impl StoreDir {
     /// Directories in it that a datastore would take for its own.
     pub fn foreign_content(&self) -> Option<PathBuf> {
         let taken = |dir: &PathBuf| fs::read_dir(dir).is_ok_and(|mut found| found.next().is_some());
-        [self.layers(), self.vms(), self.pools()]
-            .into_iter()
-            .find(taken)
+        self.dirs().into_iter().find(taken)
     }
 
     /// How full its file system is.
@@ -146,7 +154,7 @@ impl StoreDir {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        for dir in [self.layers(), self.vms(), self.pools()] {
+        for dir in self.dirs() {
             let _ = fs::remove_dir(dir);
         }
         Ok(())

@@ -24,6 +24,7 @@ mod limits;
 mod lineage;
 mod listing;
 mod memory;
+mod memory_files;
 mod networks;
 mod objects;
 mod pools;

@@ -87,19 +87,16 @@ impl Layers {
     }
 
     /// Lets `id` stand on `parent`, which shows the same as what it stands on now. Returns its row,
-    /// and the layers that have no user left and are forgotten.
-    pub fn put_on(&mut self, id: &str, parent: &str) -> (Option<LayerRow>, Vec<LayerRow>) {
+    /// and the layer that it stood on, which the caller releases when the row is on record.
+    pub fn put_on(&mut self, id: &str, parent: &str) -> Option<(LayerRow, Option<LayerId>)> {
         if !self.entries.contains_key(parent) {
-            return (None, Vec::new());
+            return None;
         }
-        let Some(entry) = self.entries.get_mut(id) else {
-            return (None, Vec::new());
-        };
+        let entry = self.entries.get_mut(id)?;
         let old = entry.row.parent.replace(parent.to_owned());
         let row = entry.row.clone();
         self.hold(parent);
-        let gone = old.map_or_else(Vec::new, |old| self.release(&old));
-        (Some(row), gone)
+        Some((row, old))
     }
 
     /// All layers.
@@ -276,6 +273,7 @@ mod tests {
             format: LayerFormat::Qcow2,
             size_bytes: 1 << 20,
             owned: true,
+            content: None,
         }
     }
 
@@ -312,8 +310,9 @@ mod tests {
         ]);
         layers.hold("top");
         layers.hold("clone");
-        let (changed, gone) = layers.put_on("top", "merged");
-        assert_eq!(changed.unwrap().parent.as_deref(), Some("merged"));
+        let (changed, old) = layers.put_on("top", "merged").unwrap();
+        assert_eq!(changed.parent.as_deref(), Some("merged"));
+        let gone = layers.release(&old.unwrap());
         assert_eq!(ids(&gone), ["b"], "the clone uses the other one");
         assert_eq!(
             ids(&layers.chain("top").unwrap()),
@@ -321,7 +320,7 @@ mod tests {
         );
         assert_eq!(ids(&layers.release("clone")), ["clone", "a"]);
         assert_eq!(ids(&layers.release("top")), ["top", "merged", "base"]);
-        assert!(layers.put_on("top", "merged").0.is_none());
+        assert!(layers.put_on("top", "merged").is_none());
     }
 
     #[test]

@@ -170,6 +170,133 @@ fn a_pool_follows_its_source() {
 }
 
 #[test]
+fn a_full_clone_of_a_running_vm_shows_one_instant() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    write_to(&top(&bed, "a"), 5);
+    let cloned = bed.client.fork("a", &full("f", 2)).unwrap();
+    assert!(cloned.stun_us > 0 && cloned.memory == "none", "{cloned:?}");
+    let reason = cloned.clones[0].disks.clone().unwrap().reason.unwrap();
+    assert!(reason.contains("no disk pool for a"), "{reason}");
+    assert_eq!(bed.state_of("a"), "running");
+    // The source has written nothing since: it shows what its clones do.
+    ["f1", "f2"]
+        .iter()
+        .for_each(|name| assert_copy(&bed, name, "a"));
+    write_to(&top(&bed, "a"), 6);
+    assert_eq!(bed.detail("a").vm.name, "a");
+    bed.client.suspend("a", |_| ()).unwrap();
+    let cloned = bed.client.fork("a", &full("g", 1)).unwrap();
+    assert_eq!((cloned.stun_us, bed.state_of("a")), (0, "suspended".into()));
+    assert_copy(&bed, "g1", "a");
+    bed.client.start("a").unwrap();
+    bed.client.remove("a", true).unwrap();
+    bed.client.start("f1").unwrap();
+    bed.assert_only(&["f1", "f2", "g1"]);
+    let layers = bed.list("datastore1/layers");
+    assert_eq!(layers.len(), 3, "{layers:?}");
+}
+
+#[test]
+fn a_full_clone_of_a_running_vm_syncs_its_guest_where_asked() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let quiesced = |mode| ForkRequest {
+        quiesce: true,
+        mode,
+        ..clones(&["q"])
+    };
+    let refused = bed
+        .client
+        .fork("a", &quiesced(CloneMode::Full))
+        .unwrap_err();
+    assert!(refused.to_string().contains("no guest agent"), "{refused}");
+    let refused = bed.client.fork("a", &quiesced(CloneMode::Instant));
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains("quiesce: only before full clones"),
+        "{refused}"
+    );
+    bed.assert_only(&["a"]);
+}
+
+/// A powered-off VM with a long stack, of which `content` says whether its top has content; upkeep
+/// was kept from merging it.
+fn long_source(bed: &Bed, name: &str, content: bool) {
+    bed.run(name, "");
+    for round in 0..9 {
+        write_to(&top(bed, name), round);
+        let clone = format!("{name}-{round}");
+        bed.client.fork(name, &clones(&[&clone])).unwrap();
+        bed.client.remove(&clone, true).unwrap();
+    }
+    if content {
+        write_to(&top(bed, name), 99);
+    }
+    bed.client.stop(name, &StopRequest::default()).unwrap();
+}
+
+#[test]
+fn a_merge_of_its_layers_drains_no_pool() {
+    let mut bed = Bed::new();
+    bed.kill();
+    bed.start_with(&[("MITOSE_DISK_LAYERS", "60")]);
+    let sources = ["a", "b"];
+    long_source(&bed, "a", true);
+    long_source(&bed, "b", false);
+    let pools = sources.map(|name| pool(&bed, name, "datastore1", 2));
+    pools.iter().for_each(|id| until_full(&bed, id));
+    let depth = |name: &str| bed_depth(&bed, name);
+    assert!(sources.iter().all(|name| depth(name) > 8));
+    bed.kill();
+    bed.start_with(&[("MITOSE_DISK_LAYERS", "4")]);
+    for name in sources {
+        bed.until("the layers are merged", || bed_depth(&bed, name) <= 4);
+    }
+    // The filler looks every two seconds.
+    std::thread::sleep(Duration::from_millis(2_500));
+    let events = bed.client.events(None).unwrap();
+    let drained: Vec<_> = events.iter().filter(|e| e.kind == "pool.drained").collect();
+    assert!(drained.is_empty(), "{drained:?}");
+    for name in sources {
+        let cloned = bed
+            .client
+            .fork(name, &full(&format!("{name}f"), 2))
+            .unwrap();
+        assert_eq!(how_many(&cloned, "pool"), 2, "{cloned:?}");
+        assert_copy(&bed, &format!("{name}f1"), name);
+    }
+    write_to(&top(&bed, "b"), 77);
+    bed.until_event("pool.drained");
+}
+
+fn bed_depth(bed: &Bed, name: &str) -> usize {
+    bed.detail(name).disks[0].layers.len()
+}
+
+#[test]
+fn a_slow_pool_holds_no_other_up() {
+    let bed = Bed::new();
+    source(&bed, "a");
+    source(&bed, "b");
+    let slow = bed.client.make_disk_pool(&DiskPoolRequest {
+        source: "a".into(),
+        datastore: "datastore1".into(),
+        count: 1,
+        name: Some("slow".into()),
+        rate_bytes_per_s: Some(1),
+    });
+    let slow = slow.unwrap().id;
+    let dir = format!("datastore1/pool/{slow}");
+    bed.until("the slow one is begun", || !bed.list(&dir).is_empty());
+    let fast = pool(&bed, "b", "datastore1", 3);
+    until_full(&bed, &fast);
+    assert_eq!(bed.client.disk_pool(&slow).unwrap().ready, 0);
+    bed.client.remove_disk_pool(&slow).unwrap();
+    assert_eq!(bed.list("datastore1/pool"), [fast]);
+}
+
+#[test]
 fn a_pool_of_an_image_serves_vms_that_were_never_written_to() {
     let bed = Bed::new();
     bed.make_image("img", 1 << 20);
@@ -285,9 +412,19 @@ fn a_refill_may_be_cut_at_any_moment() {
 
 #[test]
 fn a_full_clone_may_be_cut_at_any_moment() {
-    for ms in [1, 20, 60, 110, 180, 260] {
+    for (ms, runs) in [
+        (1, false),
+        (20, true),
+        (60, false),
+        (110, true),
+        (180, true),
+        (260, false),
+    ] {
         let mut bed = Bed::new();
-        source(&bed, "a");
+        match runs {
+            true => bed.run("a", ""),
+            false => source(&bed, "a"),
+        }
         let client = bed.client.clone();
         let request = ForkRequest {
             rate_bytes_per_s: Some(10 << 20),
@@ -304,7 +441,10 @@ fn a_full_clone_may_be_cut_at_any_moment() {
         for name in names.iter().filter(|name| **name != "a") {
             assert_copy(&bed, name, "a");
         }
-        bed.client.start("a").unwrap();
+        match runs {
+            true => assert_eq!(bed.state_of("a"), "running"),
+            false => drop(bed.client.start("a").unwrap()),
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 
 mod bed;
 
-use api_types::{ErrorKind, StopRequest};
+use api_types::{ErrorKind, PrepareRequest, SnapshotRequest, StopRequest};
+use bed::stores::Mount;
 use bed::{Bed, clones};
 
 const OFF: StopRequest = StopRequest {
@@ -147,4 +148,83 @@ fn what_has_no_process_is_not_suspended() {
     bed.client.start("a").unwrap();
     bed.client.pause("a").unwrap();
     assert_eq!(bed.client.suspend("a", |_| ()).unwrap().state, "suspended");
+}
+
+#[test]
+fn memory_goes_to_the_datastore_of_its_vm_or_to_the_one_that_is_named() {
+    let mut bed = Bed::new();
+    for name in ["two", "three"] {
+        bed.add_store(name);
+    }
+    bed.run_on("a", "two");
+    let files = |bed: &Bed, store: &str| {
+        let dir = bed.file(store).join("memory");
+        std::fs::read_dir(dir).map_or(0, Iterator::count)
+    };
+    let snapshot = SnapshotRequest {
+        name: "s".into(),
+        memory: true,
+        ..SnapshotRequest::default()
+    };
+    bed.client.create_snapshot("a", &snapshot, |_| ()).unwrap();
+    assert_eq!(files(&bed, "two"), 2);
+    let prepare = |datastore: Option<&str>, durable| PrepareRequest {
+        durable,
+        datastore: datastore.map(str::to_owned),
+        ..PrepareRequest::default()
+    };
+    let refused = bed
+        .client
+        .prepare("a", &prepare(Some("three"), false), |_| ());
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("datastore: "), "{refused}");
+    let durable = prepare(Some("three"), true);
+    bed.client.prepare("a", &durable, |_| ()).unwrap();
+    assert_eq!((files(&bed, "two"), files(&bed, "three")), (2, 2));
+    bed.client.suspend("a", |_| ()).unwrap();
+    assert_eq!((files(&bed, "two"), memory_files(&bed)), (4, 0));
+    for store in ["two", "three"] {
+        std::fs::write(bed.file(store).join("memory/vm-9-x.ram.part"), b"left").unwrap();
+    }
+    bed.restart();
+    assert_eq!((files(&bed, "two"), files(&bed, "three")), (4, 2));
+    let refused = bed.client.remove_datastore("three").unwrap_err();
+    assert!(
+        refused.to_string().contains("the fork point a"),
+        "{refused}"
+    );
+    bed.client.start("a").unwrap();
+    assert_eq!(files(&bed, "two"), 2);
+    bed.client.unprepare("a", true).unwrap();
+    assert_eq!(files(&bed, "three"), 0);
+    bed.client.remove_datastore("three").unwrap();
+    bed.client.remove("a", true).unwrap();
+    assert_eq!(files(&bed, "two"), 0);
+}
+
+#[test]
+fn memory_that_finds_no_space_is_refused_before_the_vm_stands_still() {
+    let bed = Bed::new();
+    let Some(mount) = Mount::tmpfs(bed.file("small"), 3 << 20) else {
+        eprintln!("skipped: mounting is not permitted");
+        return;
+    };
+    bed.add_store("small");
+    bed.run_on("a", "small");
+    std::fs::write(mount.path().join("filler"), vec![1; 9 << 18]).unwrap();
+    let error = bed.client.suspend("a", |_| ()).unwrap_err().to_string();
+    assert!(error.contains("no space on datastore small"), "{error}");
+    let snapshot = SnapshotRequest {
+        name: "s".into(),
+        memory: true,
+        ..SnapshotRequest::default()
+    };
+    let refused = bed.client.create_snapshot("a", &snapshot, |_| ());
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("no space on datastore small"), "{refused}");
+    assert_eq!(
+        (bed.state("a"), bed.detail("a").stuns.len()),
+        ("running".into(), 0)
+    );
+    assert!(bed.client.snapshots("a").unwrap().is_empty());
 }

@@ -7,7 +7,7 @@ use super::description::{self, Description};
 use super::guest_options::GuestOptions;
 use super::run::{NetChoice, absolute_serial, parse_memory, parse_net, parse_serial};
 use crate::output::{self, Format, Table, microseconds};
-use crate::progress::Waiting;
+use crate::progress::{TaskProgress, Waiting};
 
 /// Clone a VM
 ///
@@ -22,6 +22,7 @@ use crate::progress::Waiting;
   mitose clone web1 --count 9 --prefix w --guestinfo job={index} --net-ip 0=10.0.0.11/24,gw=10.0.0.1
   mitose clone base --name disk-copy --mode linked
   mitose clone base --count 8 --prefix f --mode full
+  mitose clone web1 --name backup --mode full --quiesce
   mitose clone web1 --snapshot before-update --name web4")]
 pub struct Args {
     /// Name of the source
@@ -30,15 +31,16 @@ pub struct Args {
     #[arg(long, required_unless_present = "count", conflicts_with_all = ["count", "prefix"])]
     name: Option<String>,
     /// Number of clones, made in one call; named PREFIX1, PREFIX2, ...
-    #[arg(long, requires = "prefix", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CLONES)))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CLONES)))]
     count: Option<u32>,
-    /// Beginning of the clones' names
+    /// Beginning of the clones' names [default: the source's name and a dash]
     #[arg(long, requires = "count")]
     prefix: Option<String>,
     /// Snapshot of the source to clone; an instant clone needs one with memory
     #[arg(long)]
     snapshot: Option<String>,
-    /// instant: live; linked: powered off, on the source's disks; full: powered off, own disks
+    /// instant: live; linked: powered off, on the disks of a powered-off source; full: powered off,
+    /// with copies of the source's disks, of this instant where it runs
     #[arg(long, default_value = "instant", value_parser = parse_mode)]
     mode: CloneMode,
     /// Datastore of the clones [default: the source's; for full clones those with ready copies or
@@ -48,6 +50,9 @@ pub struct Args {
     /// Most bytes that full clones copy in a second
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     rate: Option<u64>,
+    /// Have the guest of a running source sync its file systems before full clones
+    #[arg(long)]
+    quiesce: bool,
     /// Most host memory that each clone takes beside what it shares [default: the source's]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     memory_limit: Option<u64>,
@@ -89,7 +94,10 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let names: Vec<String> = match (args.name, args.count, args.prefix) {
-        (None, Some(count), Some(prefix)) => (1..=count).map(|n| format!("{prefix}{n}")).collect(),
+        (None, Some(count), prefix) => {
+            let prefix = prefix.unwrap_or_else(|| format!("{}-", args.source));
+            (1..=count).map(|n| format!("{prefix}{n}")).collect()
+        }
         (name, ..) => name.into_iter().collect(),
     };
     let (guestinfo, addresses) = args.guest.into_parts();
@@ -107,6 +115,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         snapshot: args.snapshot,
         datastore: args.datastore,
         rate_bytes_per_s: args.rate,
+        quiesce: args.quiesce,
         nets: NetChoice::requests(args.nets),
         serial: absolute_serial(args.serial)?,
         keep_mac: args.nic.is_some(),
@@ -119,10 +128,18 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     if args.check {
         return description::tell(&client.check_fork(&args.source, &request)?, context.format);
     }
-    let waiting = Waiting::for_(format!("{} is cloned", args.source));
-    let cloned = client.fork(&args.source, &request);
-    drop(waiting);
-    let cloned = cloned?;
+    let title = format!("{} is cloned", args.source);
+    let cloned = if args.mode == CloneMode::Full {
+        let mut progress = TaskProgress::new(&title);
+        let cloned = client.copy(&args.source, &request, |task| progress.show(task));
+        progress.finish();
+        cloned?
+    } else {
+        let waiting = Waiting::for_(title);
+        let cloned = client.fork(&args.source, &request);
+        drop(waiting);
+        cloned?
+    };
     print(&cloned, args.mode, context.format)?;
     let mut failed = 0;
     for clone in &cloned.clones {
@@ -138,7 +155,7 @@ fn print(cloned: &Cloned, mode: CloneMode, format: Format) -> anyhow::Result<()>
     if format == Format::Json {
         return output::json(cloned);
     }
-    if mode == CloneMode::Instant {
+    if mode == CloneMode::Instant || cloned.stun_us > 0 {
         output::text_line(&format!(
             "{} stood still for {} (disk queues held for {})",
             cloned.source,

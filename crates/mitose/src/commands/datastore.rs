@@ -29,6 +29,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum DatastoreCommand {
     /// Add a datastore in an existing, empty directory
+    #[command(visible_alias = "create")]
     Add(AddArgs),
     /// List the datastores
     Ls,

@@ -42,6 +42,9 @@ pub struct PrepareArgs {
     /// Write its memory to the datastore: it survives a restart of the host
     #[arg(long)]
     durable: bool,
+    /// Datastore of that memory [default: the VM's]
+    #[arg(long, value_name = "NAME", requires = "durable")]
+    datastore: Option<String>,
     /// The children made ahead keep their disks over a power-off; needs --quiesce
     #[arg(long, requires = "quiesce")]
     persistent: bool,
@@ -133,6 +136,7 @@ pub fn prepare(args: PrepareArgs, context: &Context) -> anyhow::Result<u8> {
         exec_timeout_s: args.exec_timeout,
         quiesce: args.quiesce,
         durable: args.durable,
+        datastore: args.datastore,
         persistent: args.persistent,
         drain_ms_max: None,
     };

@@ -95,7 +95,8 @@ impl Host {
         let mut problems = Problems::default();
         let operation = match request.mode {
             CloneMode::Instant => Operation::Fork,
-            CloneMode::Linked | CloneMode::Full => Operation::Copy,
+            CloneMode::Linked => Operation::Copy,
+            CloneMode::Full => Operation::CopyWhole,
         };
         problems.take(match &request.snapshot {
             Some(name) => self.find_snapshot(source, name).map(|_| true),
@@ -106,6 +107,10 @@ impl Host {
         let mut would_make = Vec::new();
         if problems.is_empty() {
             let disks = row.spec.disks.iter().filter(|disk| !disk.read_only).count();
+            let disk_bytes = match request.mode {
+                CloneMode::Full => self.content_of(&row).map_or(0, |content| content.bytes),
+                _ => DELTA_BYTES * disks as u64,
+            };
             for (index, name) in request.names.iter().enumerate() {
                 let edit = request.each.get(index);
                 let folder = edit.and_then(|e| e.folder.as_deref());
@@ -116,7 +121,7 @@ impl Host {
                     path: self.path_in(folder.as_deref().or(row.folder.as_deref()), name),
                     macs: given_macs(nets.unwrap_or(&request.nets)),
                     memory_bytes: row.spec.memory_bytes,
-                    disk_bytes: DELTA_BYTES * disks as u64,
+                    disk_bytes,
                 });
             }
         }

@@ -307,7 +307,8 @@ impl Host {
         }
         drop(objects);
         let layers = self.layers().any_below(root);
-        layers.then(|| "disk layers of a snapshot or fork point".to_owned())
+        let layers = layers.then(|| "disk layers of a snapshot or fork point".to_owned());
+        layers.or_else(|| self.user_of_memory(root))
     }
 
     pub(super) fn tell_object(

@@ -180,6 +180,7 @@ impl Host {
         })?;
         self.disk_pools
             .update(&id, |copies| copies.not_before = None);
+        self.disk_pools.wake();
         Ok(self.show_disk_pool(&pool))
     }
 

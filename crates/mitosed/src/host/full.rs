@@ -4,12 +4,17 @@
 //! for each clone: place ─ record `creating` ─ home ─ take ready copies by rename, or copy ─ record
 //! ```
 //!
+//! The disks of a source that runs are sealed first ([`instant`]): all clones of a call show the
+//! same instant.
+//!
 //! Each clone is whole or gone: one that fails, or is cut by a crash or a cancellation, takes nothing
 //! along and leaves nothing behind, and the others stay.
 
 mod content;
+mod instant;
 mod place;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::num::NonZeroU64;
@@ -20,13 +25,14 @@ use anyhow::Context;
 use api_types::{CloneMode, Cloned, ClonedVm, CopyOrigin, ForkRequest};
 use disk_layers::{CopyMethod, CreateDiskError, DiskError, LayerFile, Pace, Progress, copy_full};
 
-pub(super) use self::content::{Content, verify_copy};
+pub(super) use self::content::{Content, stamp_of, verify_copy};
+use self::instant::Stun;
 use self::place::Place;
 use super::states::Operation;
 use super::tasks::{TaskContext, TaskSpec};
 use super::{Host, Vm, vm_event};
 use crate::error::{OpError, OpResult};
-use crate::inventory::{Changes, DiskRow, LayerRow, PowerState, VmRow, sync_directory};
+use crate::inventory::{Changes, DiskRow, LayerRow, ObjectId, PowerState, VmRow, sync_directory};
 use crate::layers::disk_format;
 
 /// A batch of full clones.
@@ -36,6 +42,9 @@ struct Batch<'a> {
     request: &'a ForkRequest,
     context: Option<&'a TaskContext>,
     count: usize,
+    stun: Stun,
+    /// Datastore of each copy that was made for it.
+    placed: RefCell<Vec<ObjectId>>,
 }
 
 /// The task that clones a VM. Full clones may be cancelled between and in copies of disks.
@@ -64,17 +73,43 @@ impl Host {
         }
     }
 
-    /// Makes full clones of a powered-off VM.
+    /// Makes full clones of a VM: of its disks, and where it runs of those of this instant.
     pub(super) fn clone_full(
         self: &Arc<Self>,
         source: &Arc<Vm>,
         request: &ForkRequest,
         context: Option<&TaskContext>,
     ) -> OpResult<Cloned> {
-        let _turn = self.turn(source)?;
-        self.allow(source, Operation::Copy)?;
-        self.check_stores_of(&source.row())?;
-        self.copy_clones(&source.row(), request, context)
+        if source.state().has_process() {
+            self.wait_for_room(source)?;
+        }
+        let turn = self.turn(source)?;
+        self.allow(source, Operation::CopyWhole)?;
+        let row = source.row();
+        self.check_stores_of(&row)?;
+        if row.state.is_off() {
+            return self.copy_clones(&row, request, context);
+        }
+        let vms = self.plan_full(&row, request)?;
+        if request.quiesce && row.state == PowerState::Running {
+            self.sync_guest(source)?;
+        }
+        self.reserve(&vms)?;
+        let sealed = self.instant_disks(source);
+        drop(turn);
+        let made = sealed.and_then(|instant| {
+            let batch = Batch {
+                content: self.content_of(&instant.row)?,
+                source: &instant.row,
+                request,
+                context,
+                count: vms.len(),
+                stun: instant.stun,
+                placed: RefCell::default(),
+            };
+            Ok(self.fill_clones(&batch, &vms))
+        });
+        made.inspect_err(|_| vms.iter().for_each(|vm| self.erase(vm, None)))?
     }
 
     /// Makes full clones of disks that do not change meanwhile.
@@ -91,14 +126,25 @@ impl Host {
             request,
             context,
             count: vms.len(),
+            stun: Stun::default(),
+            placed: RefCell::default(),
         };
         self.reserve(&vms)?;
-        let results: Vec<OpResult<CopyOrigin>> = vms
-            .iter()
-            .enumerate()
-            .map(|(index, vm)| self.clone_one(&batch, index, vm))
-            .collect();
-        self.conclude_full(&batch, &vms, results)
+        self.fill_clones(&batch, &vms)
+    }
+
+    fn fill_clones(self: &Arc<Self>, batch: &Batch<'_>, vms: &[Arc<Vm>]) -> OpResult<Cloned> {
+        let mut taking = Some(self.disk_pools.begin_taking());
+        let mut results: Vec<OpResult<CopyOrigin>> = Vec::new();
+        for (index, vm) in vms.iter().enumerate() {
+            let ready = self.disk_pools.has_ready(&batch.content.stamps);
+            // Copies take long, and pools are filled beside them.
+            taking = taking.filter(|_| ready);
+            results.push(self.clone_one(batch, index, vm));
+        }
+        let concluded = self.conclude_full(batch, vms, results);
+        drop(taking);
+        concluded
     }
 
     fn clone_one(
@@ -126,7 +172,11 @@ impl Host {
         vm: &Arc<Vm>,
     ) -> OpResult<CopyOrigin> {
         let wanted = batch.request.datastore.as_deref();
-        let mut place = self.place_full(batch.source, &batch.content, wanted)?;
+        let placed = batch.placed.borrow().clone();
+        let mut place = self.place_full(batch.source, &batch.content, wanted, &placed)?;
+        if place.ready.is_none() {
+            batch.placed.borrow_mut().push(place.store.id.clone());
+        }
         let copies = self.record_copies(batch, vm, &place)?;
         self.make_home(vm)?;
         let mut how = None;
@@ -155,9 +205,7 @@ impl Host {
         };
         self.commit(&[vm], changes)?;
         self.link_tops(&vm.row());
-        if place.ready.take().is_some() {
-            self.disk_pools.wake();
-        }
+        drop(place.ready.take());
         Ok(CopyOrigin {
             datastore: place.store.name,
             how: how.unwrap_or("none").to_owned(),
@@ -301,8 +349,8 @@ impl Host {
         });
         Ok(Cloned {
             source: batch.source.name.clone(),
-            stun_us: 0,
-            io_held_us: 0,
+            stun_us: batch.stun.stun_us,
+            io_held_us: batch.stun.io_held_us,
             memory: "none".to_owned(),
             steps_us: Vec::new(),
             phases_us: Vec::new(),
@@ -331,7 +379,7 @@ pub(super) fn copy_disk(
 }
 
 /// Whether a write found no space.
-fn is_no_space(cause: &(dyn std::error::Error + 'static)) -> bool {
+pub(super) fn is_no_space(cause: &(dyn std::error::Error + 'static)) -> bool {
     matches!(cause.downcast_ref(), Some(DiskError::NoSpace))
         || matches!(cause.downcast_ref(), Some(CreateDiskError::NoSpace))
         || cause

@@ -301,13 +301,6 @@ impl Host {
             }
         }
         self.sweep_boot_files();
-        let memory = self.memory_dir();
-        if memory.exists() {
-            let used = self.memory_in_use();
-            sweep(&memory, |name| {
-                self.has_memory_file(name) || used.contains(name)
-            });
-        }
     }
 }
 

@@ -23,7 +23,7 @@ use super::{Host, Vm, vm_event};
 use crate::clock::us_between;
 use crate::error::{OpError, OpResult};
 use crate::inventory::{Changes, DiskRow, LayerRow, NewEvent, PowerState, VmRow};
-use crate::layers::{make_delta, remove_files};
+use crate::layers::make_delta;
 
 /// Longest time from the order to boot to the first entry of the guest.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -233,6 +233,7 @@ impl Host {
             format: LayerFormat::Qcow2,
             size_bytes: parent.size_bytes,
             owned: true,
+            content: None,
         }
     }
 
@@ -243,27 +244,21 @@ impl Host {
             live.row.clone()
         });
         let snapshots = self.snapshots_of(vm);
-        let debris = self.let_go(&snapshots);
-        let mut gone = Vec::new();
-        {
-            let mut layers = self.layers();
-            for disk in &row.disks {
-                gone.extend(layers.release(&disk.top));
-                if let Some(pending) = &disk.pending {
-                    gone.extend(layers.release(pending));
-                }
-            }
-        }
+        // The record first: once its layers are let go, whoever else lets go of them removes them.
         let changes = Changes {
             removed_vms: vec![row.id.clone()],
-            removed_objects: snapshots.into_iter().map(|s| s.id).collect(),
-            removed_layers: gone.iter().map(|layer| layer.id.clone()).collect(),
+            removed_objects: snapshots.iter().map(|s| s.id.clone()).collect(),
             events: told.into_iter().collect(),
             ..Changes::default()
         };
         self.commit_logged(&[], changes);
-        remove_files(&gone);
+        let debris = self.let_go(&snapshots);
         self.forget_debris(&debris);
+        let tops = row.disks.iter().flat_map(|disk| {
+            let pending = disk.pending.as_ref();
+            [Some(&disk.top), pending].into_iter().flatten().cloned()
+        });
+        self.drop_layers(&tops.collect::<Vec<_>>());
         row.memory_files()
             .into_iter()
             .for_each(|files| self.remove_memory(files));

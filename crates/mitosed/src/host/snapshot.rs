@@ -39,10 +39,15 @@ impl Host {
         request: &SnapshotRequest,
         task: &TaskContext,
     ) -> OpResult<Answer> {
+        let place;
         let (snapshot, memory) = {
             let _busy = self.pool.busy();
             let _turn = self.turn(vm)?;
             self.snapshot_problems(vm, request).finish()?;
+            place = request
+                .memory
+                .then(|| self.memory_place(vm, None))
+                .transpose()?;
             task.progress(0.0, "taking the instant");
             self.snapshot_instant(vm, request)?
         };
@@ -50,7 +55,7 @@ impl Host {
             return Ok(self.show_snapshot(vm, &snapshot));
         };
         task.progress(0.1, "the VM runs; its memory is being written");
-        let stored = self.store_memory(&snapshot.id, memory, true);
+        let stored = self.store_memory(&snapshot.id, memory, true, place.as_ref());
         let written = stored.and_then(|memory| self.memory_written(&snapshot, &memory));
         match written {
             Ok(snapshot) => Ok(self.show_snapshot(vm, &snapshot)),

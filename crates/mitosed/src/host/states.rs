@@ -54,8 +54,10 @@ pub enum Operation {
     Resume,
     /// Clone its running state.
     Fork,
-    /// Clone its disks.
+    /// Clone its disks, which are shared.
     Copy,
+    /// Copy its disks whole.
+    CopyWhole,
     /// Change what can change at any time: a NIC's link, a serial port's back end.
     Adjust,
     /// Change its machine.
@@ -112,7 +114,7 @@ pub enum Remedy {
     Stop,
     /// It has to be off, or is removed by force.
     StopOrForce,
-    /// It has to be off, or is cloned while it runs.
+    /// It has to be off, or is cloned in a way that it may run with.
     StopOrInstant,
     /// It has to run, or only its disks are cloned.
     StartOrLinked,
@@ -152,6 +154,7 @@ const TABLE: &[(Operation, [Rule; STANDINGS.len()])] = &[
     (Operation::Resume,         [No(R::Wait), Already,              Becomes(Running),     Becomes(Running),     Becomes(Running),     No(R::Start),         Becomes(Running),     No(R::Unmark)]),
     (Operation::Fork,           [No(R::Wait), Stays,                Stays,                Stays,                Stays,                No(R::StartOrLinked), Stays,                No(R::Linked)]),
     (Operation::Copy,           [No(R::Wait), No(R::StopOrInstant), No(R::StopOrInstant), No(R::StopOrInstant), No(R::StopOrInstant), Stays,                No(R::StopOrInstant), Stays]),
+    (Operation::CopyWhole,      [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                Stays,                Stays]),
     (Operation::Adjust,         [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                No(R::Resume),        No(R::Unmark)]),
     (Operation::Reconfigure,    [No(R::Wait), No(R::Stop),          No(R::Stop),          No(R::Stop),          No(R::Stop),          Stays,                No(R::ResumeOrForce), No(R::Unmark)]),
     (Operation::Describe,       [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                Stays,                Stays]),
@@ -217,7 +220,7 @@ impl Operation {
             Self::Pause => "paused",
             Self::Resume => "resumed",
             Self::Fork => "cloned while it runs",
-            Self::Copy => "cloned by its disks",
+            Self::Copy | Self::CopyWhole => "cloned by its disks",
             Self::Adjust | Self::Describe => "changed",
             Self::Reconfigure => "reconfigured",
             Self::MarkTemplate => "marked as a template",
@@ -246,7 +249,7 @@ impl Remedy {
                 format!("stop it with 'mitose stop {name}', or remove it with --force")
             }
             Self::StopOrInstant => {
-                format!("stop it with 'mitose stop {name}', or use --mode instant")
+                format!("stop it with 'mitose stop {name}', or use --mode instant or full")
             }
             Self::StartOrLinked => {
                 format!("start it with 'mitose start {name}', or use --mode linked or full")

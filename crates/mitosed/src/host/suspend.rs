@@ -23,6 +23,7 @@ use vmm_protocol::{CloneRam, Command, Outcome, RamView, Restore};
 use super::backends::FdList;
 use super::events::with_event;
 use super::identity::identity_message;
+use super::memory_files::MemoryPlace;
 use super::states::Operation;
 use super::{Host, TaskContext, Vm, vm_event};
 use crate::clock::{now_ms, random_hex, random_uuid};
@@ -45,6 +46,7 @@ impl Host {
         let link = vm
             .link()
             .ok_or_else(|| OpError::conflict(format!("{} is ending", vm.name())))?;
+        let place = self.memory_place(vm, None)?;
         let paused = before == PowerState::Paused;
         vm.update(|live| live.row.suspend = Some(SuspendRow::Writing { paused }));
         task.progress(0.0, "standing still");
@@ -59,7 +61,7 @@ impl Host {
                     }
                 });
                 task.progress(0.1, "writing the memory");
-                self.write_suspended(vm)
+                self.write_suspended(vm, &place)
             })
             .and_then(|files| self.record_suspended(vm, files));
         if let Err(error) = written {
@@ -71,14 +73,18 @@ impl Host {
         Ok(())
     }
 
-    fn write_suspended(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<MemoryFiles> {
+    fn write_suspended(
+        self: &Arc<Self>,
+        vm: &Arc<Vm>,
+        place: &MemoryPlace,
+    ) -> OpResult<MemoryFiles> {
         let tops: Vec<_> = vm.row().disks.into_iter().map(|disk| disk.top).collect();
         self.hold_layers(&tops);
         let sealed = self.seal(vm, true, None);
         self.drop_layers(&tops);
         // Each time under another name: the memory that a VM went on from may still be mapped.
         let name = format!("{}-{}", vm.id, random_hex::<4>());
-        match self.store_memory(&name, sealed?.memory, true)? {
+        match self.store_memory(&name, sealed?.memory, true, Some(place))? {
             PointMemory::Files { ram, checkpoint } => Ok(MemoryFiles { ram, checkpoint }),
             _ => Err(OpError::failed("the memory was not written to files")),
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api_types::{Event, TaskState};
+use api_types::{Datastore, DiskPool, Event, TaskState};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header;
@@ -178,7 +178,79 @@ fn gauges(host: &Host) -> OpResult<String> {
         head(&mut text, name, "gauge", told);
         let _ = writeln!(text, "{name} {value}");
     }
+    write_pools(&mut text, &host.disk_pools());
+    write_datastores(&mut text, &host.datastores());
     Ok(text)
+}
+
+/// Figures of disk pools.
+fn write_pools(text: &mut String, pools: &[DiskPool]) {
+    let mut family = |name: &str, kind: &str, told: &str, value: fn(&DiskPool) -> u64| {
+        head(text, name, kind, told);
+        for pool in pools {
+            let (of, store) = (label(&pool.name), label(&pool.datastore));
+            let labels = format!("pool=\"{of}\",datastore=\"{store}\"");
+            let _ = writeln!(text, "{name}{{{labels}}} {}", value(pool));
+        }
+    };
+    family(
+        "mitose_disk_pool_hits_total",
+        "counter",
+        "Full clones that took a ready copy, since the daemon began.",
+        |pool| pool.hits,
+    );
+    family(
+        "mitose_disk_pool_misses_total",
+        "counter",
+        "Full clones that found no ready copy, since the daemon began.",
+        |pool| pool.misses,
+    );
+    family(
+        "mitose_disk_pool_ready",
+        "gauge",
+        "Copies that are ready.",
+        |pool| pool.ready,
+    );
+    family(
+        "mitose_disk_pool_wanted",
+        "gauge",
+        "Copies that are kept ready.",
+        |pool| pool.count,
+    );
+}
+
+/// Space of datastores; those that are not there have none.
+fn write_datastores(text: &mut String, stores: &[Datastore]) {
+    let mut family = |name: &str, told: &str, value: fn(&Datastore) -> u64| {
+        head(text, name, "gauge", told);
+        for store in stores {
+            let of = label(&store.name);
+            let _ = writeln!(text, "{name}{{datastore=\"{of}\"}} {}", value(store));
+        }
+    };
+    family(
+        "mitose_datastore_capacity_bytes",
+        "Size of a datastore's file system.",
+        |store| store.capacity_bytes,
+    );
+    family(
+        "mitose_datastore_free_bytes",
+        "What can be written to a datastore.",
+        |store| store.free_bytes,
+    );
+    family(
+        "mitose_datastore_promised_bytes",
+        "Of these, promised to operations under way.",
+        |store| store.promised_bytes,
+    );
+}
+
+/// A label's value as the format wants it.
+fn label(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 fn head(text: &mut String, name: &str, kind: &str, told: &str) {
@@ -188,6 +260,33 @@ fn head(text: &mut String, name: &str, kind: &str, told: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pools_are_told_by_name_and_datastore() {
+        let pool = DiskPool {
+            id: "diskpool-1".into(),
+            name: "we\"b".into(),
+            datastore: "fast".into(),
+            source: "web".into(),
+            count: 8,
+            ready: 3,
+            state: api_types::DiskPoolState::Filling,
+            reason: None,
+            hits: 5,
+            misses: 1,
+            rate_bytes_per_s: None,
+            version: 1,
+        };
+        let mut text = String::new();
+        write_pools(&mut text, &[pool]);
+        for line in [
+            "mitose_disk_pool_hits_total{pool=\"we\\\"b\",datastore=\"fast\"} 5",
+            "mitose_disk_pool_misses_total{pool=\"we\\\"b\",datastore=\"fast\"} 1",
+            "mitose_disk_pool_ready{pool=\"we\\\"b\",datastore=\"fast\"} 3",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
 
     #[test]
     fn stuns_are_counted_up_to_their_bucket() {

@@ -320,4 +320,8 @@ pub struct LayerRow {
     pub size_bytes: u64,
     /// Whether the daemon made the file and removes it with its last user.
     pub owned: bool,
+    /// What a disk that has it as its nearest layer shows, where that was known before its file was
+    /// made: a merged layer shows what the newest of those that it was made of does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
 }

@@ -63,7 +63,7 @@ pub(super) struct Places {
 impl Places {
     /// Places of the import with this id; its disks are on the datastore.
     pub fn new(host: &Host, import: &str, datastore: &str) -> OpResult<Self> {
-        let memory = host.memory_dir();
+        let memory = host.store(datastore).memory();
         let boot = host.boot_dir();
         for dir in [&memory, &boot] {
             fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;

@@ -242,6 +242,7 @@ impl Host {
                 format: format_from(layer.format),
                 size_bytes: layer.disk_bytes,
                 owned: true,
+                content: None,
             };
             taken.new.push(row.clone());
             taken.rows.insert(layer.id.clone(), row);

@@ -96,10 +96,11 @@ impl Host {
     }
 
     fn subject_of_instant(self: &Arc<Self>, vm: &Arc<Vm>, row: VmRow) -> OpResult<Subject> {
+        let place = self.memory_place(vm, None)?;
         let sealed = self.seal(vm, true, None)?;
         let stun_us = sealed.forked.stun_us;
         let name = format!("export-{}-{}", vm.id, random_hex::<4>());
-        match self.store_memory(&name, sealed.memory, true)? {
+        match self.store_memory(&name, sealed.memory, true, Some(&place))? {
             PointMemory::Files { ram, checkpoint } => {
                 let files = MemoryFiles { ram, checkpoint };
                 let tops = &sealed.tops;

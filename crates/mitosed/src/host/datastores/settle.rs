@@ -156,5 +156,6 @@ impl Host {
         sweep(&dir.vms(), |name| self.listing().get(name).is_some());
         let layers = dir.layers();
         sweep(&layers, |name| self.layers().has_path(&layers.join(name)));
+        self.sweep_memory(id);
     }
 }

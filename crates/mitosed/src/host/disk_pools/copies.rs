@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,23 @@ pub(super) fn disk_name(number: usize) -> String {
 pub(in crate::host) struct Pools {
     state: Mutex<HashMap<ObjectId, Copies>>,
     changed: Condvar,
+    /// The filler is to look at once.
+    woken: Mutex<bool>,
+    work: Condvar,
+    /// Batches that take ready copies at the moment.
+    takers: AtomicUsize,
+}
+
+/// A batch that takes ready copies: no new ones are begun before it is done, since writing them
+/// would make it wait for the disk.
+#[derive(Debug)]
+pub(in crate::host) struct Taking(SharedPools);
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        self.0.takers.fetch_sub(1, Ordering::AcqRel);
+        self.0.wake();
+    }
 }
 
 /// Copies of one pool.
@@ -112,6 +130,13 @@ impl Pools {
             .count()
     }
 
+    /// Whether any datastore has a ready copy with this content.
+    pub fn has_ready(&self, stamps: &[String]) -> bool {
+        let state = self.lock();
+        let mut all = state.values().flat_map(|copies| copies.ready.values());
+        all.any(|of| *of == stamps)
+    }
+
     /// Takes a ready copy with this content on a datastore.
     pub fn claim(&self, store: &str, stamps: &[String]) -> Option<Claimed> {
         let mut state = self.lock();
@@ -141,18 +166,31 @@ impl Pools {
         self.lock().get(id).cloned().unwrap_or_default()
     }
 
-    /// Lets the filler look at once.
-    pub fn wake(&self) {
-        self.changed.notify_all();
+    /// Holds refills back for a batch.
+    pub fn begin_taking(self: &Arc<Self>) -> Taking {
+        self.takers.fetch_add(1, Ordering::AcqRel);
+        Taking(Arc::clone(self))
     }
 
-    /// Waits for a call of [`Pools::wake`] or another change.
+    /// Whether a batch takes copies.
+    pub(super) fn are_taken_from(&self) -> bool {
+        self.takers.load(Ordering::Acquire) > 0
+    }
+
+    /// Lets the filler look at once.
+    pub fn wake(&self) {
+        *self.woken.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.work.notify_all();
+    }
+
+    /// Waits for a call of [`Pools::wake`].
     pub(super) fn wait(&self, longest: Duration) {
-        drop(
-            self.changed
-                .wait_timeout(self.lock(), longest)
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .work
+            .wait_timeout_while(woken, longest, |woken| !*woken);
+        let (mut woken, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *woken = false;
     }
 }
 

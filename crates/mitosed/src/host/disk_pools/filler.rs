@@ -1,11 +1,15 @@
-//! The thread that fills disk pools: one copy at a time, one pool after the other, with the disk's
-//! idle priority.
+//! The threads that fill disk pools, with the disk's idle priority.
+//!
+//! One thread looks at all pools and begins copies, each in a thread of its own. A datastore's pools
+//! take turns, one copy at a time; a pool with a rate of its own is filled beside them, so that a slow
+//! one holds no other up.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -16,12 +20,14 @@ use crate::error::OpResult;
 use crate::host::datastores::Promise;
 use crate::host::full::{Content, copy_disk, verify_copy};
 use crate::host::{Host, event};
-use crate::inventory::{Changes, Datastore, DiskPool, Object, sync_directory};
+use crate::inventory::{Changes, Datastore, DiskPool, Object, ObjectId, sync_directory};
 
 /// Pause between two looks at all pools where nobody wakes the filler.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// Pause after a copy that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
+/// Pools and datastores that have copies in work at the same time, at most.
+const MAX_BUSY: usize = 32;
 /// Speed of filling where a pool names none, bytes per second.
 const DEFAULT_RATE: NonZeroU64 = NonZeroU64::new(256 << 20).expect("it is not zero");
 
@@ -32,20 +38,63 @@ pub(super) fn start(host: &Arc<Host>) -> anyhow::Result<()> {
     std::thread::Builder::new()
         .name("pool-filler".into())
         .spawn(move || {
-            let _idle = linux_sys::IdleIo::begin();
+            let mut turns = Turns::default();
             while let Some(host) = host.upgrade() {
-                let busy = host.fill_round();
+                host.fill_round(&mut turns);
                 drop(host);
-                if !busy {
-                    pools.wait(LOOK_INTERVAL);
-                }
+                pools.wait(LOOK_INTERVAL);
             }
         })
         .context("cannot start a thread")?;
     Ok(())
 }
 
-/// A pool that wants another copy.
+/// Which pools are filled, and whose turn is next.
+#[derive(Debug, Default)]
+struct Turns {
+    lanes: Arc<Lanes>,
+    /// When each pool had its last turn.
+    last: HashMap<ObjectId, u64>,
+    given: u64,
+}
+
+/// Copies in work by what they hold up: their pool, and their datastore where they have no rate of
+/// their own.
+#[derive(Debug, Default)]
+struct Lanes(Mutex<HashSet<ObjectId>>);
+
+/// A lane that a copy is made in; free again when this is dropped.
+struct Lane {
+    lanes: Arc<Lanes>,
+    taken: Vec<ObjectId>,
+}
+
+impl Lanes {
+    fn enter(self: &Arc<Self>, pool: &Object<DiskPool>) -> Option<Lane> {
+        let mut taken = vec![pool.id.clone()];
+        if pool.doc.rate_bytes_per_s.is_none() {
+            taken.extend(pool.parent.clone());
+        }
+        let mut busy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if busy.len() >= MAX_BUSY || taken.iter().any(|id| busy.contains(id)) {
+            return None;
+        }
+        busy.extend(taken.iter().cloned());
+        let lanes = Arc::clone(self);
+        Some(Lane { lanes, taken })
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        let mut busy = self.lanes.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.taken.iter().for_each(|id| {
+            busy.remove(id);
+        });
+    }
+}
+
+/// A copy that a pool wants.
 struct Job {
     pool: Object<DiskPool>,
     store: Object<Datastore>,
@@ -53,17 +102,55 @@ struct Job {
 }
 
 impl Host {
-    /// Makes at most one copy for each pool; says whether any was made.
-    fn fill_round(&self) -> bool {
-        let mut busy = false;
-        for pool in self.objects::<DiskPool>() {
-            match self.look_at_disk_pool(&pool) {
-                Ok(None) => self.note_disk_pool(&pool, None),
-                Ok(Some(job)) => busy |= self.fill_one(job),
+    /// Looks at each pool, the one that waited longest first, and begins the copies that can be made
+    /// now.
+    fn fill_round(self: &Arc<Self>, turns: &mut Turns) {
+        let mut pools = self.objects::<DiskPool>();
+        turns
+            .last
+            .retain(|id, _| pools.iter().any(|pool| pool.id == *id));
+        pools.sort_by_key(|pool| turns.last.get(&pool.id).copied());
+        for pool in pools {
+            let job = match self.look_at_disk_pool(&pool) {
+                Ok(None) => {
+                    self.note_disk_pool(&pool, None);
+                    continue;
+                }
+                Ok(Some(job)) => job,
+                Err(error) => {
+                    self.note_disk_pool(&pool, Some(error.message()));
+                    continue;
+                }
+            };
+            if self.disk_pools.are_taken_from() {
+                continue;
+            }
+            let Some(lane) = turns.lanes.enter(&pool) else {
+                continue;
+            };
+            turns.given += 1;
+            turns.last.insert(pool.id.clone(), turns.given);
+            match self.promise_space(&job.store, job.content.bytes) {
+                Ok(space) => self.begin_copy(job, space, lane),
                 Err(error) => self.note_disk_pool(&pool, Some(error.message())),
             }
         }
-        busy
+    }
+
+    fn begin_copy(self: &Arc<Self>, job: Job, space: Promise, lane: Lane) {
+        let host = Arc::clone(self);
+        let work = move || {
+            let _idle = linux_sys::IdleIo::begin();
+            host.fill_one(job, space);
+            drop(lane);
+            host.disk_pools.wake();
+        };
+        let thread = std::thread::Builder::new()
+            .name("pool-copy".into())
+            .spawn(work);
+        if let Err(error) = thread {
+            tracing::warn!(%error, "cannot start a thread that fills a disk pool");
+        }
     }
 
     /// Removes copies that do not fit, and finds out whether one is to be made.
@@ -116,19 +203,8 @@ impl Host {
         }))
     }
 
-    fn fill_one(&self, job: Job) -> bool {
-        let Job {
-            pool,
-            store,
-            content,
-        } = job;
-        let space = match self.promise_space(&store, content.bytes) {
-            Ok(space) => space,
-            Err(error) => {
-                self.note_disk_pool(&pool, Some(error.message()));
-                return false;
-            }
-        };
+    fn fill_one(&self, job: Job, space: Promise) {
+        let Job { pool, content, .. } = job;
         self.note_disk_pool(&pool, None);
         let begun = self.disk_pools.update(&pool.id, |copies| {
             copies.filling = Some(0.0);
@@ -140,7 +216,7 @@ impl Host {
             (dir, last)
         });
         let Some((dir, last)) = begun else {
-            return false;
+            return;
         };
         let number = next_number(&dir, last);
         let part = dir.join(format!("{number}{PART}"));
@@ -166,18 +242,16 @@ impl Host {
                 copies.ready.insert(number, content.stamps);
             }
         });
-        match made {
-            Ok(()) => true,
-            Err(error) => {
-                if is_there && fits && !error.is::<Interrupted>() {
-                    let message = crate::error::chain_line(&error);
-                    self.note_disk_pool(&pool, Some(message));
-                    self.disk_pools.update(&pool.id, |copies| {
-                        copies.not_before = Some(Instant::now() + RETRY_INTERVAL);
-                    });
-                }
-                false
-            }
+        if let Err(error) = made
+            && is_there
+            && fits
+            && !error.is::<Interrupted>()
+        {
+            let message = crate::error::chain_line(&error);
+            self.note_disk_pool(&pool, Some(message));
+            self.disk_pools.update(&pool.id, |copies| {
+                copies.not_before = Some(Instant::now() + RETRY_INTERVAL);
+            });
         }
     }
 

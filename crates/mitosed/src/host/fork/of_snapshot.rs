@@ -23,13 +23,14 @@ use crate::inventory::{
 const GROUP: usize = 50;
 
 /// Layers that stay while clones are made of them.
-struct Held<'a> {
+pub(in crate::host) struct Held<'a> {
     host: &'a Host,
     layers: Vec<LayerId>,
 }
 
 impl<'a> Held<'a> {
-    fn new(host: &'a Host, layers: &[LayerId]) -> Self {
+    /// Counts one more user of each layer.
+    pub fn new(host: &'a Host, layers: &[LayerId]) -> Self {
         host.hold_layers(layers);
         Self {
             host,

@@ -279,6 +279,12 @@ fn check_choices(request: &ForkRequest) -> OpResult<()> {
             "net: NICs can be given for one clone at a time; use --name",
         ));
     }
+    if request.quiesce && request.mode != CloneMode::Full {
+        return Err(OpError::invalid(
+            "quiesce: only before full clones are file systems synced; leave it out, or use --mode \
+             full",
+        ));
+    }
     if request.paused && request.mode != CloneMode::Instant {
         return Err(OpError::invalid(
             "paused: only instant clones run, so only they can stand still; leave it out",

@@ -24,7 +24,6 @@ use api_types::ErrorKind;
 use crate::error::{OpError, OpResult};
 use crate::host::{Host, number_of};
 use crate::inventory::{Changes, ForkPoint, NewEvent, Object, ObjectId, PointMemory, VmRow};
-use crate::layers::remove_files;
 use crate::vmm::Link;
 
 pub(super) use self::batch::Ground;
@@ -120,25 +119,34 @@ impl Host {
         })
     }
 
-    /// Removes a fork point and what only it used.
+    /// Removes a fork point and what only it used. Says whether it was there: what it holds is let
+    /// go once, also where two want to end it.
     pub(in crate::host) fn end_point(
         self: &Arc<Self>,
         point: &Object<ForkPoint>,
         told: Option<NewEvent>,
-    ) {
-        let mut gone = Vec::new();
-        for top in &point.doc.tops {
-            gone.extend(self.layers().release(top));
+    ) -> bool {
+        let mut point = point.clone();
+        {
+            let turn = &self.object_turn;
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let Ok(present) = self.object::<ForkPoint>(&point.id) else {
+                return false;
+            };
+            // Whoever makes it knows of memory that is not on record yet.
+            if !matches!(present.doc.memory, PointMemory::Sealing) {
+                point.doc.memory = present.doc.memory;
+            }
+            let changes = Changes {
+                removed_objects: vec![point.id.clone()],
+                events: told.into_iter().collect(),
+                ..Changes::default()
+            };
+            self.commit_logged(&[], changes);
         }
-        let changes = Changes {
-            removed_objects: vec![point.id.clone()],
-            removed_layers: gone.iter().map(|layer| layer.id.clone()).collect(),
-            events: told.into_iter().collect(),
-            ..Changes::default()
-        };
-        self.commit_logged(&[], changes);
-        remove_files(&gone);
-        self.free_memory(point);
+        self.drop_layers(&point.doc.tops);
+        self.free_memory(&point);
+        true
     }
 
     /// Memory layer and checkpoint of a fork point, open for reading.

@@ -2,7 +2,8 @@
 //!
 //! A disk shows what the nearest of its layers with content of its own shows: empty deltas above
 //! it change nothing. That layer's file, its size and the time of its last write tell the content.
-//! So a VM that was never written to shows what its image does.
+//! So a VM that was never written to shows what its image does. A merged layer says of itself what
+//! it shows: the same as the layers that it was made of.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -72,6 +73,7 @@ impl Host {
             format,
             size_bytes: header.virtual_size_bytes,
             owned: false,
+            content: None,
         };
         Ok(Content::of(vec![vec![layer]])?)
     }
@@ -98,14 +100,21 @@ fn copy_bytes(chain: &[LayerRow]) -> u64 {
     layers.min(disk) + TABLES_BYTES
 }
 
-fn stamp_of(chain: &[LayerRow]) -> anyhow::Result<String> {
-    let mut nearest = 0;
-    while let [top, below, ..] = &chain[nearest..]
-        && is_empty(top, below)?
-    {
-        nearest += 1;
+/// What tells the content of a disk with these layers, nearest first.
+pub(in crate::host) fn stamp_of(chain: &[LayerRow]) -> anyhow::Result<String> {
+    let mut layers = chain;
+    let nearest = loop {
+        match layers {
+            [] => anyhow::bail!("a disk has no layers"),
+            [nearest, ..] if nearest.content.is_some() => break nearest,
+            [top, below, ..] if is_empty(top, below)? => layers = &layers[1..],
+            [nearest, ..] => break nearest,
+        }
+    };
+    if let Some(content) = &nearest.content {
+        return Ok(content.clone());
     }
-    let path = &chain.get(nearest).context("a disk has no layers")?.path;
+    let path = &nearest.path;
     let failed = || format!("cannot read the disk layer {}", path.display());
     let file = fs::metadata(path).with_context(failed)?;
     Ok(format!(
@@ -173,6 +182,7 @@ mod tests {
             format,
             size_bytes: 1 << 20,
             owned: parent.is_some(),
+            content: None,
         }
     }
 

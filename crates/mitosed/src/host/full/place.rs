@@ -8,7 +8,10 @@ use crate::error::{OpError, OpResult};
 use crate::host::Host;
 use crate::host::datastores::Promise;
 use crate::host::disk_pools::Claimed;
-use crate::inventory::{Datastore, Object, VmRow};
+use crate::inventory::{Datastore, Object, ObjectId, VmRow};
+
+/// Datastores whose free space differs by less than this part of it are as good as each other.
+const SIMILAR_SPACE: u64 = 8;
 
 /// The place of one clone.
 pub(super) struct Place {
@@ -24,12 +27,14 @@ pub(super) struct Place {
 
 impl Host {
     /// Chooses the place of a full clone of `source`: by ready copies, then by free space. Each
-    /// call sees what earlier ones took, so a batch spreads over datastores.
+    /// call sees what earlier ones took, and `placed` has the datastores that this batch had copies
+    /// made on, so that it spreads over those with about the same space.
     pub(super) fn place_full(
         &self,
         source: &VmRow,
         content: &Content,
         wanted: Option<&str>,
+        placed: &[ObjectId],
     ) -> OpResult<Place> {
         let mut stores = match wanted {
             Some(wanted) => vec![self.store_for_disks(wanted)?],
@@ -59,7 +64,10 @@ impl Host {
                 });
             }
         }
-        let Some(store) = stores.into_iter().max_by_key(free) else {
+        let most = stores.iter().map(free).max().unwrap_or(0);
+        stores.retain(|store| free(store) >= most - most / SIMILAR_SPACE);
+        let here = |store: &Object<Datastore>| placed.iter().filter(|id| **id == store.id).count();
+        let Some(store) = stores.into_iter().min_by_key(here) else {
             return Err(OpError::unavailable(
                 "datastore: none takes new disks at the moment; 'mitose datastore ls' tells why",
             ));

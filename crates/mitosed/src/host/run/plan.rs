@@ -406,6 +406,7 @@ fn base_rows(files: &[(PathBuf, DiskFormat, u64)]) -> Vec<LayerRow> {
             },
             size_bytes: *size_bytes,
             owned: false,
+            content: None,
         })
         .collect()
 }

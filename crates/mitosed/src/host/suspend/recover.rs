@@ -1,6 +1,5 @@
 //! VMs that were on their way to disk or back when the daemon ended.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use vmm_protocol::{Status, VmState};
@@ -9,7 +8,7 @@ use super::set_waking;
 use crate::error::OpResult;
 use crate::host::events::with_event;
 use crate::host::{Host, Vm, vm_event};
-use crate::inventory::{Changes, MemoryFiles, PowerState, Snapshot, SnapshotMemory, SuspendRow};
+use crate::inventory::{Changes, PowerState, SuspendRow};
 
 impl Host {
     /// Ends the process of a VM whose memory is complete on disk: it stands still since. A process
@@ -89,25 +88,5 @@ impl Host {
         self.drop_layers(&old);
         self.link_tops(&vm.row());
         Ok(())
-    }
-
-    /// Names of the files of memory that snapshots and suspended VMs need.
-    pub(in crate::host) fn memory_in_use(&self) -> HashSet<String> {
-        let of_vms = self.all();
-        let of_vms = of_vms
-            .iter()
-            .filter_map(|vm| vm.row().memory_files().cloned());
-        let of_snapshots = self.objects::<Snapshot>();
-        let of_snapshots = of_snapshots.into_iter().filter_map(|s| match s.doc.memory {
-            SnapshotMemory::Files(files) => Some(files),
-            _ => None,
-        });
-        let names = |files: MemoryFiles| {
-            [files.ram, files.checkpoint]
-                .iter()
-                .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
-                .collect::<Vec<_>>()
-        };
-        of_vms.chain(of_snapshots).flat_map(names).collect()
     }
 }

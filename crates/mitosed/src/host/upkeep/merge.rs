@@ -27,6 +27,7 @@ use vmm_protocol::{Command, LayerFd, Rebase};
 use super::Stack;
 use crate::error::{OpError, OpResult};
 use crate::host::backends::FdList;
+use crate::host::full::stamp_of;
 use crate::host::{Host, TaskContext, Vm, vm_event};
 use crate::inventory::{Changes, LayerRow, sync_directory};
 use crate::layers::{backing_name, disk_format, open_layer, remove_files};
@@ -208,6 +209,9 @@ impl Job<'_> {
         });
         let id = super::settle::name_of_merged(&self.vm.id, self.disk, number);
         let (layer, parent) = {
+            // Sealed layers do not change, so what they show is told before they are copied.
+            let shown = self.host.layers().chain(&like.id)?;
+            let content = stamp_of(&shown).ok();
             let mut layers = self.host.layers();
             let parent = below.and_then(|id| layers.get(id)).cloned();
             let parent = parent.context("the layer below is gone")?;
@@ -215,6 +219,7 @@ impl Job<'_> {
                 path: like.path.with_file_name(format!("{id}.qcow2")),
                 id,
                 parent: Some(parent.id.clone()),
+                content,
                 ..like.clone()
             };
             layers.insert([layer.clone()]);
@@ -270,8 +275,12 @@ impl Job<'_> {
                 let open = open_layer(&top, true)?;
                 let file = open.file.try_clone();
                 let file = File::from(file.context("cannot share a descriptor")?);
+                let written = file.metadata().and_then(|file| file.modified());
                 set_backing(&file, &name, disk_format(newest.format))
                     .context("cannot put the top on the merged layer")?;
+                // The disk shows what it did: the time of the last write tells its content.
+                let kept = written.and_then(|written| file.set_modified(written));
+                kept.context("cannot set the time of the top")?;
             }
         }
         let synced = File::open(&top.path).and_then(|file| file.sync_data());
@@ -304,7 +313,7 @@ impl Job<'_> {
         );
         let told = vm_event(self.vm, "disk.merged", message).with(json!(merged));
         let told = told.of_task(self.context.id());
-        let gone = self.host.put_on(&top, &newest.id.clone(), Some(told))?;
+        self.host.put_on(&top, &newest.id.clone(), Some(told))?;
         self.done = true;
         {
             let mut layers = self.host.layers();
@@ -316,7 +325,6 @@ impl Job<'_> {
                 );
             }
         }
-        remove_files(&gone);
         Ok(())
     }
 }

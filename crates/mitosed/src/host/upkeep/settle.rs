@@ -6,7 +6,7 @@ use disk_layers::inspect_as;
 
 use crate::error::OpResult;
 use crate::host::{Host, Vm, vm_event};
-use crate::inventory::{Changes, LayerRow, NewEvent};
+use crate::inventory::{Changes, NewEvent};
 use crate::layers::{backing_name, disk_format};
 
 /// Name of a merged layer: whose it is, which disk, and a number of the VM's.
@@ -15,18 +15,14 @@ pub(super) fn name_of_merged(vm: &str, disk: usize, number: u32) -> String {
 }
 
 impl Host {
-    /// Records, durably, that `top` stands on `parent`; returns the layers that nobody uses any
-    /// more, whose files are to be removed.
-    pub(super) fn put_on(
-        &self,
-        top: &str,
-        parent: &str,
-        told: Option<NewEvent>,
-    ) -> OpResult<Vec<LayerRow>> {
-        let (changed, gone) = self.layers().put_on(top, parent);
+    /// Records, durably, that `top` stands on `parent`, and removes layers that nobody uses any
+    /// more.
+    pub(super) fn put_on(&self, top: &str, parent: &str, told: Option<NewEvent>) -> OpResult<()> {
+        let Some((changed, old)) = self.layers().put_on(top, parent) else {
+            return Ok(());
+        };
         let changes = Changes {
-            layers: changed.into_iter().collect(),
-            removed_layers: gone.iter().map(|layer| layer.id.clone()).collect(),
+            layers: vec![changed],
             events: told.into_iter().collect(),
             ..Changes::default()
         };
@@ -34,7 +30,9 @@ impl Host {
         self.inventory
             .sync()
             .map_err(|error| crate::error::OpError::caused(api_types::ErrorKind::Failed, error))?;
-        Ok(gone)
+        // Only now: whoever else lets go of them removes them, and no record may name them then.
+        self.drop_layers(old.as_slice());
+        Ok(())
     }
 
     /// After the death of a daemon: a top may stand on a merged layer while the record says
@@ -48,9 +46,8 @@ impl Host {
                 let message =
                     format!("disk {disk}: a merge that the daemon's end interrupted is done");
                 let told = vm_event(&vm, "disk.merged", message);
-                match self.put_on(&of.top, &merged, Some(told)) {
-                    Ok(gone) => crate::layers::remove_files(&gone),
-                    Err(error) => tracing::error!("{}", error.message()),
+                if let Err(error) = self.put_on(&of.top, &merged, Some(told)) {
+                    tracing::error!("{}", error.message());
                 }
             }
         }

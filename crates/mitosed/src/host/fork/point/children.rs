@@ -7,7 +7,9 @@ use anyhow::Context;
 use api_types::{
     DryRun, ForkPoint as PointAnswer, MAX_CHILDREN, PointForkRequest, PrepareRequest, Prepared,
 };
+use vmm_protocol::RamView;
 
+use super::super::Held;
 use super::super::seats::Seat;
 use super::batch::{check_persistence, unclaim};
 use crate::error::{OpError, OpResult};
@@ -17,7 +19,7 @@ use crate::host::{Host, TaskContext, Vm, event, vm_event};
 use crate::inventory::{
     Changes, DiskRow, ForkPoint, Object, PointMemory, PowerState, sync_directory,
 };
-use crate::layers::{make_delta, remove_files};
+use crate::layers::make_delta;
 
 /// Longest time of a command that warms a parent up, where the request names none.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(600);
@@ -44,12 +46,14 @@ impl Host {
             if request.quiesce {
                 self.bring_to_rest(vm)?;
             }
-            self.make_point(vm, &name, request.durable, request.drain_ms_max)?
+            self.make_point(vm, &name, request)?
         };
         context.progress(0.6, "making children");
         let children = self
             .register_children(&point, request, context)
-            .inspect_err(|_| self.end_point(&point, None))?;
+            .inspect_err(|_| {
+                let _ = self.end_point(&point, None);
+            })?;
         Ok(Prepared {
             fork_point: self.show_point(&point),
             children,
@@ -99,17 +103,23 @@ impl Host {
             return Ok(());
         }
         if vm.live().ready_at_ns.is_some() {
-            let sync = ["sync".to_owned()];
-            let done = self.exec_in(vm, &sync, Duration::from_secs(60))?;
-            if done.exit_code != 0 {
-                return Err(OpError::failed(format!(
-                    "quiesce: the guest of {} cannot sync its file systems: {}",
-                    vm.name(),
-                    done.stderr.trim()
-                )));
-            }
+            self.sync_guest(vm)?;
         }
         self.pause_now(vm)
+    }
+
+    /// Has a guest sync its file systems.
+    pub(in crate::host) fn sync_guest(&self, vm: &Arc<Vm>) -> OpResult<()> {
+        let sync = ["sync".to_owned()];
+        let done = self.exec_in(vm, &sync, Duration::from_secs(60))?;
+        if done.exit_code != 0 {
+            return Err(OpError::failed(format!(
+                "quiesce: the guest of {} cannot sync its file systems: {}",
+                vm.name(),
+                done.stderr.trim()
+            )));
+        }
+        Ok(())
     }
 
     /// Makes a kept fork point of a VM. The caller has its turn.
@@ -117,16 +127,23 @@ impl Host {
         self: &Arc<Self>,
         vm: &Arc<Vm>,
         name: &str,
-        durable: bool,
-        drain_ms_max: Option<u32>,
+        request: &PrepareRequest,
     ) -> OpResult<Object<ForkPoint>> {
         let quiesced = vm.state().stands_still();
+        let durable = request.durable;
+        let in_files = durable || vm.live().ram == Some(RamView::Private);
+        let wanted = request.datastore.as_deref();
+        let place = in_files.then(|| self.memory_place(vm, wanted));
+        let place = place.transpose()?;
         let point = self.begin_point(name, vm.row(), quiesced)?;
-        let made = self.seal(vm, true, drain_ms_max).and_then(|sealed| {
-            let memory = self.store_memory(&point.id, sealed.memory, durable)?;
+        let made = self.seal(vm, true, request.drain_ms_max);
+        let made = made.and_then(|sealed| {
+            let memory = self.store_memory(&point.id, sealed.memory, durable, place.as_ref())?;
             Ok((sealed.forked, memory))
         });
-        let (forked, memory) = made.inspect_err(|_| self.end_point(&point, None))?;
+        let (forked, memory) = made.inspect_err(|_| {
+            let _ = self.end_point(&point, None);
+        })?;
         let kept = match memory {
             PointMemory::Kept { .. } => "in memory",
             _ => "in files",
@@ -146,7 +163,10 @@ impl Host {
         let recorded = recorded.inspect_err(|_| {
             let mut point = point.clone();
             point.doc.memory = memory;
-            self.end_point(&point, None);
+            if !self.end_point(&point, None) {
+                // Somebody ended it before it had any.
+                self.free_memory(&point);
+            }
         })?;
         let told = vm_event(vm, "vm.prepared", message).with(figures);
         self.commit_logged(&[vm], super::super::super::events::with_event(told));
@@ -289,6 +309,8 @@ impl Host {
         let mut changes = Changes::default();
         let mut next = row.clone();
         let mut made = Vec::new();
+        // Somebody may end the fork point meanwhile.
+        let _held = Held::new(self, &point.doc.tops);
         for (index, top) in point.doc.tops.iter().enumerate() {
             if row.spec.disks[index].read_only {
                 continue;
@@ -320,15 +342,11 @@ impl Host {
         for (_, delta, parent) in &made {
             make_delta(delta, parent)?;
         }
-        let mut gone = Vec::new();
-        for disk in old {
-            gone.extend(self.layers().release(&disk.top));
-        }
-        changes.removed_layers = gone.iter().map(|layer| layer.id.clone()).collect();
         sync_directory(&self.store(&row.datastore).layers())
             .context("cannot sync the datastore")?;
         self.commit(&[vm], changes)?;
-        remove_files(&gone);
+        let old: Vec<_> = old.into_iter().map(|disk| disk.top).collect();
+        self.drop_layers(&old);
         self.link_tops(&vm.row());
         Ok(())
     }
@@ -413,6 +431,12 @@ impl Host {
 
     /// Refuses to end a parent that children would return to.
     pub fn check_unprepare(&self, point: &Object<ForkPoint>, force: bool) -> OpResult<()> {
+        if matches!(point.doc.memory, PointMemory::Sealing) {
+            return Err(OpError::conflict(format!(
+                "fork point {} is still being made; wait for its task",
+                point.name
+            )));
+        }
         let registered = self.registered_children(&point.id);
         let mut needing = self.children_of(&point.id);
         needing.retain(|vm| {
@@ -476,6 +500,12 @@ fn prepare_problems(host: &Host, name: &str, request: &PrepareRequest) -> Proble
             "children: {} is more than {MAX_CHILDREN}; give fewer",
             request.children
         )));
+    }
+    if request.datastore.is_some() && !request.durable {
+        problems.note(OpError::invalid(
+            "datastore: the memory goes to a datastore only with --durable; add it, or leave \
+             this out",
+        ));
     }
     if request.persistent && !request.quiesce {
         problems.note(OpError::invalid(

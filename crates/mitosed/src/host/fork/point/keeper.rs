@@ -157,23 +157,6 @@ impl Host {
         let _ = fs::remove_file(self.config.home.vm_socket(&point.id));
         let _ = fs::remove_file(keeper_log(self, &point.id));
     }
-
-    /// Paths of the memory and the checkpoint of a fork point in files.
-    pub(super) fn memory_paths(&self, id: &str) -> OpResult<(PathBuf, PathBuf)> {
-        let dir = self.memory_dir();
-        fs::create_dir_all(&dir).map_err(|error| {
-            OpError::failed(format!("cannot make the folder {}: {error}", dir.display()))
-        })?;
-        Ok((
-            dir.join(format!("{id}.ram")),
-            dir.join(format!("{id}.state")),
-        ))
-    }
-
-    /// Folder of memory in files.
-    pub(in crate::host) fn memory_dir(&self) -> PathBuf {
-        self.config.home.datastore().join("memory")
-    }
 }
 
 /// Log of a keeper.

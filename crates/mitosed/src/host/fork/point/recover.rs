@@ -80,15 +80,4 @@ impl Host {
             })
             .collect()
     }
-
-    /// Whether a file of the folder of memory belongs to a fork point.
-    pub(in crate::host) fn has_memory_file(&self, name: &str) -> bool {
-        let of = |point: &Object<ForkPoint>| match &point.doc.memory {
-            PointMemory::Files { ram, checkpoint } => [ram, checkpoint]
-                .iter()
-                .any(|path| path.file_name().is_some_and(|file| file == name)),
-            _ => false,
-        };
-        self.objects::<ForkPoint>().iter().any(of)
-    }
 }

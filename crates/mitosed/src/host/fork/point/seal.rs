@@ -14,7 +14,9 @@ use super::super::fail_at::FailAt;
 use super::super::{Ground, OpenLayer, make_delta, tell_durable};
 use super::keeper::finish_file;
 use crate::error::{OpError, OpResult};
+use crate::host::full::is_no_space;
 use crate::host::limits::Lodging;
+use crate::host::memory_files::MemoryPlace;
 use crate::host::states::Operation;
 use crate::host::{Host, Vm};
 use crate::inventory::{LayerId, PointMemory};
@@ -229,23 +231,26 @@ impl Host {
         }
     }
 
-    /// Puts the memory of an instant where it stays: with a keeper, or in files where it cannot be
-    /// kept or is to outlive the host.
+    /// Puts the memory of an instant where it stays: with a keeper, or in files at `place` where it
+    /// cannot be kept or is to outlive the host.
     pub(in crate::host) fn store_memory(
         self: &Arc<Self>,
         id: &str,
         memory: SealedMemory,
         durable: bool,
+        place: Option<&MemoryPlace>,
     ) -> OpResult<PointMemory> {
         match memory {
             SealedMemory::Layer { ram, checkpoint } if !durable => self.keep(id, ram, checkpoint),
-            SealedMemory::Layer { ram, checkpoint } => self.write_files(id, |to_ram, to_state| {
-                let ram = File::from(ram.try_clone().context("cannot share a memory file")?);
-                copy_sparse(&ram, to_ram)?;
-                copy_sparse(&File::from(checkpoint), to_state)
-            }),
+            SealedMemory::Layer { ram, checkpoint } => {
+                self.write_files(id, place, |to_ram, to_state| {
+                    let ram = File::from(ram.try_clone().context("cannot share a memory file")?);
+                    copy_sparse(&ram, to_ram)?;
+                    copy_sparse(&File::from(checkpoint), to_state)
+                })
+            }
             SealedMemory::Process(dumper) => {
-                let written = self.write_files(id, |ram, state| dump(&dumper, ram, state));
+                let written = self.write_files(id, place, |ram, state| dump(&dumper, ram, state));
                 self.end_dumper(dumper);
                 written
             }
@@ -257,9 +262,11 @@ impl Host {
     fn write_files(
         &self,
         id: &str,
+        place: Option<&MemoryPlace>,
         write: impl FnOnce(&File, &File) -> anyhow::Result<()>,
     ) -> OpResult<PointMemory> {
-        let (ram, checkpoint) = self.memory_paths(id)?;
+        let place = place.context("there is no place for memory in files")?;
+        let (ram, checkpoint) = self.memory_paths(&self.store(&place.store.id), id)?;
         let part = |path: &PathBuf| path.with_added_extension("part");
         let create = |path: &PathBuf| {
             File::options()
@@ -280,7 +287,10 @@ impl Host {
                 let _ = fs::remove_file(part(path));
                 let _ = fs::remove_file(path);
             }
-            return Err(error.into());
+            return Err(match error.chain().any(is_no_space) {
+                true => self.ran_out_of_space(&place.store, place.bytes),
+                false => error.into(),
+            });
         }
         Ok(PointMemory::Files { ram, checkpoint })
     }
