@@ -11,6 +11,7 @@ use serde_json::Value;
 pub struct Cli {
     program: PathBuf,
     home: PathBuf,
+    env: Vec<(String, String)>,
 }
 
 impl Cli {
@@ -19,7 +20,24 @@ impl Cli {
         Ok(Self {
             program: crate::program("mitose")?,
             home: home.into(),
+            env: Vec::new(),
         })
+    }
+
+    /// The same with a variable in the environment of every command, and so of the daemon that the
+    /// first of them starts.
+    pub fn with_env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(args)
+            .env("MITOSE_HOME", &self.home)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     /// Returns the data folder.
@@ -29,9 +47,7 @@ impl Cli {
 
     /// Runs `mitose ARGS` and returns whatever it did.
     pub fn output(&self, args: &[&str]) -> anyhow::Result<Output> {
-        Command::new(&self.program)
-            .args(args)
-            .env("MITOSE_HOME", &self.home)
+        self.command(args)
             .output()
             .with_context(|| format!("cannot start {}", self.program.display()))
     }
@@ -53,11 +69,7 @@ impl Cli {
 
     /// Runs `mitose ARGS` with its messages on this program's standard error.
     pub fn show(&self, args: &[&str]) -> anyhow::Result<()> {
-        let status = Command::new(&self.program)
-            .args(args)
-            .env("MITOSE_HOME", &self.home)
-            .stdout(std::io::stderr())
-            .status()?;
+        let status = self.command(args).stdout(std::io::stderr()).status()?;
         anyhow::ensure!(status.success(), "mitose {} gave {status}", args.join(" "));
         Ok(())
     }

@@ -5,26 +5,38 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
+/// What may be in the directory of a datastore.
+const STORE_CONTENT: [&str; 6] = [
+    ".mitose-datastore",
+    "layers",
+    "vms",
+    "pool",
+    "memory",
+    "boot",
+];
 /// Environment variable by which VM processes tell their home.
 const HOME_MARK: &str = "MITOSE_VM_OF";
 
 /// What the database says.
-struct Database {
-    vms: Vec<Value>,
+pub struct Database {
+    pub vms: Vec<Value>,
     /// Other objects: kind, id and document.
-    others: Vec<(String, String, Value)>,
+    pub others: Vec<(String, String, Value)>,
+    /// Object that each other one lies in.
+    parents: HashMap<String, String>,
     layers: HashMap<String, Value>,
     running_tasks: i64,
     problems: Vec<String>,
 }
 
 /// What is wrong in a home whose daemon has come to rest; `shells` is the number of processes that
-/// may wait for work.
-pub fn problems(home: &Path, shells: usize) -> Vec<String> {
+/// may wait for work, `started` is when the daemon was.
+pub fn problems(home: &Path, shells: usize, started: SystemTime) -> Vec<String> {
     let mut database = match read(home) {
         Ok(database) => database,
         Err(error) => return vec![format!("the database cannot be read: {error}")],
@@ -33,11 +45,13 @@ pub fn problems(home: &Path, shells: usize) -> Vec<String> {
     found.extend(wrong_states(&database));
     found.extend(wrong_layers(&database));
     found.extend(wrong_files(home, &database));
+    found.extend(wrong_pools(home, &database, started));
+    found.extend(wrong_memory(&database));
     found.extend(wrong_processes(home, &database, shells));
     found
 }
 
-fn read(home: &Path) -> rusqlite::Result<Database> {
+pub fn read(home: &Path) -> rusqlite::Result<Database> {
     // The daemon has the file for itself: a copy with its log is what it would recover from.
     let folder = tempfile::tempdir().expect("folder");
     for name in ["inventory.db", "inventory.db-wal"] {
@@ -60,15 +74,19 @@ fn read(home: &Path) -> rusqlite::Result<Database> {
     let mut database = Database {
         vms: Vec::new(),
         others: Vec::new(),
+        parents: HashMap::new(),
         layers: HashMap::new(),
         running_tasks: 0,
         problems,
     };
-    let mut objects = connection.prepare("SELECT kind, id, doc FROM objects")?;
+    let mut objects = connection.prepare("SELECT kind, id, doc, parent FROM objects")?;
     let mut rows = objects.query([])?;
     while let Some(row) = rows.next()? {
         let (kind, id): (String, String) = (row.get(0)?, row.get(1)?);
         let doc = serde_json::from_str(&row.get::<_, String>(2)?).unwrap_or_default();
+        if let Some(parent) = row.get::<_, Option<String>>(3)? {
+            database.parents.insert(id.clone(), parent);
+        }
         if kind == "vm" {
             database.vms.push(doc);
         } else {
@@ -86,7 +104,7 @@ fn read(home: &Path) -> rusqlite::Result<Database> {
     Ok(database)
 }
 
-fn text<'a>(doc: &'a Value, field: &str) -> &'a str {
+pub fn text<'a>(doc: &'a Value, field: &str) -> &'a str {
     doc[field].as_str().unwrap_or_default()
 }
 
@@ -102,6 +120,9 @@ fn wrong_states(database: &Database) -> Vec<String> {
         if state == "creating" {
             found.push(format!("{name} is half-made"));
         }
+        if !vm["suspend"]["writing"].is_null() {
+            found.push(format!("{name} is on its way to disk"));
+        }
         let pid = vm["pid"].as_i64();
         let alive = pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
         if has_process(vm) && !alive {
@@ -109,7 +130,9 @@ fn wrong_states(database: &Database) -> Vec<String> {
         }
     }
     for (kind, id, doc) in &database.others {
-        if doc["memory"] == "sealing" || doc["state"] == "sealing" {
+        let half = ["sealing", "writing"].contains(&text(doc, "memory"));
+        let half = half || doc["writing"] == true || doc["adding"] == true;
+        if half {
             found.push(format!("{kind} {id} is half-made"));
         }
     }
@@ -144,10 +167,20 @@ fn wrong_layers(database: &Database) -> Vec<String> {
             }
         }
     }
-    for (_, _, doc) in &database.others {
+    for (kind, id, doc) in &database.others {
+        // The record of an archive does not hold its layers.
+        if kind == "archive" {
+            continue;
+        }
         let mut all = Vec::new();
         texts(doc, &mut all);
         used.extend(all);
+        for top in doc["tops"].as_array().into_iter().flatten() {
+            let top = top.as_str().unwrap_or_default();
+            if !top.is_empty() && !database.layers.contains_key(top) {
+                found.push(format!("{kind} {id} needs layer {top}"));
+            }
+        }
     }
     used.extend(database.layers.values().map(|layer| text(layer, "parent")));
     for (id, layer) in &database.layers {
@@ -158,8 +191,111 @@ fn wrong_layers(database: &Database) -> Vec<String> {
         if !used.contains(id.as_str()) {
             found.push(format!("nobody uses layer {id}"));
         }
+        let parent = text(layer, "parent");
+        if !parent.is_empty() && !database.layers.contains_key(parent) {
+            found.push(format!("layer {id} stands on {parent}, which is not there"));
+        }
     }
     found
+}
+
+/// Directory of each datastore, with its id.
+pub fn store_dirs(home: &Path, database: &Database) -> Vec<(String, PathBuf)> {
+    let stores = database
+        .others
+        .iter()
+        .filter(|(kind, ..)| kind == "datastore");
+    stores
+        .map(|(_, id, doc)| match text(doc, "path") {
+            "" => (id.clone(), home.join("datastore1")),
+            path => (id.clone(), path.into()),
+        })
+        .collect()
+}
+
+/// Folders in `folder` that say of themselves that they are datastores although the database has none
+/// there.
+pub fn strange_stores(folder: &Path, home: &Path, names: &[&str]) -> Vec<String> {
+    let Ok(database) = read(home) else {
+        return Vec::new();
+    };
+    let dirs = store_dirs(home, &database);
+    let strange = |name: &&&str| {
+        let dir = folder.join(name);
+        !dirs.iter().any(|(_, known)| *known == dir) && !names_in(&dir).is_empty()
+    };
+    let strange = names.iter().filter(strange);
+    strange
+        .map(|name| {
+            format!(
+                "{name} is no datastore and has {:?}",
+                names_in(&folder.join(name))
+            )
+        })
+        .collect()
+}
+
+/// Copies that were being made by the daemon before, halves, and copies of no pool.
+fn wrong_pools(home: &Path, database: &Database, started: SystemTime) -> Vec<String> {
+    let mut found = Vec::new();
+    for (store_id, store) in store_dirs(home, database) {
+        for pool in names_in(&store.join("pool")) {
+            let dir = store.join("pool").join(&pool);
+            if database.parents.get(&pool) != Some(&store_id) {
+                found.push(format!("{} is of no pool here", dir.display()));
+                continue;
+            }
+            let (parts, whole): (Vec<_>, Vec<_>) = names_in(&dir)
+                .into_iter()
+                .partition(|name| name.ends_with(".part"));
+            if parts.len() > 1 {
+                found.push(format!("{} has {parts:?}", dir.display()));
+            }
+            for name in parts {
+                let begun = fs::metadata(dir.join(&name)).and_then(|part| part.created());
+                if begun.is_ok_and(|begun| begun < started) {
+                    found.push(format!("{}/{name} was left", dir.display()));
+                }
+            }
+            for name in whole {
+                let mut files = names_in(&dir.join(&name));
+                files.sort();
+                // One that was just taken or removed is empty, or gone.
+                if !files.is_empty() && files != ["content", "disk0.qcow2"] {
+                    found.push(format!("{}/{name} has {files:?}", dir.display()));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Files of memory that a document names and that are not there.
+fn wrong_memory(database: &Database) -> Vec<String> {
+    let mut named = Vec::new();
+    database.vms.iter().for_each(|vm| memory_of(vm, &mut named));
+    let others = database.others.iter();
+    others.for_each(|(_, _, doc)| memory_of(doc, &mut named));
+    named
+        .into_iter()
+        .filter(|path| !Path::new(path).exists())
+        .map(|path| format!("memory {path} is not there"))
+        .collect()
+}
+
+fn memory_of<'a>(doc: &'a Value, named: &mut Vec<&'a str>) {
+    match doc {
+        Value::Array(list) => list.iter().for_each(|item| memory_of(item, named)),
+        Value::Object(fields) => {
+            if let (Some(Value::String(ram)), Some(Value::String(state))) =
+                (fields.get("ram"), fields.get("checkpoint"))
+            {
+                named.extend([ram.as_str(), state.as_str()]);
+            }
+            fields.values().for_each(|item| memory_of(item, named));
+        }
+        _ => {}
+    }
 }
 
 fn names_in(dir: &Path) -> Vec<String> {
@@ -182,13 +318,13 @@ fn wrong_files(home: &Path, database: &Database) -> Vec<String> {
         named.push(id.as_str());
         texts(doc, &mut named);
     }
-    let mut stores = vec![home.join("datastore1")];
-    for (kind, _, doc) in &database.others {
-        if kind == "datastore" && !text(doc, "path").is_empty() {
-            stores.push(text(doc, "path").into());
+    database.vms.iter().for_each(|vm| texts(vm, &mut named));
+    for (_, store) in store_dirs(home, database) {
+        for name in names_in(&store) {
+            if !STORE_CONTENT.contains(&name.as_str()) {
+                found.push(format!("{} belongs to nothing", store.join(name).display()));
+            }
         }
-    }
-    for store in &stores {
         for name in names_in(&store.join("layers")) {
             let path = store.join("layers").join(&name);
             if !known.contains(&path) {
@@ -200,13 +336,12 @@ fn wrong_files(home: &Path, database: &Database) -> Vec<String> {
                 found.push(format!("home folder {name} belongs to no VM"));
             }
         }
-        for name in names_in(&store.join("memory")) {
-            let id = name.split('.').next().unwrap_or_default();
-            let owned = named
-                .iter()
-                .any(|text| *text == id || text.ends_with(&name));
-            if !(owned || ids.contains(id)) || name.contains("part") {
-                found.push(format!("memory file {name} belongs to nothing"));
+        for kind in ["memory", "boot"] {
+            for name in names_in(&store.join(kind)) {
+                let path = store.join(kind).join(name).display().to_string();
+                if !named.contains(&path.as_str()) {
+                    found.push(format!("{path} belongs to nothing"));
+                }
             }
         }
     }
