@@ -47,6 +47,7 @@ class ForkRequest:
         nets (list[NetRequest] | Unset): NICs of the clone, in the source's order, where only one is made.
         paused (bool | Unset): Instant clones stand still at the fork point until they are resumed.
         pool (None | str | Unset):
+        quiesce (bool | Unset): Before full clones of a VM that runs, the file systems of its guest are synced.
         rate_bytes_per_s (int | None | Unset):
         serial (list[SerialRequestType0 | SerialRequestType1 | SerialRequestType2] | Unset): Back ends of the clone's
             serial ports, COM1 first, where only one is made. Those not given
@@ -71,6 +72,7 @@ class ForkRequest:
     nets: list[NetRequest] | Unset = UNSET
     paused: bool | Unset = UNSET
     pool: None | str | Unset = UNSET
+    quiesce: bool | Unset = UNSET
     rate_bytes_per_s: int | None | Unset = UNSET
     serial: (
         list[SerialRequestType0 | SerialRequestType1 | SerialRequestType2] | Unset
@@ -162,6 +164,8 @@ class ForkRequest:
         else:
             pool = self.pool
 
+        quiesce = self.quiesce
+
         rate_bytes_per_s: int | None | Unset
         if isinstance(self.rate_bytes_per_s, Unset):
             rate_bytes_per_s = UNSET
@@ -231,6 +235,8 @@ class ForkRequest:
             field_dict["paused"] = paused
         if pool is not UNSET:
             field_dict["pool"] = pool
+        if quiesce is not UNSET:
+            field_dict["quiesce"] = quiesce
         if rate_bytes_per_s is not UNSET:
             field_dict["rate_bytes_per_s"] = rate_bytes_per_s
         if serial is not UNSET:
@@ -372,6 +378,8 @@ class ForkRequest:
 
         pool = _parse_pool(d.pop("pool", UNSET))
 
+        quiesce = d.pop("quiesce", UNSET)
+
         def _parse_rate_bytes_per_s(data: object) -> int | None | Unset:
             if data is None:
                 return data
@@ -459,6 +467,7 @@ class ForkRequest:
             nets=nets,
             paused=paused,
             pool=pool,
+            quiesce=quiesce,
             rate_bytes_per_s=rate_bytes_per_s,
             serial=serial,
             snapshot=snapshot,

@@ -17,6 +17,7 @@ class PrepareRequest:
 
     Attributes:
         children (int | Unset): Children to make ahead: their homes and delta disks, registered but not started.
+        datastore (None | str | Unset):
         drain_ms_max (int | None | Unset): Longest time that disk requests in flight may take, milliseconds.
         durable (bool | Unset): Write the memory to a datastore: the fork point survives a restart of the host.
         exec_ (list[str] | Unset):
@@ -28,6 +29,7 @@ class PrepareRequest:
     """
 
     children: int | Unset = UNSET
+    datastore: None | str | Unset = UNSET
     drain_ms_max: int | None | Unset = UNSET
     durable: bool | Unset = UNSET
     exec_: list[str] | Unset = UNSET
@@ -39,6 +41,12 @@ class PrepareRequest:
 
     def to_dict(self) -> dict[str, Any]:
         children = self.children
+
+        datastore: None | str | Unset
+        if isinstance(self.datastore, Unset):
+            datastore = UNSET
+        else:
+            datastore = self.datastore
 
         drain_ms_max: int | None | Unset
         if isinstance(self.drain_ms_max, Unset):
@@ -79,6 +87,8 @@ class PrepareRequest:
         field_dict.update({})
         if children is not UNSET:
             field_dict["children"] = children
+        if datastore is not UNSET:
+            field_dict["datastore"] = datastore
         if drain_ms_max is not UNSET:
             field_dict["drain_ms_max"] = drain_ms_max
         if durable is not UNSET:
@@ -102,6 +112,15 @@ class PrepareRequest:
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         d = dict(src_dict)
         children = d.pop("children", UNSET)
+
+        def _parse_datastore(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        datastore = _parse_datastore(d.pop("datastore", UNSET))
 
         def _parse_drain_ms_max(data: object) -> int | None | Unset:
             if data is None:
@@ -149,6 +168,7 @@ class PrepareRequest:
 
         prepare_request = cls(
             children=children,
+            datastore=datastore,
             drain_ms_max=drain_ms_max,
             durable=durable,
             exec_=exec_,
