@@ -450,7 +450,7 @@ impl VmProcess {
             ram,
             checkpoint,
             backends,
-            generation_id,
+            generation_id: Some(generation_id),
             paused,
             durable: true,
         };

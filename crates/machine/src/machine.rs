@@ -178,8 +178,9 @@ pub struct CloneOrigin {
     pub checkpoint: Checkpoint,
     /// What was built ahead over this RAM.
     pub prepared: Option<Prepared>,
-    /// New VM generation id: tells the guest that it is another machine than before.
-    pub generation_id: [u8; 16],
+    /// New VM generation id: tells the guest that it is another machine than before. None where it is
+    /// the same one.
+    pub generation_id: Option<[u8; 16]>,
     /// Whether what names the clone's disk tops is durable; if not, flushes wait for
     /// [`Machine::fork_is_durable`].
     pub durable: bool,
@@ -244,7 +245,10 @@ impl Machine {
             machine.durability.awaited();
             machine.platform.hold_flushes(&machine.durability);
         }
-        machine.adopt(generation_id)?;
+        machine.platform.adopt(&machine.spec);
+        if let Some(id) = generation_id {
+            machine.tell_generation(id)?;
+        }
         Ok(machine)
     }
 
@@ -314,8 +318,7 @@ impl Machine {
         })
     }
 
-    fn adopt(&self, generation_id: [u8; 16]) -> Result<(), BuildError> {
-        self.platform.adopt(&self.spec);
+    fn tell_generation(&self, generation_id: [u8; 16]) -> Result<(), BuildError> {
         let at = GuestAddress(layout::GENERATION_ID);
         let ram = lock_ram(&self.ram);
         ram.memory()

@@ -155,7 +155,11 @@ pub(crate) fn restore(
         ram,
         checkpoint,
         prepared,
-        generation_id: generation_id(&restore.generation_id)?,
+        generation_id: restore
+            .generation_id
+            .as_deref()
+            .map(generation_id)
+            .transpose()?,
         durable: restore.durable,
     };
     let (backends, peers) = fds.backends(&restore.backends)?;

@@ -13,7 +13,7 @@
 //!
 //! Lines `say JSON` typed on COM1 are messages of the agent.
 //!
-//! COM1's log tells what happened: `boot` or `restore`, `link N up`, then `told JSON` for each message to the
+//! COM1's log tells what happened: `boot`, `restore` or, without a new generation, `resume`, `link N up`, then `told JSON` for each message to the
 //! agent. A dump is the text `ram` in a file of the guest's size, and a checkpoint as of a fork.
 
 use std::fs::File;
@@ -187,7 +187,7 @@ impl Server {
             paused,
             ..
         } = restore;
-        assert_eq!(generation_id.len(), 32);
+        assert!(generation_id.as_ref().is_none_or(|id| id.len() == 32));
         let layer = match ram {
             CloneRam::Layer(fd) => {
                 assert!(checkpoint.is_some(), "a layer comes with its checkpoint");
@@ -201,7 +201,11 @@ impl Server {
         if spec.cmdline.split(' ').any(|w| w == "die=restore") {
             std::process::exit(3);
         }
-        let outcome = self.become_vm(spec, layer, RamView::Private, &backends, "restore", fds);
+        let how = match generation_id {
+            Some(_) => "restore",
+            None => "resume",
+        };
+        let outcome = self.become_vm(spec, layer, RamView::Private, &backends, how, fds);
         match &mut self.machine {
             Some(machine) if paused => {
                 machine.paused = true;
@@ -221,7 +225,11 @@ impl Server {
         how: &str,
         fds: &mut [Option<OwnedFd>],
     ) -> Outcome {
-        if spec.cmdline.split(' ').any(|w| w == format!("fail={how}")) {
+        let fails = match how {
+            "boot" => "fail=boot",
+            _ => "fail=restore",
+        };
+        if spec.cmdline.split(' ').any(|word| word == fails) {
             return refused("made to fail");
         }
         assert_eq!(

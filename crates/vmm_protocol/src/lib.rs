@@ -164,8 +164,10 @@ pub struct Restore {
     pub checkpoint: Option<Fd>,
     /// What the host provides.
     pub backends: Backends,
-    /// New VM generation id (16 random bytes, hexadecimal).
-    pub generation_id: String,
+    /// New VM generation id (16 random bytes, hexadecimal); none where the instant has gone on nowhere
+    /// else, so that its guest is no other machine than before.
+    #[serde(default)]
+    pub generation_id: Option<String>,
     /// Stay paused after loading.
     pub paused: bool,
     /// Whether the record and the directory entries of the clone's disk tops are durable; if not,

@@ -35,6 +35,18 @@ const RESTORE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time that a VM process has for a command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// As what a VM goes on from an instant in files. Its guest hears of a new generation (ACPI's VM
+/// generation id) where that instant has gone on elsewhere or may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GoesOn {
+    /// It stood still since.
+    Once,
+    /// It went on from there before, or does so on another host.
+    Again,
+    /// As another machine.
+    AsClone,
+}
+
 impl Host {
     /// Suspends a VM to disk.
     pub fn suspend(self: &Arc<Self>, vm: &Arc<Vm>, task: &TaskContext) -> OpResult<()> {
@@ -97,6 +109,7 @@ impl Host {
             live.row.suspend = Some(SuspendRow::Files {
                 files: files.clone(),
                 as_clone: false,
+                copied: false,
                 waking: false,
             });
             before
@@ -135,7 +148,10 @@ impl Host {
     /// Lets a suspended VM go on; the caller has its turn.
     pub(super) fn wake(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<()> {
         let Some(SuspendRow::Files {
-            files, as_clone, ..
+            files,
+            as_clone,
+            copied,
+            ..
         }) = vm.row().suspend
         else {
             return Err(OpError::failed(format!(
@@ -145,7 +161,12 @@ impl Host {
         };
         self.check_memory("the VM", vm.row().spec.memory_bytes)?;
         set_waking(vm, true);
-        if let Err(error) = self.power_on_from(vm, &files, as_clone) {
+        let goes_on = match (as_clone, copied) {
+            (true, _) => GoesOn::AsClone,
+            (false, true) => GoesOn::Again,
+            (false, false) => GoesOn::Once,
+        };
+        if let Err(error) = self.power_on_from(vm, &files, goes_on) {
             self.stay_suspended(vm);
             return Err(error);
         }
@@ -181,7 +202,7 @@ impl Host {
         self: &Arc<Self>,
         vm: &Arc<Vm>,
         files: &MemoryFiles,
-        as_clone: bool,
+        goes_on: GoesOn,
     ) -> OpResult<u64> {
         let row = vm.row();
         let kvm = self.open_engine(&row.engine)?;
@@ -194,11 +215,12 @@ impl Host {
         let link = self.assign(vm, shell)?;
         // The process is on record before it runs a guest, so that recovery finds it.
         let restored = self.commit(&[vm], Changes::default()).and_then(|()| {
-            let identity = if as_clone {
-                let keys = self.keys.take(&row.ssh_host_key_kinds);
-                identity_message(&row, IdentityKind::Clone, keys)
-            } else {
-                same_identity(&row)
+            let identity = match goes_on {
+                GoesOn::AsClone => {
+                    let keys = self.keys.take(&row.ssh_host_key_kinds);
+                    identity_message(&row, IdentityKind::Clone, keys)
+                }
+                GoesOn::Once | GoesOn::Again => same_identity(&row),
             };
             let backends = self.backends(&row, kvm.as_ref(), &disks, &taps, identity, &mut fds)?;
             let order = Restore {
@@ -206,7 +228,7 @@ impl Host {
                 ram: CloneRam::Layer(ram),
                 checkpoint: Some(checkpoint),
                 backends,
-                generation_id: random_hex::<16>(),
+                generation_id: (goes_on != GoesOn::Once).then(random_hex::<16>),
                 paused: false,
                 durable: true,
             };

@@ -75,6 +75,9 @@ pub enum SuspendRow {
         /// It goes on as another machine than the one that was suspended.
         #[serde(default)]
         as_clone: bool,
+        /// It may have gone on elsewhere since, so its guest is told that it is another generation.
+        #[serde(default)]
+        copied: bool,
         /// It is being brought to life: its tops may have been written to.
         #[serde(default)]
         waking: bool,

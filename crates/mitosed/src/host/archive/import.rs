@@ -316,6 +316,7 @@ impl Host {
                 live.row.suspend = Some(SuspendRow::Files {
                     files: places.memory.clone(),
                     as_clone: request.new_identity,
+                    copied: true,
                     waking: false,
                 });
             }

@@ -198,7 +198,7 @@ impl Seat {
                 None => None,
             },
             backends,
-            generation_id: random_hex::<16>(),
+            generation_id: Some(random_hex::<16>()),
             paused: self.paused,
             durable: false,
         };

@@ -14,6 +14,7 @@ use crate::error::{OpError, OpResult};
 use crate::host::TaskContext;
 use crate::host::check::Problems;
 use crate::host::states::Operation;
+use crate::host::suspend::GoesOn;
 use crate::inventory::{
     Changes, DiskRow, LayerId, MemoryFiles, Object, PowerState, Snapshot, SnapshotMemory,
     SuspendRow, VmRow,
@@ -78,7 +79,7 @@ impl Host {
         snapshot: &Object<Snapshot>,
         files: &MemoryFiles,
     ) -> OpResult<()> {
-        let resumed = self.power_on_from(vm, files, false);
+        let resumed = self.power_on_from(vm, files, GoesOn::Again);
         resumed.map(drop).map_err(|error| {
             OpError::failed(format!(
                 "{0} has the disks of {1:?} and is powered off; its memory could not be loaded: {2}",
