@@ -42,7 +42,8 @@ use local::Desk;
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Exists once the first identity is in force: services wait for it.
+/// Exists once the first identity is in force: services wait for it. Names the identity, so that an
+/// agent that was started again does not apply it a second time: its clock is an old one.
 pub(crate) const IDENTIFIED: &str = "/run/mitose/identified";
 
 /// Runs the agent until the system ends.
@@ -63,12 +64,13 @@ pub(crate) fn run() -> Result<()> {
         link,
         freezing,
     } = desk;
+    let applied = std::fs::read_to_string(root.path(IDENTIFIED)).ok();
     Agent {
         root,
         link,
         info,
         freezing,
-        applied: None,
+        applied,
     }
     .keep_connected()
 }
@@ -176,7 +178,7 @@ impl Agent {
             identity::apply(&self.root, identity)
         };
         self.applied = Some(identity.instance_uuid.clone());
-        let _ = std::fs::write(self.root.path(IDENTIFIED), "");
+        let _ = std::fs::write(self.root.path(IDENTIFIED), &identity.instance_uuid);
         for error in &ready.errors {
             log(error);
         }
