@@ -42,6 +42,7 @@ impl Host {
         let place;
         let (snapshot, memory) = {
             let _busy = self.pool.busy();
+            self.wait_for_room(vm)?;
             let _turn = self.turn(vm)?;
             self.snapshot_problems(vm, request).finish()?;
             place = request
