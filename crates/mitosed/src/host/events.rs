@@ -141,7 +141,8 @@ impl Host {
     ) {
         let pid = {
             let live = vm.live();
-            if live.starting {
+            // A process that was taken from its VM is looked after by who took it.
+            if live.starting || !is_current(&live, link) {
                 return;
             }
             live.row.pid.or_else(|| link.peer_pid())

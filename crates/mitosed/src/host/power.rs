@@ -125,11 +125,17 @@ impl Host {
         self.commit(&[vm], with_event(vm_event(vm, "vm.resumed", "running")))
     }
 
-    /// Resets a VM: it boots again from its disks.
+    /// Resets a VM: it boots again from its disks, or returns to its fork point.
     pub fn reset(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<()> {
         let _busy = self.pool.busy();
         let _turn = self.turn(vm)?;
         self.allow(vm, Operation::Reset)?;
+        if vm.row().returns_to_point() {
+            // Nothing of its process is of use any more.
+            self.leave_process(vm);
+            self.power_on(vm)?;
+            return Ok(());
+        }
         self.end_process(vm);
         if !vm.state().is_off() {
             return Err(OpError::failed(format!(

@@ -9,6 +9,7 @@ use anyhow::Context;
 use vmm_protocol::Command;
 
 use super::{Host, Vm};
+use crate::inventory::{NicRow, PowerState};
 use crate::vmm::{self, Link, LinkError, Shell};
 
 /// Time that a process has to obey, and then to end.
@@ -94,6 +95,45 @@ impl Host {
         if let Some(uid) = uid {
             self.pool.free_uid(uid);
         }
+    }
+
+    /// Takes its process from a VM that goes on in another one at once. It runs nothing any more
+    /// when the call returns, and ends when nobody waits; one that has TAP interfaces is waited for,
+    /// which are free only then.
+    pub(super) fn leave_process(self: &Arc<Self>, vm: &Vm) {
+        if vm.row().nics.iter().any(NicRow::has_tap) {
+            self.abandon_process(vm);
+        } else {
+            let (link, pid, uid, group) = vm.update(|live| {
+                let row = &mut live.row;
+                let process = (row.pid.take(), row.uid.take(), row.group.take());
+                (live.link.take(), process.0, process.1, process.2)
+            });
+            let pid = pid.or_else(|| link.as_ref().and_then(|l| l.peer_pid()));
+            pid.inspect(|pid| vmm::send_kill(*pid));
+            self.forget_sockets(vm);
+            super::backends::forget_serial_sockets(&vm.row());
+            let host = Arc::clone(self);
+            self.pool.when_quiet(move || {
+                pid.map(vmm::kill);
+                if let Some(link) = link {
+                    link.shut();
+                }
+                host.leave_group(group);
+                if let Some(uid) = uid {
+                    host.pool.free_uid(uid);
+                }
+            });
+        }
+        vm.update(|live| {
+            live.lodging = None;
+            live.ram = None;
+            live.ready_at_ns = None;
+            live.ended = None;
+            live.row.reason = None;
+            live.row.freeze = None;
+            live.row.state = PowerState::PoweredOff;
+        });
     }
 
     /// Asks a VM's process to end at once and waits until it has; kills it where it does not.

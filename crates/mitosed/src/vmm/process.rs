@@ -16,9 +16,16 @@ pub type Ending = Option<String>;
 
 /// Ends a process by SIGKILL and waits for it.
 pub fn kill(pid: i32) -> Ending {
-    let pid_fd = Pid::from_raw(pid).and_then(|p| pidfd_open(p, PidfdFlags::empty()).ok())?;
-    let _ = pidfd_send_signal(&pid_fd, Signal::KILL);
+    send_kill(pid);
     wait_gone(pid, Duration::from_secs(10))
+}
+
+/// Has a process ended by SIGKILL: it runs nothing any more, and what it has is freed by and by.
+pub fn send_kill(pid: i32) {
+    let pid_fd = Pid::from_raw(pid).and_then(|p| pidfd_open(p, PidfdFlags::empty()).ok());
+    if let Some(pid_fd) = pid_fd {
+        let _ = pidfd_send_signal(&pid_fd, Signal::KILL);
+    }
 }
 
 /// Waits until a process has ended, and takes its status where it is a child.
