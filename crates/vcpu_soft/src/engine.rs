@@ -13,7 +13,18 @@ use crate::vcpu::SoftVcpu;
 /// Most vCPUs.
 const VCPUS_MAX: u8 = PROCESSORS_MAX as u8;
 
-/// The software engine; it needs nothing of the host.
+/// What the host's processor does not have of what guest instructions are computed with.
+fn missing_here() -> Option<&'static str> {
+    if !is_x86_feature_detected!("sse4.2") {
+        return Some("SSE4.2 of the host's processor");
+    }
+    if !is_x86_feature_detected!("popcnt") {
+        return Some("POPCNT of the host's processor");
+    }
+    (!is_x86_feature_detected!("cmpxchg16b")).then_some("CMPXCHG16B of the host's processor")
+}
+
+/// The software engine; it needs nothing of the host but an x86-64-v2 processor.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SoftEngine;
 
@@ -23,6 +34,9 @@ impl Engine for SoftEngine {
     }
 
     fn create_vm(&self, ram: &[RamSlot]) -> Result<Arc<dyn Vm>, EngineError> {
+        if let Some(missing) = missing_here() {
+            return Err(EngineError::Missing(missing));
+        }
         let slots: Vec<_> = ram
             .iter()
             .map(|slot| x86_cpu::RamSlot {
