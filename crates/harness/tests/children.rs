@@ -99,6 +99,8 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
+        // The process that keeps a fork point outlives its daemon.
+        let _ = self.client.unprepare("src", true);
         self.cli.clean_up();
     }
 }
