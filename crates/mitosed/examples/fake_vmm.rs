@@ -404,7 +404,7 @@ impl Server {
             .expect("the top can name its backing file");
         disk.truncate(1);
         disk.extend(below);
-        Outcome::Done
+        Outcome::Rebased { held_us: 1 }
     }
 
     fn insert_medium(&mut self, order: &InsertMedium, fds: &mut [Option<OwnedFd>]) -> Outcome {

@@ -114,6 +114,9 @@ pub struct Backends {
     /// One byte-stream message for the agent: the JSON of its identity message, sent whenever the
     /// agent says hello. Opaque to the VM process.
     pub agent_identity: String,
+    /// UUID that the guest reads of its machine (SMBIOS); none leaves what it has.
+    #[serde(default)]
+    pub system_uuid: Option<String>,
 }
 
 /// Cold boot.
@@ -279,7 +282,7 @@ pub struct Flatten {
 /// Replace everything below the writable top of a disk by other layers with the same content,
 /// sealed. The guest runs on; the disk's queue is held for a moment.
 ///
-/// After [`Outcome::Done`] the process uses the new layers only, and the top's header names them,
+/// After [`Outcome::Rebased`] the process uses the new layers only, and the top's header names them,
 /// not durably: the old files can go once the top's file was synced, by whoever. After a failure
 /// the disk is as before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -485,6 +488,11 @@ pub enum Outcome {
         ram: Fd,
         /// Checkpoint file.
         checkpoint: Fd,
+    },
+    /// A disk stands on other layers.
+    Rebased {
+        /// Time that the disk's queue was held, microseconds.
+        held_us: u64,
     },
     /// Nothing was changed.
     Failed {

@@ -44,7 +44,7 @@ impl VmProcess {
 
     fn change(&mut self, command: Command, frame: Frame) -> anyhow::Result<()> {
         match self.call_with(command, frame.0)?.0 {
-            Outcome::Done => Ok(()),
+            Outcome::Done | Outcome::Rebased { .. } => Ok(()),
             Outcome::Failed { message, .. } => bail!("{message}"),
             other => bail!("a change of a disk gave {other:?}"),
         }

@@ -26,7 +26,7 @@ impl Server {
             held_us,
             "a disk's stack was replaced"
         );
-        Ok(Outcome::Done)
+        Ok(Outcome::Rebased { held_us })
     }
 
     /// Fills an empty slot.

@@ -22,7 +22,7 @@ use disk_layers::{LayerFile, Pace, Progress, set_backing};
 use linux_sys::IdleIo;
 use serde::Serialize;
 use serde_json::json;
-use vmm_protocol::{Command, LayerFd, Rebase};
+use vmm_protocol::{Command, LayerFd, Outcome, Rebase};
 
 use super::Stack;
 use crate::error::{OpError, OpResult};
@@ -48,6 +48,8 @@ pub(in crate::host) struct Merged {
     layers_after: usize,
     copied_bytes: u64,
     elapsed_ms: u64,
+    /// Time that the disk's queue was held, of a VM that runs.
+    held_us: Option<u64>,
 }
 
 /// A merge in work. What it has made so far goes with it, unless it is done.
@@ -101,13 +103,14 @@ impl Host {
         if !fresh.is_empty() {
             job.copy(&fresh, None)?;
         }
-        let layers_after = job.put_below()?;
+        let (layers_after, held_us) = job.put_below()?;
         let merged = Merged {
             disk,
             layers_before: before + fresh.len(),
             layers_after,
             copied_bytes: job.copied_bytes,
             elapsed_ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+            held_us,
         };
         job.record(&merged)?;
         Ok(Some(merged))
@@ -236,9 +239,9 @@ impl Job<'_> {
         Ok((layer, parent))
     }
 
-    /// Puts the top on the new layers, durably; returns how many layers the disk has then. The
-    /// caller has the VM's turn.
-    fn put_below(&mut self) -> OpResult<usize> {
+    /// Puts the top on the new layers, durably; returns how many layers the disk has then, and
+    /// how long a running VM's was held. The caller has the VM's turn.
+    fn put_below(&mut self) -> OpResult<(usize, Option<u64>)> {
         let newest = self.made.last().context("nothing was merged")?;
         let (top, below) = {
             let layers = self.host.layers();
@@ -247,7 +250,7 @@ impl Job<'_> {
             (top.context("the top is gone")?, layers.chain(&newest.id)?)
         };
         let name = backing_name(&top.path, &newest.path);
-        match self.vm.link() {
+        let held_us = match self.vm.link() {
             Some(link) => {
                 let mut fds = FdList::default();
                 let mut named = Vec::new();
@@ -264,7 +267,9 @@ impl Job<'_> {
                     backing: name,
                 });
                 match link.call(order, &fds.borrowed(), REBASE_TIMEOUT) {
-                    Ok(_) => {}
+                    // Processes of earlier versions do not tell.
+                    Ok((Outcome::Rebased { held_us }, _)) => Some(held_us),
+                    Ok(_) => None,
                     Err(error @ LinkError::Refused { .. }) => {
                         return Err(OpError::conflict(format!("{}: {error}", self.vm.name())));
                     }
@@ -281,16 +286,17 @@ impl Job<'_> {
                 // The disk shows what it did: the time of the last write tells its content.
                 let kept = written.and_then(|written| file.set_modified(written));
                 kept.context("cannot set the time of the top")?;
+                None
             }
-        }
+        };
         let synced = File::open(&top.path).and_then(|file| file.sync_data());
         synced.context("cannot sync the top")?;
-        Ok(below.len() + 1)
+        Ok((below.len() + 1, held_us))
     }
 
     /// The process did not answer: it may have taken the layers, or may still. They stay until the
     /// next start of the daemon, which looks at the top.
-    fn unknown_end(&mut self, error: LinkError) -> OpResult<usize> {
+    fn unknown_end(&mut self, error: LinkError) -> OpResult<(usize, Option<u64>)> {
         self.done = true;
         Err(self
             .host
