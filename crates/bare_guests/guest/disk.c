@@ -1,5 +1,6 @@
 /* Mode disk: writes every block with a pattern of block number and round, flushes in between,
- * reads all back, reports d=ROUND. Any surprise is an E line. */
+ * reads all back, reports d=ROUND. Any surprise is an E line. A write and the flush behind it are
+ * timed together. */
 
 #include "virtio.h"
 
@@ -23,6 +24,32 @@ static struct {
 } header;
 static volatile u8 status;
 static int can_flush;
+static struct {
+	u64 count;
+	u64 ticks;
+	u64 max;
+} latency;
+
+/* Prints how many writes there were since the last time, their ticks together and the longest. */
+void report_latency(void)
+{
+	put_text("l=");
+	put_decimal(latency.count);
+	put_char(',');
+	put_decimal(latency.ticks);
+	put_char(',');
+	put_decimal(latency.max);
+	put_char('\n');
+	latency.count = latency.ticks = latency.max = 0;
+}
+
+static void note_latency(u64 ticks)
+{
+	latency.count++;
+	latency.ticks += ticks;
+	if (ticks > latency.max)
+		latency.max = ticks;
+}
 
 /* Runs one request to its end. */
 static void request(u32 kind, u64 index)
@@ -57,7 +84,11 @@ static void write_block(u64 index, u64 round)
 {
 	for (u64 i = 0; i < BLOCK_WORDS; i += PATTERN_STEP)
 		block[i] = pattern(index, round, i);
+	u64 start = rdtsc();
 	request(REQUEST_WRITE, index);
+	if (can_flush && options.flush && index % options.flush == options.flush - 1)
+		request(REQUEST_FLUSH, 0);
+	note_latency(rdtsc() - start);
 }
 
 static void verify_block(u64 index, u64 round)
@@ -81,11 +112,8 @@ void run_disk(void)
 	if (!blocks)
 		fail("disk sectors", sectors);
 	for (u64 round = 1;; round++) {
-		for (u64 i = 0; i < blocks; i++) {
+		for (u64 i = 0; i < blocks; i++)
 			write_block(i, round);
-			if (can_flush && options.flush && i % options.flush == options.flush - 1)
-				request(REQUEST_FLUSH, 0);
-		}
 		for (u64 i = 0; i < blocks; i++)
 			verify_block(i, round);
 		put_pair("d", round);

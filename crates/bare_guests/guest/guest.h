@@ -74,6 +74,7 @@ void verify_area(void);
 void run_counter(void);
 void run_dirty(void);
 void run_disk(void);
+void report_latency(void);
 void run_net(void);
 void run_smp(void);
 extern volatile u64 counter;

@@ -1,7 +1,7 @@
 /* Commands that come in on COM1, one byte each:
  *   g  largest gap since the last question     c  counter
  *   d  dirty the configured share of pages     1 T A  dirty 1, 10, 100 per cent
- *   v  verify all touched pages
+ *   v  verify all touched pages             l  latency of writes to the disk
  * Any other byte asks for the gap, or in mode dirty for the configured share. */
 
 #include "guest.h"
@@ -67,6 +67,9 @@ static void command(int byte)
 		break;
 	case 'v':
 		verify_area();
+		break;
+	case 'l':
+		report_latency();
 		break;
 	default:
 		if (options.mode[0] == 'd' && options.mode[2] == 'r')

@@ -23,6 +23,7 @@
 //! | `c` | `c=` and the counter, 16 hexadecimal digits |
 //! | `d`, `1`, `T`, `A` | dirties `percent`, 1, 10, 100 % of the touched pages, then `D` |
 //! | `v` | checks all touched pages, then `V` |
+//! | `l` | `l=COUNT,TICKS,MAX`: writes of mode `disk` since the last answer, each with its flush; TSC ticks of all and of the longest |
 //!
 //! Any other byte means `g`, in mode `dirty` it means `d`. Reports: `counter` prints `c=HEX`,
 //! `disk` `d=ROUND` after each round it has verified, `net` `n=SENT r=RECEIVED`, `smp` `s=CPUS`

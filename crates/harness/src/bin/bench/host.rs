@@ -27,6 +27,8 @@ pub(crate) struct Host {
     pub(crate) client: Client,
     daemon: Option<Child>,
     shells: usize,
+    /// Further arguments of the daemon.
+    words: Vec<String>,
     taps: Vec<Tap>,
     next: Cell<u32>,
 }
@@ -51,6 +53,7 @@ impl Host {
             home,
             daemon: None,
             shells,
+            words: vec![],
             taps,
             next: Cell::new(0),
         };
@@ -60,11 +63,17 @@ impl Host {
 
     /// Goes on with a daemon that keeps `shells` shells.
     pub(crate) fn restart(&mut self, shells: usize) -> anyhow::Result<()> {
-        if self.shells == shells {
+        self.restart_with(shells, &[])
+    }
+
+    /// The same, with further arguments.
+    pub(crate) fn restart_with(&mut self, shells: usize, words: &[&str]) -> anyhow::Result<()> {
+        if self.shells == shells && self.words == words {
             return Ok(());
         }
         self.stop_daemon();
         self.shells = shells;
+        self.words = words.iter().map(|word| (*word).to_owned()).collect();
         self.start_daemon()
     }
 
@@ -72,12 +81,13 @@ impl Host {
         let log = File::options()
             .create(true)
             .append(true)
-            .open(self.folder.path().join("mitosed.log"))?;
+            .open(self.file("mitosed.log"))?;
         let program = harness::program("mitosed")?;
         let child = Command::new(&program)
             .arg("--home")
             .arg(&self.home)
             .args(["--shells", &self.shells.to_string()])
+            .args(&self.words)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -129,14 +139,24 @@ impl Host {
         format!("{prefix}{}", self.next.get())
     }
 
+    /// The daemon's data folder.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// A path for a file that goes with the bench.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// The guest's program.
     pub(crate) fn guest(&self) -> PathBuf {
-        self.folder.path().join("guest.elf")
+        self.file("guest.elf")
     }
 
     /// The disk that all VMs stand on.
     pub(crate) fn disk(&self) -> PathBuf {
-        self.folder.path().join("disk.qcow2")
+        self.file("disk.qcow2")
     }
 
     /// Folder with the home folders of VMs.
@@ -150,7 +170,7 @@ impl Host {
     }
 
     fn daemon_log(&self) -> String {
-        let path = self.folder.path().join("mitosed.log");
+        let path = self.file("mitosed.log");
         std::fs::read_to_string(path).unwrap_or_default()
     }
 

@@ -7,15 +7,20 @@
 
 #![forbid(unsafe_code)]
 
+mod api;
 mod batch;
 mod busy;
+mod copies;
 mod first;
 mod honest;
 mod host;
 mod linux;
 mod memory;
+mod merging;
+mod prepared;
 mod repeat;
 mod report;
+mod snapshot;
 mod soft;
 mod soft_guest;
 mod soft_linux;
@@ -33,7 +38,8 @@ use crate::host::{Host, POOL};
 use crate::report::{Expected, Report, Target};
 
 const USAGE: &str = "usage: bench [--quick] [--no-build] [--only SECTION] [--report FILE]
-sections: first, honest, brownout, repeat, busy, batch, linux, soft";
+sections: first, honest, brownout, repeat, busy, batch, prepared, snapshot, api, pool, merge, linux,
+  soft";
 
 /// Rows that every report has. Targets are medians on a two-core machine.
 const EXPECTED: &[Expected] = &[
@@ -89,6 +95,48 @@ const EXPECTED: &[Expected] = &[
     row("clone.idle.kernel_kib", "KiB", Target::AtMost(614.0)),
     row("cow.ns_per_page", "ns", Target::None),
     row("destroy.ms", "ms", Target::None),
+    row("fork.prepare.stun_us", "us", Target::None),
+    row("fork.batch1.wall_us", "us", Target::AtMost(3000.0)),
+    row("fork.batch10.wall_us", "us", Target::None),
+    row("fork.batch100.wall_us", "us", Target::AtMost(150_000.0)),
+    row("fork.batch1000.wall_us", "us", Target::None),
+    row(
+        "fork.batch1000.child_over_batch100",
+        "ratio",
+        Target::AtMost(2.0),
+    ),
+    row("fork.batch1000.host_kib_per_child", "KiB", Target::None),
+    row(
+        "snapshot.first.stun_us.512MiB",
+        "us",
+        Target::AtMost(1000.0),
+    ),
+    row(
+        "snapshot.repeat.stun_us.512MiB.dirty10pct",
+        "us",
+        Target::AtMost(6000.0),
+    ),
+    row("snapshot.io_held_us", "us", Target::None),
+    row("snapshot.write_mib_per_s", "MiB/s", Target::None),
+    row("api.list_ms.10", "ms", Target::AtMost(50.0)),
+    row("api.list_ms.1000", "ms", Target::AtMost(50.0)),
+    row("api.list_ms.1000_running", "ms", Target::AtMost(50.0)),
+    row("cli.ls_ms.10", "ms", Target::AtMost(50.0)),
+    row("cli.ls_ms.1000", "ms", Target::AtMost(50.0)),
+    row("cli.ls_ms.1000_running", "ms", Target::AtMost(50.0)),
+    row("api.clone_ms.instant.10", "ms", Target::None),
+    row("api.clone_ms.instant.1000", "ms", Target::None),
+    row("api.clone_ms.linked.10", "ms", Target::None),
+    row("api.clone_ms.linked.1000", "ms", Target::None),
+    row("pool.hit.wall_ms", "ms", Target::None),
+    row("pool.copy.wall_ms", "ms", Target::None),
+    row("pool.copy.mib_per_s", "MiB/s", Target::None),
+    row("pool.hit_over_copy", "ratio", Target::AtMost(0.05)),
+    row("merge.mib_per_s", "MiB/s", Target::None),
+    row("merge.held_us", "us", Target::AtMost(1000.0)),
+    row("merge.guest_write_us.quiet", "us", Target::None),
+    row("merge.guest_write_over_quiet", "ratio", Target::None),
+    row("merge.guest_write_max_ms", "ms", Target::None),
     row("clone.vs_boot.ratio", "ratio", Target::AtLeast(10.0)),
     row("honest.gap_minus_stun_us", "us", Target::MaxAtMost(300.0)),
     row(
@@ -180,6 +228,21 @@ const SECTIONS: &[(&str, Section, u64, &[&str])] = &[
             "destroy",
         ],
     ),
+    (
+        "prepared",
+        prepared::run,
+        90,
+        &[
+            "fork.prepare",
+            "fork.batch",
+            "api.list_ms.1000_running",
+            "cli.ls_ms.1000_running",
+        ],
+    ),
+    ("snapshot", snapshot::run, 40, &["snapshot"]),
+    ("api", api::run, 60, &["api", "cli"]),
+    ("pool", copies::run, 120, &["pool"]),
+    ("merge", merging::run, 90, &["merge"]),
     ("linux", linux::run, 200, &["clone.vs_boot"]),
 ];
 

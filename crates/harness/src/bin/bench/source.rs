@@ -27,6 +27,8 @@ pub(crate) struct Source<'a> {
     /// What was read of COM1's output and not asked for.
     unread: String,
     clones: Vec<String>,
+    /// It stays when this is dropped.
+    kept: bool,
 }
 
 /// What a fork gave, beside the daemon's own answer.
@@ -65,45 +67,37 @@ pub(crate) fn touched_mib(memory_mib: u64) -> u64 {
     memory_mib - UNTOUCHED_MIB
 }
 
+/// A VM with a disk, as a request.
+pub(crate) fn request(host: &Host, name: &str, memory_mib: u64, words: &str) -> RunRequest {
+    RunRequest {
+        kernel: Some(host.guest()),
+        cmdline: Some(format!("touch={} {words}", touched_mib(memory_mib))),
+        disks: vec![DiskRequest {
+            path: host.disk(),
+            format: None,
+            read_only: false,
+        }],
+        memory_bytes: memory_mib << 20,
+        engine: EngineChoice::Kvm,
+        wait_ready_s: Some(0),
+        ..RunRequest::named(name)
+    }
+}
+
 impl<'a> Source<'a> {
     /// Boots a VM with a disk and a TAP and waits until its guest has touched all its RAM.
     pub(crate) fn boot(host: &'a Host, memory_mib: u64, words: &str) -> anyhow::Result<Self> {
         let name = host.new_name("s");
         let run = RunRequest {
-            kernel: Some(host.guest()),
-            cmdline: Some(format!("touch={} {words}", touched_mib(memory_mib))),
-            disks: vec![DiskRequest {
-                path: host.disk(),
-                format: None,
-                read_only: false,
-            }],
-            memory_bytes: memory_mib << 20,
             nets: vec![NetRequest {
                 tap: Some(host.tap(0)),
                 mac: None,
                 ..NetRequest::default()
             }],
-            engine: EngineChoice::Kvm,
-            wait_ready_s: Some(0),
-            ..RunRequest::named(&name)
+            ..request(host, &name, memory_mib, words)
         };
         host.client.run(&run).context("cannot run a VM")?;
-        let made = || -> anyhow::Result<Self> {
-            let detail = host.client.vm(&name)?;
-            let path = PathBuf::from(detail.serial.context("the VM has no serial log")?);
-            let serial = File::open(&path)?;
-            let input = host.client.console(&name)?;
-            Ok(Self {
-                host,
-                name: name.clone(),
-                serial,
-                path,
-                input,
-                unread: String::new(),
-                clones: vec![],
-            })
-        };
-        match made() {
+        match Self::attach(host, &name) {
             Ok(mut source) => {
                 source.wait_line("M")?;
                 Ok(source)
@@ -113,6 +107,27 @@ impl<'a> Source<'a> {
                 Err(error)
             }
         }
+    }
+
+    /// The VM `name`, which runs.
+    pub(crate) fn attach(host: &'a Host, name: &str) -> anyhow::Result<Self> {
+        let detail = host.client.vm(name)?;
+        let path = PathBuf::from(detail.serial.context("the VM has no serial log")?);
+        Ok(Self {
+            host,
+            name: name.to_owned(),
+            serial: File::open(&path)?,
+            path,
+            input: host.client.console(name)?,
+            unread: String::new(),
+            clones: vec![],
+            kept: false,
+        })
+    }
+
+    /// Leaves the VM to run.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
     }
 
     /// Waits for a line that begins with `start` and returns the rest of it.
@@ -211,7 +226,8 @@ impl<'a> Source<'a> {
 
 impl Drop for Source<'_> {
     fn drop(&mut self) {
-        for name in self.clones.iter().chain([&self.name]) {
+        let own = Some(&self.name).filter(|_| !self.kept);
+        for name in self.clones.iter().chain(own) {
             let _ = self.host.client.remove(name, true);
         }
     }
