@@ -95,15 +95,18 @@ impl Bed {
     /// Waits until a VM's process has been given its limit, which happens when nobody waits.
     fn until_limited(&self, name: &str) {
         let wanted = self.info(name)["memory"]["limit_kib"].as_u64();
-        let limit = |group: PathBuf| {
-            let read = |file| std::fs::read_to_string(group.join(file)).ok();
-            let text = read("memory.limit_in_bytes").or_else(|| read("memory.max"))?;
-            text.trim().parse::<u64>().ok()
-        };
         self.until(&format!("{name} has its limit"), || {
-            let found = self.group_of(name).and_then(limit);
+            let found = self.limit_of(name);
             found.is_some() && found.map(|bytes| bytes >> 10) == wanted
         });
+    }
+
+    /// The limit of the group that a VM's process is in, bytes.
+    fn limit_of(&self, name: &str) -> Option<u64> {
+        let group = self.group_of(name)?;
+        let read = |file| std::fs::read_to_string(group.join(file)).ok();
+        let text = read("memory.limit_in_bytes").or_else(|| read("memory.max"))?;
+        text.trim().parse().ok()
     }
 
     /// The directory of this home's cgroups.
@@ -223,6 +226,42 @@ fn a_clone_at_its_limit_is_powered_off_and_the_others_run_on() {
     assert!(groups.exists());
     bed.cli.clean_up();
     bed.until("no group is left", || !groups.exists());
+}
+
+#[test]
+fn a_clone_of_the_pool_has_its_limit_when_it_runs() {
+    let Some(bed) = Bed::new() else { return };
+    bed.run("s", 16, &[]);
+    if bed.info("s")["memory"]["limit_kib"].is_null() {
+        eprintln!("skipped: no memory controller here");
+        return;
+    }
+    let ready = || bed.client.status().expect("status").shells_ready;
+    bed.until("the pool has shells", || ready() > 4);
+    let args = ["clone", "s", "--name", "a", "--memory-limit", "32M"];
+    bed.cli.run(&args).expect("clone");
+    assert_eq!(bed.limit_of("a"), Some(32 << 20));
+}
+
+/// Clones of a VM that was forked before are born of it: the daemon is not their parent.
+#[test]
+fn the_signal_that_ended_a_born_clone_is_told() {
+    let Some(bed) = Bed::new() else { return };
+    bed.run("s", 16, &[]);
+    bed.cli.run(&["clone", "s", "--name", "a"]).expect("clone");
+    bed.cli.run(&["clone", "s", "--name", "b"]).expect("clone");
+    let pid = bed.info("b")["pid"].as_i64().expect("pid");
+    let pid = rustix::process::Pid::from_raw(pid as i32).expect("pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::ABORT).expect("kill");
+    bed.until_state("b", "poweredOff");
+    let version = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("version");
+    let mut numbers = version.split('.').map(|word| word.parse().unwrap_or(0));
+    if (numbers.next(), numbers.next()) < (Some(6), Some(15)) {
+        eprintln!("skipped: kernel {version} does not tell");
+        return;
+    }
+    let reason = bed.info("b")["reason"].to_string();
+    assert!(reason.contains("killed by signal 6"), "{reason}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Linux calls that have no safe wrapper elsewhere: TAP interfaces and bridges, a pseudo-terminal or
-//! the page map of a VM process, the priority of disk accesses, and starting a process with one
+//! the page map of a VM process, the priority of disk accesses, how a process ended, and starting a process with one
 //! descriptor at a fixed number.
 
 #![expect(
@@ -10,6 +10,7 @@
 mod bridge;
 mod io_priority;
 mod pagemap;
+mod pidfd;
 mod pty;
 mod spawn;
 mod tap;
@@ -17,6 +18,7 @@ mod tap;
 pub use bridge::{BridgeError, find_bridge, make_bridge, make_tap, remove_bridge};
 pub use io_priority::IdleIo;
 pub use pagemap::open_pagemap;
+pub use pidfd::{ProcessEnd, process_end};
 pub use pty::{Pty, open_pty};
 pub use spawn::spawn_with_fd;
 pub use tap::{TapError, check_tap, open_tap};

@@ -151,6 +151,8 @@ impl Host {
             crate::vmm::kill(pid);
         }
         let ending = pid.and_then(|pid| wait_gone(pid, Duration::from_secs(10)));
+        // Processes that were born of others are no children of the daemon.
+        let ending = ending.or_else(|| link.ending());
         let words = self.last_words(vm);
         let verdict = self.memory_verdict(&vm.row());
         let outcome = {

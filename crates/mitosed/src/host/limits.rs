@@ -115,7 +115,7 @@ impl Host {
 
     /// Limits a VM whose process has a group already. One that is forked is left alone: its limit
     /// was raised.
-    fn limit(&self, vm: &Vm) {
+    pub(super) fn limit(&self, vm: &Vm) {
         let (row, raised) = {
             let live = vm.live();
             (live.row.clone(), live.limit_raised)

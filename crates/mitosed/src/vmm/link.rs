@@ -11,15 +11,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use vmm_protocol::{Command, MAX_FRAME_BYTES, MAX_FRAME_FDS, Outcome, Request, VERSION};
 
 use super::decode::{Arrived, Decoder, Progress};
+use super::process::Ending;
 
 /// A VM process that does not take a request in this time is given up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,6 +76,8 @@ pub struct Link {
     decoder: Mutex<Decoder>,
     closed: AtomicBool,
     peer_pid: AtomicI32,
+    /// The process, held so that the kernel keeps how it ended.
+    process: OnceLock<OwnedFd>,
 }
 
 /// A request whose answer has not been taken.
@@ -99,6 +103,7 @@ impl Link {
             decoder: Mutex::default(),
             closed: AtomicBool::new(false),
             peer_pid: AtomicI32::new(0),
+            process: OnceLock::new(),
         }))
     }
 
@@ -115,6 +120,11 @@ impl Link {
     /// Process that sent the latest frame, as the kernel says.
     pub fn peer_pid(&self) -> Option<i32> {
         Some(self.peer_pid.load(Ordering::Acquire)).filter(|pid| *pid > 0)
+    }
+
+    /// How the process ended, where it has and the kernel tells.
+    pub fn ending(&self) -> Ending {
+        super::process::ending_of(self.process.get()?.as_fd())
     }
 
     /// Sends `command` with the descriptors that it numbers.
@@ -221,8 +231,13 @@ impl Link {
     pub(super) fn take_in(&self) -> (VecDeque<Arrived>, Progress) {
         let mut decoder = lock(&self.decoder);
         let progress = decoder.read(&self.socket);
-        if let Some(pid) = decoder.sender_pid {
-            self.peer_pid.store(pid, Ordering::Release);
+        if let Some(pid) = decoder.sender_pid
+            && self.peer_pid.swap(pid, Ordering::AcqRel) != pid
+        {
+            let pid = Pid::from_raw(pid);
+            let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+            // Set once: all frames come from one process.
+            let _ = process.map(|process| self.process.set(process));
         }
         (std::mem::take(&mut decoder.arrived), progress)
     }

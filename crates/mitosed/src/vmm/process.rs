@@ -1,9 +1,11 @@
 //! Processes of VMs: ending them, waiting for their end, finding forgotten ones.
 
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use linux_sys::{ProcessEnd, process_end};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
@@ -11,8 +13,11 @@ use rustix::process::{
 
 /// Environment variable that marks the VM processes of one data directory.
 pub const HOME_MARK: &str = "MITOSE_VM_OF";
-/// How a process ended, where it was a child of this daemon.
+/// How a process ended, where that is known.
 pub type Ending = Option<String>;
+
+/// Longest wait for the parent of a process that has ended to put it away.
+const PUT_AWAY_WITHIN: Duration = Duration::from_millis(500);
 
 /// Ends a process by SIGKILL and waits for it.
 pub fn kill(pid: i32) -> Ending {
@@ -49,10 +54,26 @@ pub fn wait_gone(pid: i32, timeout: Duration) -> Ending {
     match waitpid(Some(pid), WaitOptions::NOHANG) {
         Ok(Some((_, status))) => status
             .terminating_signal()
-            .map(|s| format!("killed by signal {s}"))
-            .or_else(|| status.exit_status().map(|c| format!("exit code {c}"))),
+            .map(by_signal)
+            .or_else(|| status.exit_status().map(with_code)),
         _ => None,
     }
+}
+
+/// How a process has ended that is no child of this daemon, where the kernel tells that.
+pub fn ending_of(pid_fd: BorrowedFd<'_>) -> Ending {
+    Some(match process_end(pid_fd, PUT_AWAY_WITHIN)? {
+        ProcessEnd::Signal(signal) => by_signal(signal),
+        ProcessEnd::Exit(code) => with_code(code),
+    })
+}
+
+fn by_signal(signal: i32) -> String {
+    format!("killed by signal {signal}")
+}
+
+fn with_code(code: i32) -> String {
+    format!("exit code {code}")
 }
 
 /// Returns the VM processes that belong to the data directory `home`.
