@@ -118,6 +118,48 @@ fn no_space_pauses_one_vm_and_resume_goes_on() {
     assert!(events.iter().any(|e| e.kind == "vm.no_space"), "{events:?}");
 }
 
+/// Files of the datastore that a process has open, with whether it can write to them.
+fn open_layers(bed: &Bed, pid: i32) -> Vec<(String, bool)> {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let open = fds.flatten().filter_map(|fd| {
+        let path = std::fs::read_link(fd.path()).ok()?;
+        let layer = path.starts_with(bed.home().canonicalize().unwrap().join("datastore1/layers"));
+        let number = fd.file_name().into_string().unwrap();
+        let told = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+        let flags = told.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        let writes = u32::from_str_radix(flags.trim(), 8).unwrap() & 3 != 0;
+        let name = path.file_name()?.to_str()?.to_owned();
+        layer.then_some((name, writes))
+    });
+    open.collect()
+}
+
+#[test]
+fn sealed_layers_are_never_opened_for_writing() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    bed.client.fork("a", &clones(&["b", "c"])).unwrap();
+    bed.client.fork("b", &clones(&["d"])).unwrap();
+    for name in ["b", "c", "d"] {
+        let detail = bed.detail(name);
+        let top = std::path::Path::new(&detail.disks[0].layers[0])
+            .file_name()
+            .unwrap();
+        let open = open_layers(&bed, detail.pid.unwrap());
+        assert!(
+            open.iter()
+                .any(|(layer, writes)| *writes && top == layer.as_str()),
+            "{open:?}"
+        );
+        // The source of a fork was the writer of the layer that is sealed now.
+        let own = detail.vm.id.clone() + "-";
+        let others = open.iter().filter(|(layer, _)| !layer.starts_with(&own));
+        for (layer, writes) in others {
+            assert!(!writes, "{name} can write to {layer}: {open:?}");
+        }
+    }
+}
+
 #[test]
 fn a_vm_process_that_dies_takes_only_its_vm_along() {
     let bed = Bed::new();

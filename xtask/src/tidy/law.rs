@@ -3,7 +3,6 @@
 /// Edges between crates of one level that are allowed: who, on what.
 pub const SIDEWAYS: &[(&str, &str)] = &[
     ("api_types", "vm_spec"),
-    ("layer_store", "disk_layers"),
     ("vmm_protocol", "vm_spec"),
     ("vcpu_kvm", "vcpu"),
     ("vcpu_soft", "vcpu"),

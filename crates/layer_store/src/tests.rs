@@ -1,4 +1,0 @@
-//! Tests of the store, with `qemu-img` as a second reader.
-
-mod model;
-mod store;
