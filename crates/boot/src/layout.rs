@@ -52,7 +52,9 @@ pub const ACPI_START: u64 = 0xE_0000;
 pub const ACPI_END: u64 = 0xE_F000;
 /// Page whose first 16 bytes are the VM generation id.
 pub const GENERATION_ID: u64 = 0xE_F000;
-/// SMBIOS entry point and structures, where a scan finds them.
+/// SMBIOS structures, in the same page.
+pub const SMBIOS_TABLE: u64 = GENERATION_ID + 0x100;
+/// SMBIOS entry point, where a scan finds it.
 pub const SMBIOS_START: u64 = 0xF_0000;
 /// Where a kernel jumps in real mode (F000:FFF0) to have the firmware reset the machine.
 pub const RESET_VECTOR: u64 = 0xF_FFF0;

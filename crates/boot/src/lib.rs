@@ -1,5 +1,5 @@
-//! Direct kernel boot: puts a kernel, its command line, its initial RAM disk and the ACPI tables
-//! into guest RAM and says with which registers the boot CPU starts.
+//! Direct kernel boot: puts a kernel, its command line, its initial RAM disk, ACPI and
+//! SMBIOS tables into guest RAM and says with which registers the boot CPU starts.
 //!
 //! It knows no engine and opens no file. Kernel files, initial RAM disks and command lines are
 //! untrusted input: each bad one is an error that names the field and the remedy.
@@ -18,11 +18,13 @@ mod load;
 mod memory_map;
 mod payload;
 mod pvh;
+mod smbios;
 mod state;
 
 pub use kernel::{KERNEL_BYTES_MAX, Kernel, KernelError, KernelKind};
 pub use load::{BootError, BootRequest, Initrd, Platform, load};
 pub use payload::PayloadError;
+pub use smbios::{MachineFacts, adopt_uuid};
 pub use state::{BootState, DescriptorTable, EntryMode, InitialRegisters, Segment};
 
 /// Returns the vmlinux (an ELF file) that a bzImage carries compressed; an ELF file is returned

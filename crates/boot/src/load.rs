@@ -8,8 +8,9 @@ use crate::elf::LoadSegment;
 use crate::kernel::{Kernel, KernelKind};
 use crate::layout::{self, BadRamSize, PAGE_BYTES, RamRegion, ram_regions};
 use crate::memory_map::memory_map;
+use crate::smbios::MachineFacts;
 use crate::state::{BootState, EntryMode};
-use crate::{acpi, cpu, linux, pvh};
+use crate::{acpi, cpu, linux, pvh, smbios};
 
 /// Bytes of an initial RAM disk copied at a time.
 const COPY_BYTES: usize = 1 << 20;
@@ -48,6 +49,8 @@ pub struct Platform {
     pub virtio_slots: Vec<u8>,
     /// First VM generation id.
     pub generation_id: [u8; 16],
+    /// UUID that the SMBIOS tables tell, bytes in the order in which they are written.
+    pub uuid: [u8; 16],
 }
 
 /// An initial RAM disk (or PVH module) to be read.
@@ -244,11 +247,7 @@ pub fn load<M: GuestMemory + ?Sized>(
         layout::GENERATION_ID,
         &platform.generation_id,
     )?;
-    let covers =
-        |s: &LoadSegment| s.start <= layout::RESET_VECTOR && s.end() > layout::RESET_VECTOR;
-    if !kernel.segments.iter().any(covers) {
-        writer.put("reset code", layout::RESET_VECTOR, &RESET_CODE)?;
-    }
+    writer.firmware(kernel, platform)?;
     writer.entry_structures(kernel, &ram, &placed)?;
 
     let mode = entry_mode(kernel);
@@ -379,6 +378,27 @@ impl<M: GuestMemory + ?Sized> Writer<'_, M> {
             at += length as u64;
         }
         Ok(())
+    }
+
+    /// What a firmware leaves in its segment, where the kernel has nothing of its own there.
+    fn firmware(&self, kernel: &Kernel, platform: &Platform) -> Result<(), BootError> {
+        let taken = |start: u64, bytes: usize| {
+            let covers = |s: &LoadSegment| s.start < start + bytes as u64 && s.end() > start;
+            kernel.segments.iter().any(covers)
+        };
+        if !taken(layout::RESET_VECTOR, RESET_CODE.len()) {
+            self.put("reset code", layout::RESET_VECTOR, &RESET_CODE)?;
+        }
+        let table = smbios::table(&MachineFacts {
+            uuid: platform.uuid,
+            vcpus: platform.vcpus,
+            ram_bytes: platform.ram_bytes,
+        });
+        if !taken(layout::SMBIOS_START, smbios::ENTRY_BYTES) {
+            let entry = smbios::entry_point(&table);
+            self.put("SMBIOS entry point", layout::SMBIOS_START, &entry)?;
+        }
+        self.put("SMBIOS table", layout::SMBIOS_TABLE, &table)
     }
 
     fn entry_structures(

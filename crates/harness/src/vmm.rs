@@ -255,6 +255,7 @@ impl VmProcess {
             }],
             vsock,
             agent_identity: "{}".into(),
+            system_uuid: None,
         })
     }
 

@@ -117,6 +117,11 @@ fn idle_guests_fork_over_generations_power_cycles_and_failures() {
 }
 
 #[test]
+fn a_guest_reads_its_own_uuid_and_exchanges_files() {
+    check(&["machine_uuid", "copies"]);
+}
+
+#[test]
 fn a_frozen_guest_goes_on_in_its_clones_and_in_itself() {
     check(&["frozen"]);
 }

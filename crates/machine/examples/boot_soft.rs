@@ -68,6 +68,7 @@ fn main() -> Result<(), Failure> {
     let files = BootFiles {
         kernel: File::open(kernel)?,
         initrd,
+        uuid: [0; 16],
     };
     let (sender, events) = mpsc::channel();
     let sender = std::sync::Mutex::new(sender);

@@ -37,13 +37,15 @@ pub enum MachineEvent {
 /// Hears of events.
 pub type OnEvent = Arc<dyn Fn(MachineEvent) + Send + Sync>;
 
-/// Kernel and initial RAM disk of a cold boot.
+/// What a cold boot puts into guest RAM.
 #[derive(Debug)]
 pub struct BootFiles {
     /// bzImage, vmlinux or another 64-bit ELF file.
     pub kernel: File,
     /// Initial RAM disk.
     pub initrd: Option<File>,
+    /// UUID of the machine; zeroes for none.
+    pub uuid: [u8; 16],
 }
 
 /// One VM in this process.
@@ -123,7 +125,11 @@ fn load_guest(
     fn failed<E: std::error::Error + Send + Sync + 'static>(error: E) -> BuildError {
         BuildError::Boot(Box::new(error))
     }
-    let BootFiles { mut kernel, initrd } = files;
+    let BootFiles {
+        mut kernel,
+        initrd,
+        uuid,
+    } = files;
     let kernel = boot::Kernel::read(&mut kernel).map_err(failed)?;
     let initrd = initrd
         .map(|file| rustix::fs::fstat(&file).map(|stat| (file, stat.st_size.cast_unsigned())))
@@ -139,6 +145,7 @@ fn load_guest(
             .filter_map(|slot| u8::try_from(slot).ok())
             .collect(),
         generation_id: random_generation_id()?,
+        uuid,
     };
     let request = boot::BootRequest {
         platform: &platform,
@@ -181,6 +188,8 @@ pub struct CloneOrigin {
     /// New VM generation id: tells the guest that it is another machine than before. None where it is
     /// the same one.
     pub generation_id: Option<[u8; 16]>,
+    /// UUID of the clone's machine; none leaves its source's.
+    pub uuid: Option<[u8; 16]>,
     /// Whether what names the clone's disk tops is durable; if not, flushes wait for
     /// [`Machine::fork_is_durable`].
     pub durable: bool,
@@ -223,6 +232,7 @@ impl Machine {
             mut checkpoint,
             prepared,
             generation_id,
+            uuid,
             durable,
         } = origin;
         spec.validate()?;
@@ -248,6 +258,9 @@ impl Machine {
         machine.platform.adopt(&machine.spec);
         if let Some(id) = generation_id {
             machine.tell_generation(id)?;
+        }
+        if let Some(uuid) = uuid {
+            machine.tell_uuid(uuid)?;
         }
         Ok(machine)
     }
@@ -316,6 +329,17 @@ impl Machine {
             durability: Durability::default(),
             finishing: Finishing::default(),
         })
+    }
+
+    fn tell_uuid(&self, uuid: [u8; 16]) -> Result<(), BuildError> {
+        let facts = boot::MachineFacts {
+            uuid,
+            vcpus: self.spec.cpus,
+            ram_bytes: self.spec.memory_bytes,
+        };
+        let told = boot::adopt_uuid(lock_ram(&self.ram).memory(), &facts);
+        told.map(drop)
+            .map_err(|error| BuildError::Boot(Box::new(error)))
     }
 
     fn tell_generation(&self, generation_id: [u8; 16]) -> Result<(), BuildError> {

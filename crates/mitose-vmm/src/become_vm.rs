@@ -121,6 +121,7 @@ pub(crate) fn boot(boot: &Boot, fds: Vec<OwnedFd>, on_event: OnEvent) -> anyhow:
     let files = BootFiles {
         kernel: fds.file(boot.kernel)?,
         initrd: boot.initrd.map(|fd| fds.file(fd)).transpose()?,
+        uuid: system_uuid(&boot.backends)?.unwrap_or_default(),
     };
     let (backends, peers) = fds.backends(&boot.backends)?;
     let machine = Machine::boot(boot.spec.clone(), ram, files, backends, on_event)?;
@@ -160,6 +161,7 @@ pub(crate) fn restore(
             .as_deref()
             .map(generation_id)
             .transpose()?,
+        uuid: system_uuid(&restore.backends)?,
         durable: restore.durable,
     };
     let (backends, peers) = fds.backends(&restore.backends)?;
@@ -189,10 +191,18 @@ fn saved_state_limit() -> u64 {
 }
 
 fn generation_id(text: &str) -> anyhow::Result<[u8; 16]> {
-    let number = u128::from_str_radix(text, 16)
-        .ok()
-        .filter(|_| text.len() == 32);
-    Ok(number
-        .context("generation_id is not 32 hexadecimal digits")?
-        .to_be_bytes())
+    sixteen_bytes(text).context("generation_id is not 32 hexadecimal digits")
+}
+
+fn system_uuid(backends: &vmm_protocol::Backends) -> anyhow::Result<Option<[u8; 16]>> {
+    let read = |text: &String| {
+        sixteen_bytes(&text.replace('-', "")).with_context(|| format!("{text:?} is no UUID"))
+    };
+    backends.system_uuid.as_ref().map(read).transpose()
+}
+
+fn sixteen_bytes(hex: &str) -> Option<[u8; 16]> {
+    let digits = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = u128::from_str_radix(hex, 16).ok().filter(|_| digits);
+    number.map(u128::to_be_bytes)
 }

@@ -49,6 +49,7 @@ impl Pc {
             serial_ports: [true, false, false, false],
             virtio_slots: vec![0],
             generation_id: [1; 16],
+            uuid: [0; 16],
         };
         let kernel = Kernel::from_bytes(elf.to_vec()).unwrap();
         let request = BootRequest {

@@ -12,6 +12,7 @@ fn platform() -> Platform {
         serial_ports: [true, false, true, true],
         virtio_slots: vec![0, 7, 8, 13],
         generation_id: [7; 16],
+        uuid: [0; 16],
     }
 }
 

@@ -12,6 +12,7 @@ fn platform(ram_bytes: u64) -> Platform {
         serial_ports: [true, false, false, false],
         virtio_slots: vec![0, 1],
         generation_id: *b"generation-id-16",
+        uuid: [0x42; 16],
     }
 }
 

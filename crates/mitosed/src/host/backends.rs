@@ -141,6 +141,7 @@ impl Host {
             serial,
             vsock,
             agent_identity,
+            system_uuid: Some(row.bios_uuid.as_ref().unwrap_or(&row.uuid).clone()),
         })
     }
 

@@ -132,6 +132,7 @@ impl Host {
                 }],
                 vsock,
                 agent_identity: "{}".to_owned(),
+                system_uuid: None,
             },
         };
         let command = Command::Boot(Box::new(boot));

@@ -8,6 +8,7 @@
 mod busy;
 mod frozen;
 mod guest;
+mod identity;
 mod idle;
 
 use std::path::Path;
@@ -25,6 +26,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("power_cycle", idle::power_cycle),
     ("failures", idle::failures_leave_the_source),
     ("daemon_killed", idle::daemon_killed_in_a_fork),
+    ("machine_uuid", identity::machine_uuid),
+    ("copies", identity::copies),
     ("frozen", frozen::frozen),
     ("busy", busy::forked_while_busy),
     ("busy_smp", busy::forked_while_busy_on_four_cpus),
