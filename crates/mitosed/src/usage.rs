@@ -12,12 +12,19 @@ use self::written::WrittenPages;
 
 /// Name that guest RAM and its layers have in `/proc/<pid>/smaps`.
 const MEMORY_FILE: &str = "/memfd:mitose-ram";
+/// Directory and ending of layers that lie on a datastore, and what is added to the names of those that
+/// were removed.
+const LAYER_DIRECTORY: &str = "/memory/";
+const LAYER_ENDING: &str = ".ram";
+const REMOVED: &str = " (deleted)";
 
 /// Figures of one mapping, KiB.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Mapping {
     range: String,
     ram: bool,
+    /// The layer is a file of a datastore.
+    on_disk: bool,
     rss: u64,
     pss: u64,
     anonymous: u64,
@@ -31,6 +38,9 @@ pub fn memory_of(pid: i32, ram: Option<RamView>) -> MemoryUse {
     };
     let mappings = parse(&text);
     let layer_kib = |mapping: &Mapping| {
+        if mapping.on_disk {
+            return None;
+        }
         // The file behind the mapping has all pages of the layer, not only those seen here.
         fs::metadata(format!("/proc/{pid}/map_files/{}", mapping.range))
             .map(|file| (file.ino(), file.blocks() / 2))
@@ -52,11 +62,21 @@ pub fn written_bytes(pid: i32) -> u64 {
     let Some(pages) = WrittenPages::of(pid) else {
         return 0;
     };
-    let ram = maps.lines().filter(|line| line.contains(MEMORY_FILE));
+    let ram = maps.lines().filter(|line| is_guest_ram(line));
     ram.filter_map(|line| addresses(line.split(' ').next()?))
         .filter_map(|(from, to)| pages.kib(from, to))
         .sum::<u64>()
         << 10
+}
+
+/// Whether a line that names a mapping is of guest RAM.
+fn is_guest_ram(line: &str) -> bool {
+    line.contains(MEMORY_FILE) || is_layer_on_disk(line)
+}
+
+fn is_layer_on_disk(line: &str) -> bool {
+    let path = line.strip_suffix(REMOVED).unwrap_or(line);
+    path.ends_with(LAYER_ENDING) && path.contains(LAYER_DIRECTORY)
 }
 
 fn addresses(range: &str) -> Option<(u64, u64)> {
@@ -91,6 +111,10 @@ fn sum(
             continue;
         }
         total.shared_kib += mapping.anonymous - written;
+        if mapping.on_disk {
+            // In memory are the pages that somebody reads, here: that this VM has read.
+            total.shared_kib += mapping.rss.saturating_sub(mapping.anonymous);
+        }
         if let Some((file, kib)) = layer_kib(mapping) {
             layers.insert(file, kib);
         }
@@ -111,7 +135,8 @@ fn parse(text: &str) -> Vec<Mapping> {
         match first.strip_suffix(':') {
             None => mappings.push(Mapping {
                 range: first.to_owned(),
-                ram: line.contains(MEMORY_FILE),
+                ram: is_guest_ram(line),
+                on_disk: is_layer_on_disk(line),
                 ..Mapping::default()
             }),
             Some(field) => {
@@ -174,6 +199,23 @@ Anonymous:            80 kB
     #[test]
     fn ram_that_was_never_forked_is_private() {
         assert_eq!(check(RamView::Shared, Some(350)), (350 + 80 + 5000, 0, 780));
+    }
+
+    #[test]
+    fn a_layer_on_a_datastore_is_shared_as_far_as_it_was_read() {
+        for name in ["p-1.ram", "p-1.ram (deleted)"] {
+            let text = SMAPS.replace(
+                "/memfd:mitose-ram (deleted)",
+                &format!("/data/store/memory/{name}"),
+            );
+            let mappings = parse(&text);
+            assert!(mappings[1].ram && mappings[1].on_disk, "{name}");
+            let written = |mapping: &Mapping| mapping.ram.then_some(12);
+            let used = sum(&mappings, Some(RamView::Private), |_| None, written);
+            let wanted = (12 + 80, 338 + (1000 - 350), 780);
+            assert_eq!((used.private_kib, used.shared_kib, used.pss_kib), wanted);
+        }
+        assert!(!is_guest_ram("7f00-7f10 rw-p 0 fe:00 1 /home/x.ram"));
     }
 
     #[test]
