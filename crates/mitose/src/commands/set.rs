@@ -158,7 +158,9 @@ fn change(
     if context.format == Format::Json {
         output::json(&changed)?;
     } else {
-        output::text_line(&format!("{} {}", changed.vm.name, changed.vm.state))?;
+        let vm = &changed.vm;
+        let state = if vm.template { "template" } else { &vm.state };
+        output::text_line(&format!("{} {state}", vm.name))?;
     }
     Ok(0)
 }
