@@ -215,7 +215,7 @@ Anonymous:            80 kB
             let wanted = (12 + 80, 338 + (1000 - 350), 780);
             assert_eq!((used.private_kib, used.shared_kib, used.pss_kib), wanted);
         }
-        assert!(!is_guest_ram("7f00-7f10 rw-p 0 fe:00 1 /home/x.ram"));
+        assert!(!is_guest_ram("7f00-7f10 rw-p 0 fe:00 1 /srv/x.ram"));
     }
 
     #[test]

@@ -1,3 +1,5 @@
+//! The table as readers of it take it apart, and clones that get theirs.
+
 use vm_memory::GuestMemoryMmap;
 
 use super::*;
