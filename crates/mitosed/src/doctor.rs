@@ -83,8 +83,26 @@ fn kvm(host: &Host) -> Check {
 }
 
 fn engine(host: &Host) -> Check {
-    match host.why_not_kvm() {
+    let wanted = [
+        ("SSE4.2", is_x86_feature_detected!("sse4.2")),
+        ("POPCNT", is_x86_feature_detected!("popcnt")),
+        ("CMPXCHG16B", is_x86_feature_detected!("cmpxchg16b")),
+    ];
+    let missing = wanted.iter().filter(|(_, has)| !has).map(|(name, _)| *name);
+    engine_check(host.why_not_kvm(), &missing.collect::<Vec<_>>())
+}
+
+/// What is said of the engine, given why KVM is not used, and what the processor does not have of what
+/// the software engine needs.
+fn engine_check(why_not_kvm: Option<String>, missing: &[&str]) -> Check {
+    match why_not_kvm {
         None => check("engine", CheckLevel::Ok, "kvm for --engine auto", None),
+        Some(reason) if !missing.is_empty() => {
+            let missing = missing.join(", ");
+            let found = format!("none: {reason}; for soft the processor lacks {missing}");
+            let remedy = "run on a host with KVM, or on a processor of x86-64-v2";
+            check("engine", CheckLevel::Fail, found, Some(remedy))
+        }
         Some(reason) => {
             let found = format!("soft for --engine auto, since {reason}");
             let remedy = "guests run, slower than on KVM; --engine kvm insists on it";
@@ -265,5 +283,22 @@ fn tun() -> Check {
             "/dev/net/tun is missing",
             Some(remedy),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_no_engine_runs_on_fails() {
+        let level = |kvm: Option<&str>, missing: &[&str]| {
+            engine_check(kvm.map(str::to_owned), missing).level
+        };
+        assert_eq!(level(None, &["SSE4.2"]), CheckLevel::Ok);
+        assert_eq!(level(Some("no /dev/kvm"), &[]), CheckLevel::Warn);
+        assert_eq!(level(Some("no /dev/kvm"), &["SSE4.2"]), CheckLevel::Fail);
+        let found = engine_check(Some("no /dev/kvm".into()), &["SSE4.2", "POPCNT"]).found;
+        assert!(found.contains("no /dev/kvm") && found.contains("SSE4.2, POPCNT"));
     }
 }
