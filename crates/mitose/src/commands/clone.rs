@@ -1,11 +1,12 @@
 //! `mitose clone`.
 
 use api_types::{CloneMode, Cloned, ForkRequest, MAX_CLONES, SerialRequest};
+use clap::CommandFactory;
 
-use super::Context;
 use super::description::{self, Description};
 use super::guest_options::GuestOptions;
 use super::run::{NetChoice, absolute_serial, parse_memory, parse_net, parse_serial};
+use super::{Cli, Context};
 use crate::output::{self, Format, Table, microseconds};
 use crate::progress::{TaskProgress, Waiting};
 
@@ -28,7 +29,7 @@ pub struct Args {
     /// Name of the source
     source: String,
     /// Name of the one clone
-    #[arg(long, required_unless_present = "count", conflicts_with_all = ["count", "prefix"])]
+    #[arg(long, required_unless_present = "count", conflicts_with = "prefix")]
     name: Option<String>,
     /// Number of clones, made in one call; named PREFIX1, PREFIX2, ...
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CLONES)))]
@@ -94,6 +95,11 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let names: Vec<String> = match (args.name, args.count, args.prefix) {
+        (Some(_), Some(2..), _) => {
+            let told = "'--name' is the name of one clone; use '--prefix' for the names of several";
+            let conflict = clap::error::ErrorKind::ArgumentConflict;
+            Cli::command().error(conflict, told).exit();
+        }
         (None, Some(count), prefix) => {
             let prefix = prefix.unwrap_or_else(|| format!("{}-", args.source));
             (1..=count).map(|n| format!("{prefix}{n}")).collect()

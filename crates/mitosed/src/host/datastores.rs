@@ -263,6 +263,8 @@ impl Host {
         }
         let dir = self.store(&store.id);
         if why_lost(&dir, &store.doc).is_none() {
+            // Memory of a fork point whose record is gone, on its way out.
+            self.sweep_memory(&store.id);
             dir.unmark().map_err(|error| {
                 OpError::failed(format!("cannot remove the mark of {}: {error}", store.name))
             })?;

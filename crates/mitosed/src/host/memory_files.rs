@@ -50,6 +50,10 @@ impl Host {
         // Pages of zeros stay holes. Where the kernel does not tell, all of it may be written.
         let bytes = if used == 0 { all } else { used.min(all) } + CHECKPOINT_BYTES;
         let space = self.promise_space(&store, bytes)?;
+        if wanted.is_some() {
+            // From the promise on it cannot be removed; it may have been before.
+            self.store_for_disks(&store.id)?;
+        }
         Ok(MemoryPlace {
             store,
             bytes,

@@ -173,7 +173,8 @@ impl Host {
     }
 
     fn lay_dumper(self: &Arc<Self>, source: &Arc<Vm>) -> anyhow::Result<Dumper> {
-        let name = format!("{}-dump-{}", source.id, crate::clock::random_hex::<4>());
+        // No longer than the names that `config` makes room for.
+        let name = format!("dump-{}", crate::clock::random_hex::<4>());
         let socket = self.config.home.vm_socket(&name);
         let uid = self.pool.take_uid()?;
         let laid = UnixListener::bind(&socket)
