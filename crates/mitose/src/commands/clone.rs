@@ -92,20 +92,26 @@ pub struct Args {
     fail_at: Option<String>,
 }
 
-/// Runs the command.
-pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
-    let names: Vec<String> = match (args.name, args.count, args.prefix) {
+/// Names of the clones.
+pub(super) fn clone_names(args: &Args) -> Result<Vec<String>, clap::Error> {
+    match (&args.name, args.count, &args.prefix) {
         (Some(_), Some(2..), _) => {
             let told = "'--name' is the name of one clone; use '--prefix' for the names of several";
             let conflict = clap::error::ErrorKind::ArgumentConflict;
-            Cli::command().error(conflict, told).exit();
+            Err(Cli::command().error(conflict, told))
         }
         (None, Some(count), prefix) => {
-            let prefix = prefix.unwrap_or_else(|| format!("{}-", args.source));
-            (1..=count).map(|n| format!("{prefix}{n}")).collect()
+            let default = format!("{}-", args.source);
+            let prefix = prefix.as_ref().unwrap_or(&default);
+            Ok((1..=count).map(|n| format!("{prefix}{n}")).collect())
         }
-        (name, ..) => name.into_iter().collect(),
-    };
+        (name, ..) => Ok(name.iter().cloned().collect()),
+    }
+}
+
+/// Runs the command.
+pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
+    let names = clone_names(&args).unwrap_or_else(|error| error.exit());
     let (guestinfo, addresses) = args.guest.into_parts();
     let request = ForkRequest {
         each: args.description.each(names.len())?,

@@ -1,8 +1,9 @@
 //! Tests of the command line's form.
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use super::Cli;
+use super::{Cli, Command};
 
 fn parses(line: &str) -> bool {
     Cli::try_parse_from(line.split(' ')).is_ok()
@@ -57,8 +58,7 @@ fn contradictions_are_usage_errors() {
     for line in [
         "mitose run a",
         "mitose clone t1",
-        "mitose clone t1 --name a --count 3",
-        "mitose clone t1 --count 3",
+        "mitose clone t1 --name a --count 1 --prefix c",
         "mitose clone t1 --prefix a",
         "mitose clone t1 --count 0 --prefix c",
         "mitose run a --kernel k --memory lots",
@@ -69,4 +69,24 @@ fn contradictions_are_usage_errors() {
     ] {
         assert!(!parses(line), "{line}");
     }
+}
+
+#[test]
+fn clones_are_named_one_by_one_or_by_a_prefix() {
+    let names = |line: &str| {
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let Command::Clone(args) = cli.command else {
+            panic!("{line}")
+        };
+        super::clone::clone_names(&args)
+    };
+    assert_eq!(names("mitose clone t1 --name a --count 1").unwrap(), ["a"]);
+    assert_eq!(
+        names("mitose clone t1 --count 2").unwrap(),
+        ["t1-1", "t1-2"]
+    );
+    let prefixed = "mitose clone t1 --count 1 --prefix c";
+    assert_eq!(names(prefixed).unwrap(), ["c1"]);
+    let several = names("mitose clone t1 --name a --count 2").unwrap_err();
+    assert_eq!(several.kind(), ErrorKind::ArgumentConflict);
 }

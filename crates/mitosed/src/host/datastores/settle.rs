@@ -22,7 +22,9 @@ impl Host {
         for store in self.objects::<Datastore>() {
             let dir = self.store(&store.id);
             if store.doc.adding {
-                if why_lost(&dir, &store.doc).is_none() {
+                // The mark may have been cut while it was written: nobody else's was there before.
+                let begun = |found: String| store.doc.mark.starts_with(&found);
+                if dir.read_mark().is_ok_and(|found| found.is_none_or(begun)) {
                     let _ = dir.unmark();
                 }
                 self.remove_object::<Datastore>(&store.id, None)
