@@ -287,8 +287,9 @@ fn a_slow_pool_holds_no_other_up() {
         rate_bytes_per_s: Some(1),
     });
     let slow = slow.unwrap().id;
-    let dir = format!("datastore1/pool/{slow}");
-    bed.until("the slow one is begun", || !bed.list(&dir).is_empty());
+    let dir = bed.file(&format!("datastore1/pool/{slow}"));
+    let begun = || std::fs::read_dir(&dir).is_ok_and(|mut found| found.next().is_some());
+    bed.until("the slow one is begun", begun);
     let fast = pool(&bed, "b", "datastore1", 3);
     until_full(&bed, &fast);
     assert_eq!(bed.client.disk_pool(&slow).unwrap().ready, 0);
