@@ -287,7 +287,7 @@ fn a_slow_pool_holds_no_other_up() {
         rate_bytes_per_s: Some(1),
     });
     let slow = slow.unwrap().id;
-    let dir = bed.file(&format!("datastore1/pool/{slow}"));
+    let dir = bed.home().join(format!("datastore1/pool/{slow}"));
     let begun = || std::fs::read_dir(&dir).is_ok_and(|mut found| found.next().is_some());
     bed.until("the slow one is begun", begun);
     let fast = pool(&bed, "b", "datastore1", 3);
