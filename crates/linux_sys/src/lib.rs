@@ -1,6 +1,6 @@
 //! Linux calls that have no safe wrapper elsewhere: TAP interfaces and bridges, a pseudo-terminal or
-//! the page map of a VM process, the priority of disk accesses, how a process ended, and starting a process with one
-//! descriptor at a fixed number.
+//! the page map of a VM process, the priority of disk accesses, how a process ended, and starting a
+//! process with one descriptor at a fixed number.
 
 #![expect(
     unsafe_code,

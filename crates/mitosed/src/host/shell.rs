@@ -112,12 +112,12 @@ impl Host {
                 (live.link.take(), process.0, process.1, process.2)
             });
             let pid = pid.or_else(|| link.as_ref().and_then(|l| l.peer_pid()));
-            pid.inspect(|pid| vmm::send_kill(*pid));
+            let killed = pid.and_then(vmm::send_kill);
             self.forget_sockets(vm);
             super::backends::forget_serial_sockets(&vm.row());
             let host = Arc::clone(self);
             self.pool.when_quiet(move || {
-                pid.map(vmm::kill);
+                killed.map(vmm::Killed::wait);
                 if let Some(link) = link {
                     link.shut();
                 }

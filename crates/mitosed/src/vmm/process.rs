@@ -1,7 +1,7 @@
 //! Processes of VMs: ending them, waiting for their end, finding forgotten ones.
 
 use std::fs;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -19,38 +19,62 @@ pub type Ending = Option<String>;
 /// Longest wait for the parent of a process that has ended to put it away.
 const PUT_AWAY_WITHIN: Duration = Duration::from_millis(500);
 
+/// A process that was sent SIGKILL. It is held, so that its number is nobody else's in the wait.
+#[derive(Debug)]
+pub struct Killed {
+    pid: Pid,
+    pid_fd: OwnedFd,
+}
+
 /// Ends a process by SIGKILL and waits for it.
 pub fn kill(pid: i32) -> Ending {
-    send_kill(pid);
-    wait_gone(pid, Duration::from_secs(10))
+    send_kill(pid)?.wait()
 }
 
 /// Has a process ended by SIGKILL: it runs nothing any more, and what it has is freed by and by.
-pub fn send_kill(pid: i32) {
-    let pid_fd = Pid::from_raw(pid).and_then(|p| pidfd_open(p, PidfdFlags::empty()).ok());
-    if let Some(pid_fd) = pid_fd {
-        let _ = pidfd_send_signal(&pid_fd, Signal::KILL);
+/// None where there is no such process.
+pub fn send_kill(pid: i32) -> Option<Killed> {
+    let pid = Pid::from_raw(pid)?;
+    let pid_fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    let _ = pidfd_send_signal(&pid_fd, Signal::KILL);
+    Some(Killed { pid, pid_fd })
+}
+
+impl Killed {
+    /// Waits until it has ended.
+    pub fn wait(self) -> Ending {
+        wait_end(&self.pid_fd, Duration::from_secs(10));
+        status_of(self.pid)
     }
 }
 
 /// Waits until a process has ended, and takes its status where it is a child.
 pub fn wait_gone(pid: i32, timeout: Duration) -> Ending {
     let pid = Pid::from_raw(pid)?;
-    let deadline = Instant::now() + timeout;
     if let Ok(pid_fd) = pidfd_open(pid, PidfdFlags::empty()) {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec {
-                tv_sec: left.as_secs() as i64,
-                tv_nsec: left.subsec_nanos().into(),
-            };
-            let mut fds = [PollFd::new(&pid_fd, PollFlags::IN)];
-            match poll(&mut fds, Some(&timeout)) {
-                Err(rustix::io::Errno::INTR) if !left.is_zero() => {}
-                _ => break,
-            }
+        wait_end(&pid_fd, timeout);
+    }
+    status_of(pid)
+}
+
+fn wait_end(pid_fd: &OwnedFd, timeout: Duration) {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut fds = [PollFd::new(pid_fd, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) if !left.is_zero() => {}
+            _ => return,
         }
     }
+}
+
+/// Takes the status of a child that has ended.
+fn status_of(pid: Pid) -> Ending {
     match waitpid(Some(pid), WaitOptions::NOHANG) {
         Ok(Some((_, status))) => status
             .terminating_signal()

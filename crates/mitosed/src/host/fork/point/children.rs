@@ -67,7 +67,7 @@ impl Host {
         let name = name.unwrap_or_else(|| vm.name().to_string());
         let mut problems = prepare_problems(self, &name, request);
         problems.take(self.allow(vm, Operation::Fork));
-        let cost = super::super::super::memory::CLONE_COST_BYTES;
+        let cost = crate::host::memory::CLONE_COST_BYTES;
         problems.take(self.check_memory("the call", cost));
         problems.dry_run()
     }
