@@ -1,6 +1,6 @@
 //! Linux calls that have no safe wrapper elsewhere: TAP interfaces and bridges, a pseudo-terminal or
-//! the page map of a VM process, the priority of disk accesses, how a process ended, and starting a
-//! process with one descriptor at a fixed number.
+//! the page map of a VM process, the priority of disk accesses, how a process ended, what a
+//! fork costs, and starting a process with one descriptor at a fixed number.
 
 #![expect(
     unsafe_code,
@@ -8,6 +8,7 @@
 )]
 
 mod bridge;
+mod fork_cost;
 mod io_priority;
 mod pagemap;
 mod pidfd;
@@ -16,6 +17,7 @@ mod spawn;
 mod tap;
 
 pub use bridge::{BridgeError, find_bridge, make_bridge, make_tap, remove_bridge};
+pub use fork_cost::fork_cost;
 pub use io_priority::IdleIo;
 pub use pagemap::open_pagemap;
 pub use pidfd::{ProcessEnd, process_end};

@@ -7,7 +7,7 @@
 
 use crate::first::tell_steps;
 use crate::host::POOL;
-use crate::source::Source;
+use crate::source::{Source, touched_mib};
 use crate::{Bench, Limit};
 
 const MIB: u64 = 2048;
@@ -42,12 +42,18 @@ const STEPS: [Step; 3] = [
     },
 ];
 
+/// What a bare `fork()` is timed with: percent of the pages written, end of the rows' names. In the
+/// order of the first steps.
+const FLOORS: [(usize, &str); 2] = [(1, "dirty1pct"), (10, "dirty10pct")];
+
 /// Stun and first run after 1 and 10 % of the pages were written.
 pub(crate) fn run(bench: &mut Bench, limit: Limit) -> anyhow::Result<()> {
     bench.host.restart(POOL)?;
     let mut stuns = STEPS.map(|_| vec![]);
     let mut runs = STEPS.map(|_| vec![]);
     let mut disorder = vec![];
+    let mut floors = FLOORS.map(|_| vec![]);
+    let mut over_floors = FLOORS.map(|_| vec![]);
     for _ in 0..bench.samples(7) {
         if limit.reached() {
             break;
@@ -65,7 +71,16 @@ pub(crate) fn run(bench: &mut Bench, limit: Limit) -> anyhow::Result<()> {
             runs[index].extend(fork.first_runs()?);
             source.remove_clones()?;
         }
+        drop(source);
+        for (index, (percent, _)) in FLOORS.iter().enumerate() {
+            let every = 100 / percent;
+            let took = linux_sys::fork_cost((touched_mib(MIB) << 20) as usize, every)?;
+            let floor = took.as_nanos() as f64 / 1000.0;
+            floors[index].push(floor);
+            over_floors[index].extend(stuns[index].last().map(|stun| stun / floor));
+        }
     }
+    tell_floors(bench, &floors, &over_floors);
     bench.report.add(
         "fork.repeat.stun_us.2048MiB.dirty10pct.no_order",
         "us",
@@ -83,6 +98,24 @@ pub(crate) fn run(bench: &mut Bench, limit: Limit) -> anyhow::Result<()> {
         bench.report.add(&name, "us", &runs[index], &conditions);
     }
     Ok(())
+}
+
+/// Tells what `fork()` alone costs here, and how much longer the stuns beside it were.
+fn tell_floors(bench: &mut Bench, floors: &[Vec<f64>], over_floors: &[Vec<f64>]) {
+    for (index, (percent, suffix)) in FLOORS.iter().enumerate() {
+        bench.report.add(
+            &format!("host.fork_us.2024MiB.{suffix}"),
+            "us",
+            &floors[index],
+            &format!("fork() of a process without a VM that has a private view of a memory file and wrote {percent} % of its pages: the floor under a repeated fork on this processor"),
+        );
+        bench.report.add(
+            &format!("fork.repeat.stun_over_host_fork.{suffix}"),
+            "ratio",
+            &over_floors[index],
+            "the stun of the same round over that floor",
+        );
+    }
 }
 
 /// The stun after 10 % of the pages were written in no order.

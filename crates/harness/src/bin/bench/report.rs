@@ -51,6 +51,8 @@ pub(crate) struct Row {
 /// The machine that the figures belong to.
 #[derive(Clone, Debug, Serialize)]
 struct Machine {
+    /// Name of the processor: figures of memory differ by more than twofold between them.
+    processor: String,
     kernel: String,
     cpus: usize,
     memory_kib: u64,
@@ -88,11 +90,20 @@ impl Target {
     }
 }
 
+/// Returns the processor's name as `/proc/cpuinfo` gives it.
+fn processor(cpuinfo: &str) -> String {
+    let name = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    name.map_or("unknown", |(_, name)| name.trim()).to_owned()
+}
+
 /// Returns what executed the guest of the row `name`.
 fn engine_of(name: &str) -> &'static str {
     match name.split('.').next() {
         Some("soft" | "boot") => "soft",
         Some("tcg") => "tcg",
+        Some("host") => "none",
         _ => "kvm",
     }
 }
@@ -139,6 +150,7 @@ impl Report {
         Self {
             quick,
             machine: Machine {
+                processor: processor(&read("/proc/cpuinfo")),
                 kernel: release.trim().to_owned(),
                 cpus: std::thread::available_parallelism().map_or(1, usize::from),
                 memory_kib: crate::memory::meminfo_kib("MemTotal").unwrap_or(0),

@@ -51,6 +51,15 @@ struct Forks {
     resident_mib: f64,
 }
 
+/// Makes the images that are not there, before times are taken.
+pub(crate) fn make_images(soft: &Soft<'_>) {
+    for boot in &BOOTS {
+        if let Err(error) = soft.image(boot.image, boot.recipe) {
+            eprintln!("    {error:#}");
+        }
+    }
+}
+
 /// Boots each image and forks the Debian guest.
 pub(crate) fn run(soft: &mut Soft<'_>, limit: Limit) -> anyhow::Result<()> {
     let mut forks = Forks::default();
