@@ -125,6 +125,11 @@ pub const RTC_BYTES: u64 = 2;
 /// Command port of the keyboard controller, of which only the reset command exists.
 pub const KEYBOARD_PORT: u16 = 0x64;
 
+/// Address port of PCI configuration mechanism 1, behind which there is no device.
+pub const PCI_ADDRESS_PORT: u16 = 0xcf8;
+/// Number of its ports.
+pub const PCI_ADDRESS_BYTES: u64 = 4;
+
 /// Where a UART answers and which interrupt it raises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SerialPort {

@@ -17,7 +17,7 @@ pub(crate) const DISK_FILE: &str = "disk.raw";
 /// Words that make a Debian kernel start fast in a virtual machine without legacy devices and PCI.
 const FAST_START: &str = "console=ttyS0 quiet reboot=t panic=-1 nokaslr \
                           cryptomgr.notests \
-                          initcall_blacklist=pci_arch_init,trace_eval_init,load_system_certificate_list";
+                          initcall_blacklist=amd_pstate_init,trace_eval_init,load_system_certificate_list";
 
 /// Description of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
