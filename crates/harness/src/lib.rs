@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+pub mod guest_log;
 mod programs;
 mod vmm;
 

@@ -6,23 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use harness::Cli;
+use harness::guest_log::{READ_KERNEL_LOG, check_console, check_kernel_log};
 use serde_json::Value;
-
-/// Words that no guest log may hold.
-const BAD: &[&str] = &[
-    "WARNING: CPU",
-    "BUG:",
-    "Oops",
-    "stall",
-    "lockup",
-    "I/O error",
-    "Call Trace",
-    "general protection",
-    "EXT4-fs error",
-    "hung_task",
-    "blocked for more than",
-    "Kernel panic",
-];
 
 /// Where a scenario plays.
 pub(crate) struct Place {
@@ -86,14 +71,9 @@ impl Place {
     pub(crate) fn check_logs(&self) -> anyhow::Result<()> {
         for vm in self.vms()? {
             let name = vm["name"].as_str().context("name")?;
-            let mut log = self.cli.run(&["logs", name])?;
+            check_console(&self.cli.run(&["logs", name])?).context(name.to_owned())?;
             if vm["state"] == "running" {
-                log += &self.sh(name, "dmesg")?;
-            }
-            for line in log.lines() {
-                if let Some(word) = BAD.iter().find(|word| line.contains(**word)) {
-                    bail!("{name} logged {word}: {line}");
-                }
+                check_kernel_log(&self.sh(name, READ_KERNEL_LOG)?).context(name.to_owned())?;
             }
         }
         Ok(())
