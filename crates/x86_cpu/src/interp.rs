@@ -7,6 +7,7 @@
 
 mod arena;
 mod cache;
+mod copies;
 mod decode;
 mod dispatch;
 mod fast;
@@ -14,6 +15,7 @@ mod flags;
 mod generic;
 mod op;
 mod operand;
+mod piece;
 mod select;
 mod span;
 mod translate;

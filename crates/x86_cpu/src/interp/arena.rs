@@ -5,53 +5,14 @@
 
 #![expect(unsafe_code, reason = "blocks are reached by pointer")]
 
-use std::alloc::{Layout, alloc, handle_alloc_error};
-
-use rustix::mm::{Advice, madvise};
-
 use super::op::Slot;
+use super::piece::{PIECE_MAX, Piece};
 
 /// Smallest piece, bytes: a clone that idles runs little code.
 const PIECE_MIN: usize = 64 << 10;
-/// Largest piece, and its alignment: a huge page of the host.
-const PIECE_MAX: usize = 2 << 20;
 
-#[derive(Debug)]
-struct Piece {
-    start: *mut Slot,
-    layout: Layout,
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        // SAFETY: it came from `alloc` with this layout and is given back once.
-        unsafe { std::alloc::dealloc(self.start.cast(), self.layout) };
-    }
-}
-
-impl Piece {
-    fn new(bytes: usize) -> Self {
-        let align = if bytes == PIECE_MAX { PIECE_MAX } else { 64 };
-        let layout = Layout::from_size_align(bytes, align).expect("sizes are powers of two");
-        // SAFETY: the size is not zero.
-        let start = unsafe { alloc(layout) };
-        if start.is_null() {
-            handle_alloc_error(layout);
-        }
-        if bytes == PIECE_MAX {
-            // SAFETY: the piece is this structure's own; the advice changes no content. A host that
-            // does not take it is only slower.
-            let _ = unsafe { madvise(start.cast(), bytes, Advice::LinuxHugepage) };
-        }
-        Self {
-            start: start.cast(),
-            layout,
-        }
-    }
-
-    fn slots(&self) -> usize {
-        self.layout.size() / size_of::<Slot>()
-    }
+fn slots(piece: &Piece) -> usize {
+    piece.bytes() / size_of::<Slot>()
 }
 
 /// See the module. Empty until something is added.
@@ -67,19 +28,19 @@ impl Arena {
     /// Copies a block, of at most some hundred slots, to a place where it stays until
     /// [`clear`](Self::clear).
     pub(super) fn add(&mut self, block: &[Slot]) -> *mut Slot {
-        let room = |piece: &Piece| piece.slots() - self.used >= block.len();
+        let room = |piece: &Piece| slots(piece) - self.used >= block.len();
         if !self.pieces.last().is_some_and(room) {
-            let last = self.pieces.last().map_or(0, |piece| piece.layout.size());
+            let last = self.pieces.last().map_or(0, Piece::bytes);
             let bytes = (2 * last).clamp(PIECE_MIN, PIECE_MAX);
             self.pieces.push(Piece::new(bytes));
             self.used = 0;
         }
         let piece = self.pieces.last().expect("a piece was added");
-        debug_assert!(block.len() <= piece.slots());
+        debug_assert!(block.len() <= slots(piece));
         // SAFETY: `used` and the block's length together are within the piece, which does not
         // overlap the caller's slots.
         let place = unsafe {
-            let place = piece.start.add(self.used);
+            let place = piece.start().cast::<Slot>().add(self.used);
             place.copy_from_nonoverlapping(block.as_ptr(), block.len());
             place
         };

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::arena::Arena;
+use super::copies::{Copies, Copy, PAGE};
 use super::decode::INSTRUCTION_MAX;
 use super::op::{At, Header, LinkAt, NO_PAGE, Slot};
 use super::operand::Width;
@@ -18,7 +19,6 @@ const RECENT: usize = 16384;
 const BYTES_MAX: usize = 48 << 20;
 /// What the tables keep of a block, bytes, about.
 const BLOCK_BYTES: usize = 40;
-const PAGE: usize = 4096;
 
 /// Where a RIP leads.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ struct Jump {
 #[derive(Debug)]
 struct Page {
     /// Its bytes when code of it was first translated.
-    copy: Box<[u8; PAGE]>,
+    copy: Copy,
     /// Keys of its blocks, and of straddlers that end in it.
     blocks: Vec<u64>,
 }
@@ -69,6 +69,7 @@ pub(super) struct Cache {
     /// Blocks of instructions that straddle two pages, with the second one.
     straddlers: Map<(u64, At)>,
     arena: Arena,
+    copies: Copies,
     /// Blocks found lately, by key.
     recent: Vec<Recent>,
     jumps: Vec<Jump>,
@@ -251,7 +252,8 @@ impl Cache {
 
     /// The copy of the page at `gpa`, where code of it is translated.
     pub(super) fn copy_of(&self, gpa: u64) -> Option<&[u8; PAGE]> {
-        self.pages.get(&gpa).map(|page| &*page.copy)
+        let page = self.pages.get(&gpa)?;
+        Some(self.copies.get(&page.copy))
     }
 
     /// The bytes of the longest instruction at `offset` of the page at `gpa` as it was translated,
@@ -278,8 +280,9 @@ impl Cache {
         self.bytes + self.arena.bytes() > BYTES_MAX
     }
 
-    /// Adds a page.
-    pub(super) fn add_page(&mut self, gpa: u64, copy: Box<[u8; PAGE]>) {
+    /// Adds a page that is not there, of which `read` makes a copy.
+    pub(super) fn add_page(&mut self, gpa: u64, read: impl FnOnce(&mut [u8; PAGE])) {
+        let copy = self.copies.make(read);
         self.bytes += PAGE + 128;
         let blocks = Vec::new();
         self.pages.insert(gpa, Page { copy, blocks });
@@ -353,6 +356,7 @@ impl Cache {
                 recent.key = u64::MAX;
             }
         }
+        self.copies.give_back(page.copy);
         let bytes = page.blocks.len() * BLOCK_BYTES;
         self.bytes = self.bytes.saturating_sub(bytes);
         true
@@ -368,6 +372,7 @@ impl Cache {
         self.bytes = 0;
         let gone = self.pages.keys().copied().collect();
         self.pages.clear();
+        self.copies.clear();
         gone
     }
 }

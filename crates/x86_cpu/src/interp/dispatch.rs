@@ -313,9 +313,8 @@ impl Cpu {
         }
         if self.interp.cache.copy_of(page.gpa).is_none() {
             self.mark_code_page(page.gpa);
-            let mut copy = Box::new([0; 4096]);
-            span::read(page.host, &mut copy[..]);
-            self.interp.cache.add_page(page.gpa, copy);
+            let read = |copy: &mut [u8; 4096]| span::read(page.host, copy);
+            self.interp.cache.add_page(page.gpa, read);
         }
         full
     }
