@@ -83,13 +83,7 @@ fn kvm(host: &Host) -> Check {
 }
 
 fn engine(host: &Host) -> Check {
-    let wanted = [
-        ("SSE4.2", is_x86_feature_detected!("sse4.2")),
-        ("POPCNT", is_x86_feature_detected!("popcnt")),
-        ("CMPXCHG16B", is_x86_feature_detected!("cmpxchg16b")),
-    ];
-    let missing = wanted.iter().filter(|(_, has)| !has).map(|(name, _)| *name);
-    engine_check(host.why_not_kvm(), &missing.collect::<Vec<_>>())
+    engine_check(host.why_not_kvm(), &x86_fp::missing_on_host())
 }
 
 /// What is said of the engine, given why KVM is not used, and what the processor does not have of what

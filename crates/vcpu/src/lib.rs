@@ -43,6 +43,9 @@ pub enum EngineError {
     /// The host lacks something the engine cannot do without.
     #[error("the engine lacks {0}")]
     Missing(&'static str),
+    /// The host's processor lacks a feature the engine computes with.
+    #[error("the host's processor lacks {0}; the engine needs one of x86-64-v2")]
+    Processor(&'static str),
     /// Saved state does not fit this engine or CPU.
     #[error("saved {field} does not fit: {reason}")]
     Unfit {

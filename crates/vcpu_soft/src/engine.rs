@@ -13,17 +13,6 @@ use crate::vcpu::SoftVcpu;
 /// Most vCPUs.
 const VCPUS_MAX: u8 = PROCESSORS_MAX as u8;
 
-/// What the host's processor does not have of what guest instructions are computed with.
-fn missing_here() -> Option<&'static str> {
-    if !is_x86_feature_detected!("sse4.2") {
-        return Some("SSE4.2 of the host's processor");
-    }
-    if !is_x86_feature_detected!("popcnt") {
-        return Some("POPCNT of the host's processor");
-    }
-    (!is_x86_feature_detected!("cmpxchg16b")).then_some("CMPXCHG16B of the host's processor")
-}
-
 /// The software engine; it needs nothing of the host but an x86-64-v2 processor.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SoftEngine;
@@ -34,8 +23,8 @@ impl Engine for SoftEngine {
     }
 
     fn create_vm(&self, ram: &[RamSlot]) -> Result<Arc<dyn Vm>, EngineError> {
-        if let Some(missing) = missing_here() {
-            return Err(EngineError::Missing(missing));
+        if let [missing, ..] = x86_fp::missing_on_host()[..] {
+            return Err(EngineError::Processor(missing));
         }
         let slots: Vec<_> = ram
             .iter()

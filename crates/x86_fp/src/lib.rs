@@ -5,7 +5,7 @@
 //! CR4.OSFXSR, alignment, translation).
 //!
 //! The host's own x87 and SSE units compute, under the guest's control words with every exception
-//! masked, so the crate needs an x86-64 host with SSE4.2.
+//! masked, so the crate needs an x86-64 host with SSE4.2 ([`missing_on_host`]).
 
 #![expect(unsafe_code, reason = "the host's instructions are inline assembly")]
 
@@ -15,6 +15,7 @@ mod environment;
 pub mod fast;
 mod flags;
 mod float;
+mod host;
 mod image;
 mod immediate;
 mod integer;
@@ -32,6 +33,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use crate::entry::{Direction, Entry};
 
+pub use host::missing_on_host;
 pub use state::{FXSAVE_LEN, FpState, MXCSR_DEFAULT, MXCSR_MASK};
 
 /// Largest memory operand: FXSAVE's 512 bytes.
