@@ -197,6 +197,26 @@ impl Pc {
     }
 }
 
+/// Linux's `ptp_kvm` asks KVM for the host's time as soon as it finds KVM's name.
+#[test]
+fn a_call_to_the_hypervisor_is_answered_with_no() {
+    let code = [
+        0xb8, 9, 0, 0, 0, // mov eax, 9 (pair clocks)
+        0x0f, 0x01, 0xd9, // vmmcall
+        0x48, 0x05, 0xe8, 0x03, 0, 0, // add rax, 1000
+        0xe6, 0x12, // out 0x12, al
+        0xb8, 9, 0, 0, 0, 0x0f, 0x01, 0xc1, // mov eax, 9; vmcall
+        0x48, 0x05, 0xe9, 0x03, 0, 0, // add rax, 1001
+        0xe6, 0x13, // out 0x13, al
+        0xf4,
+    ];
+    let mut pc = Pc::new(&code);
+    let running = pc.start();
+    assert_eq!(pc.next_out(), (0x12, 0));
+    assert_eq!(pc.next_out(), (0x13, 1));
+    pc.stop(running);
+}
+
 #[test]
 fn a_halted_vcpu_wakes_for_each_message() {
     let mut pc = Pc::new(HALTS);

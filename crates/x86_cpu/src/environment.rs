@@ -27,6 +27,11 @@ pub trait Environment {
     fn take_interrupt(&mut self) -> Option<u8>;
     /// Whether a non-maskable interrupt waits; taking it clears it.
     fn take_nmi(&mut self) -> bool;
+    /// Answers VMCALL and VMMCALL with what RAX then holds; `None` is a #UD: there is no hypervisor
+    /// to call.
+    fn hypercall(&mut self, _is_supervisor: bool) -> Option<u64> {
+        None
+    }
     /// Task priority, bits 3 to 0 of CR8.
     fn task_priority(&mut self) -> u8;
     /// Sets the task priority.

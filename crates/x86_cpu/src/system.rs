@@ -112,6 +112,7 @@ pub(crate) fn execute(
         Mnemonic::Invlpg => invalidate_page(cpu, op),
         Mnemonic::Invd | Mnemonic::Wbinvd => cpu.require_supervisor().map(|()| Flow::Leave),
         Mnemonic::Clflush => flush_line(cpu, env, op),
+        Mnemonic::Vmcall | Mnemonic::Vmmcall => call_hypervisor(cpu, env),
         _ => Err(Fault::UNDEFINED),
     }
 }
@@ -160,6 +161,18 @@ fn invalidate_page(cpu: &mut Cpu, instruction: &Instruction) -> Result<Flow, Fau
     };
     cpu.flush_page(linear);
     Ok(Flow::Leave)
+}
+
+fn call_hypervisor(cpu: &mut Cpu, env: &mut dyn Environment) -> Result<Flow, Fault> {
+    let is_supervisor = cpu.require_supervisor().is_ok();
+    let answer = env.hypercall(is_supervisor).ok_or(Fault::UNDEFINED)?;
+    let wide = if cpu.long_code() {
+        u64::MAX
+    } else {
+        u64::from(u32::MAX)
+    };
+    cpu.general[0] = answer & wide;
+    Ok(Flow::Next)
 }
 
 /// CLFLUSH: there are no caches, but the byte must be readable.
