@@ -7,6 +7,7 @@
 
 mod disks;
 mod messages;
+mod platform;
 mod soft;
 
 use boot::Kernel;

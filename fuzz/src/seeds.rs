@@ -85,6 +85,12 @@ fn write_seeds(folder: &Path) -> Result {
             ];
             let input = [&head[..], code].concat();
             put("soft_cpu", &format!("{name}-{mode}"), &input)?;
+            // The same with devices there, RSI and RDI at two of them.
+            for (rsi, rdi) in [(0x56, 0x59), (0xc1, 0xc3), (0x58, 0xc7)] {
+                let mut input = input.clone();
+                (input[7], input[8], input[17]) = (rsi, rdi, 0x10);
+                put("soft_cpu", &format!("{name}-{mode}-{rsi:x}"), &input)?;
+            }
         }
     }
     for (name, state) in device_states() {

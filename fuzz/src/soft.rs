@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Each exception's handler adds one to the instruction pointer on its stack and returns, so the
-//! bytes after a refused instruction are executed too. A run ends after some stretches of
+//! bytes after a refused instruction are executed too. Where the number of patches has bit 4, the
+//! devices of a PC are behind ports and MMIO pages; else whatever is read there tells its address. A run ends after some stretches of
 //! instructions or by a kick; then the state is saved, and goes on in another VM.
 
 use std::cell::Cell;
@@ -14,8 +15,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vcpu::{Engine, Exit, GuestIo, Kick, RamSlot, Registers, Segment, SystemRegisters, Vcpu};
+use boot::layout;
+use vcpu::{Engine, Exit, GuestIo, Kick, RamSlot, Registers, Segment, SystemRegisters, Vcpu, Vm};
 use vcpu_soft::SoftEngine;
+
+use crate::platform::Platform;
 
 const RAM_BYTES: usize = 2 << 20;
 /// Words beside RAM that no guest may change, and what they hold.
@@ -39,6 +43,18 @@ const HANDLER_CODE: u64 = 0x9040;
 const STACK: u64 = 0xf000;
 const CODE: u64 = 0x1_0000;
 const CODE_BYTES_MAX: usize = 0x8000;
+
+/// Pages of registers: local APIC, IOAPIC, ACPI events, virtio.
+const DEVICES: [u64; 8] = [
+    layout::LOCAL_APIC_START,
+    layout::IOAPIC_START,
+    layout::GED_START,
+    layout::VIRTIO_START,
+    layout::VIRTIO_START + layout::VIRTIO_BYTES,
+    layout::VIRTIO_START + 2 * layout::VIRTIO_BYTES,
+    layout::VIRTIO_START + 3 * layout::VIRTIO_BYTES,
+    layout::VIRTIO_START + 4 * layout::VIRTIO_BYTES,
+];
 
 /// Exceptions that push an error code (SDM 3A 6.15).
 const WITH_CODE: [u64; 9] = [8, 10, 11, 12, 13, 14, 17, 21, 29];
@@ -109,6 +125,26 @@ pub const SOFT_SEEDS: &[(&str, &[u8])] = &[
             0xf0, 0x48, 0x0f, 0xc7, 0x0e, 0xf0, 0x0f, 0xc1, 0x06, 0x87, 0x06, 0x0f, 0xab, 0x06,
             0x0f, 0xa5, 0xc8, 0xf7, 0xf1, 0x48, 0xf7, 0xf9, 0x62, 0x06, 0xd4, 0, 0xc8, 0xff, 0xff,
             31, 0xc9,
+        ],
+    ),
+    // Registers of devices at rsi and rdi: all widths, misaligned, locked, over the page's end, as
+    // stack, as descriptor table, as operand of floating point and of string instructions
+    (
+        "registers",
+        &[
+            0x8b, 0x06, 0x89, 0x06, 0x8a, 0x46, 3, 0x66, 0x89, 0x46, 0x0d, 0x48, 0x8b, 0x46, 0x70,
+            0xf0, 0x0f, 0xb1, 0x46, 0x44, 0xf0, 0xff, 0x46, 0x38, 0x87, 0x46, 0x70, 0x0f, 0x11,
+            0x46, 0x60, 0xdd, 0x56, 0x50, 0x0f, 0x01, 0x56, 0x08, 0x0f, 0x01, 0x5e, 0x08, 0xff,
+            0x76, 0x30, 0x8f, 0x46, 0x30, 0xb1, 0xff, 0xf3, 0xa5, 0xb1, 0xff, 0xf3, 0xaa, 0x89,
+            0xf4, 0x50, 0x58, 0xcc,
+        ],
+    ),
+    // in and out at the ports of dx, of all widths; mov cr3 to a device; jump into a device
+    (
+        "ports",
+        &[
+            0x66, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xed, 0xef, 0x66, 0xba, 0xf8, 0x0c, 0xed, 0xef,
+            0x66, 0xba, 0x71, 0, 0xec, 0xee, 0x0f, 0x22, 0xde, 0xff, 0xe6,
         ],
     ),
     // Code that writes into itself: mov byte [rip + 1], 0x90; nop; jmp back
@@ -201,30 +237,50 @@ impl Ram {
 }
 
 /// Answers a guest's accesses, and ends the run after some stretches.
-struct Io {
+struct Io<'a> {
+    platform: Option<&'a Platform>,
     asked: Cell<u32>,
     started: Instant,
 }
 
-impl Io {
-    fn new() -> Self {
+impl<'a> Io<'a> {
+    fn new(platform: Option<&'a Platform>) -> Self {
         Self {
+            platform,
             asked: Cell::new(0),
             started: Instant::now(),
         }
     }
 }
 
-impl GuestIo for Io {
+impl GuestIo for Io<'_> {
     fn port_read(&self, port: u16, data: &mut [u8]) {
-        data.fill(port as u8);
+        match self.platform {
+            Some(platform) => platform.ports.read(port.into(), data),
+            None => data.fill(port as u8),
+        }
     }
-    fn port_write(&self, _: u16, _: &[u8]) {}
+    fn port_write(&self, port: u16, data: &[u8]) {
+        if let Some(platform) = self.platform {
+            platform.ports.write(port.into(), data);
+        }
+    }
     fn mmio_read(&self, address: u64, data: &mut [u8]) {
-        data.fill(address as u8);
+        match self.platform {
+            Some(platform) => platform.memory.read(address, data),
+            None => data.fill(address as u8),
+        }
     }
-    fn mmio_write(&self, _: u64, _: &[u8]) {}
-    fn end_of_interrupt(&self, _: u8) {}
+    fn mmio_write(&self, address: u64, data: &[u8]) {
+        if let Some(platform) = self.platform {
+            platform.memory.write(address, data);
+        }
+    }
+    fn end_of_interrupt(&self, vector: u8) {
+        if let Some(platform) = self.platform {
+            platform.ioapic.eoi(vector);
+        }
+    }
     fn stop_wanted(&self) -> bool {
         self.asked.set(self.asked.get() + 1);
         self.asked.get() > STRETCHES || self.started.elapsed() > 2 * KICK_EVERY
@@ -267,7 +323,8 @@ pub fn soft_cpu(bytes: &[u8]) {
     }
     ram.put(CODE, &rest[..rest.len().min(CODE_BYTES_MAX)]);
 
-    let mut vcpu = new_vcpu(&mut ram);
+    let (vm, mut vcpu) = new_vcpu(&mut ram);
+    let platform = (head[17] & 0x10 != 0).then(|| Platform::new(&vm));
     vcpu.set_cpu_model()
         .expect("the CPU model is the engine's own");
     let reset = vcpu.system_registers().expect("registers of a new vCPU");
@@ -286,24 +343,28 @@ pub fn soft_cpu(bytes: &[u8]) {
     {
         return;
     }
-    if run(vcpu.as_mut()) == Exit::Kicked {
+    if run(vcpu.as_mut(), platform.as_ref()) == Exit::Kicked {
         let state = vcpu.save().expect("a kicked vCPU has a state");
-        let mut next = new_vcpu(&mut ram);
+        let (_, mut next) = new_vcpu(&mut ram);
         next.restore(&state)
             .expect("a state that was saved can be loaded");
-        run(next.as_mut());
+        run(next.as_mut(), platform.as_ref());
+    }
+    if let Some(platform) = platform {
+        platform.check();
     }
     ram.check_fences();
 }
 
-fn new_vcpu(ram: &mut Ram) -> Box<dyn Vcpu> {
+fn new_vcpu(ram: &mut Ram) -> (Arc<dyn Vm>, Box<dyn Vcpu>) {
     let vm = SoftEngine.create_vm(&[ram.slot()]).expect("a VM");
-    vm.create_vcpu(0, 2).expect("a vCPU")
+    let vcpu = vm.create_vcpu(0, 2).expect("a vCPU");
+    (vm, vcpu)
 }
 
-fn run(vcpu: &mut dyn Vcpu) -> Exit {
+fn run(vcpu: &mut dyn Vcpu, platform: Option<&Platform>) -> Exit {
     set_running(Some(vcpu.attach().expect("a way to kick it")));
-    let io = Io::new();
+    let io = Io::new(platform);
     let exit = vcpu.run(&io);
     set_running(None);
     assert!(io.started.elapsed() < ENDS_WITHIN, "a kick was not heard");
@@ -316,11 +377,12 @@ fn value(code: u8) -> u64 {
     match code >> 5 {
         0 => low,
         1 => low.wrapping_neg(),
-        2 => low << 12,
+        // Tables, then pages that are special.
+        2 => (if low < 16 { low } else { low + 0x20 }) << 12,
         3 => (RAM_BYTES as u64 - 16) + low,
         4 => (1 << 47) - 16 + low,
         5 => 1_u64.rotate_right(low as u32 + 1),
-        6 => 0xfee0_0000 + (low << 4),
+        6 => DEVICES[(low % 8) as usize] + (low >> 3 << 4),
         _ => 0xc000_0080 + low,
     }
 }
@@ -343,6 +405,8 @@ fn lay_out(ram: &mut Ram, mode: Mode) {
             0x33 => page << 12 | 7 | 1 << 63,
             0x34 => 0xfee0_0007,
             0x35 => 0x4000_0007,
+            // Devices.
+            0x36..0x3e => DEVICES[(page - 0x36) as usize] | 7,
             _ => page << 12 | 7,
         };
         ram.put_word(at, entry);

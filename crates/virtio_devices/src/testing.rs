@@ -11,7 +11,7 @@ mod tests;
 
 pub use bench::{Bench, test_ram};
 pub use driver::{Driver, Piece, TestLine, Used};
-pub use fuzz::{fuzz_register_writes, fuzz_restore, fuzz_rings};
+pub use fuzz::{HostileRegisters, fuzz_register_writes, fuzz_restore, fuzz_rings};
 
 /// Returns a configuration of `count` cases, or of as many as `PROPTEST_CASES` says.
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
 
 use chipset::BusDevice;
 use vm_memory::{Bytes, GuestAddress};
@@ -102,6 +103,37 @@ impl Zoo {
         rng.kick(0);
         self.bench.run();
         assert_eq!(self.drivers[3].used(0).map(|used| used.len), Some(16));
+    }
+}
+
+/// Devices behind registers that somebody else's guest reaches: one of each kind, with RAM of their own.
+pub struct HostileRegisters(Zoo);
+
+impl std::fmt::Debug for HostileRegisters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HostileRegisters")
+    }
+}
+
+impl Default for HostileRegisters {
+    fn default() -> Self {
+        Self(Zoo::new())
+    }
+}
+
+impl HostileRegisters {
+    /// Returns the registers of each device.
+    pub fn transports(&self) -> Vec<Arc<dyn BusDevice>> {
+        let drivers = self.0.drivers.iter();
+        drivers
+            .map(|driver| Arc::clone(driver.transport()) as _)
+            .collect()
+    }
+
+    /// Has the devices do what they were asked for; resets must bring them back after it.
+    pub fn run_and_check(&mut self) {
+        self.0.bench.run();
+        self.0.check_alive();
     }
 }
 
