@@ -16,7 +16,7 @@ const IMAGES: [(&str, &[&str], &str); 3] = [
     ),
 ];
 
-struct Home(Cli, tempfile::TempDir);
+struct Home(Cli);
 
 impl Drop for Home {
     fn drop(&mut self) {
@@ -42,7 +42,7 @@ fn boot_and_look(cli: &Cli, image: &str, settled: &str, cpus: &str) -> anyhow::R
 #[test]
 fn no_guest_logs_a_warning() {
     let folder = tempfile::tempdir().expect("folder");
-    let home = Home(Cli::new(folder.path()).expect("mitose is built"), folder);
+    let home = Home(Cli::new(folder.path()).expect("mitose is built"));
     let images = if full() { &IMAGES[..] } else { &IMAGES[..1] };
     for (image, recipe, settled) in images {
         let build = [&["image", "build"], *recipe, &["--name", image]].concat();

@@ -494,7 +494,11 @@ impl LocalApic {
                 self.errors_shown = self.errors;
                 self.errors = 0;
             }
-            r::LVT_TIMER..=r::LVT_ERROR => self.write_lvt((number - r::LVT_TIMER) as usize, value),
+            r::LVT_TIMER..=r::LVT_ERROR => {
+                // A count that is over is over in the mode that it was begun in.
+                self.poll(now_ns);
+                self.write_lvt((number - r::LVT_TIMER) as usize, value);
+            }
             r::INITIAL_COUNT => {
                 let mode = Mode::of_entry(self.lvt[0]);
                 self.timer.start(value, mode, now_ns);

@@ -248,6 +248,20 @@ fn illegal_vectors_are_errors() {
 }
 
 #[test]
+fn a_count_that_is_over_stays_over_in_another_mode() {
+    let mut all = enabled(1);
+    let apic = &mut all[0];
+    set(apic, 0x3e0, 0b1011);
+    set(apic, 0x320, 0x40);
+    set(apic, 0x380, 50_000);
+    let periodic = 1_u32 << 17 | 0x41;
+    apic.page_write(0x320, &periodic.to_le_bytes(), 60_000, &Machine::default());
+    assert_eq!(apic.take(), Some(0x40));
+    assert_eq!(apic.fires_ns(), None);
+    assert_eq!(apic.timer.current(60_000), 0);
+}
+
+#[test]
 fn the_timer_fires_once_or_again_and_again() {
     let mut all = enabled(1);
     let apic = &mut all[0];
