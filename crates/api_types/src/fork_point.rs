@@ -20,9 +20,9 @@ pub struct PrepareRequest {
     #[serde(default)]
     #[schema(minimum = 0, maximum = 4096)]
     pub children: u32,
-    /// Their names are this and a number; the VM's name where not given.
+    /// Their names are this and a number; the fork point's name and a dash where not given.
     #[serde(default)]
-    #[schema(schema_with = schema::optional_name)]
+    #[schema(schema_with = schema::optional_prefix)]
     pub prefix: Option<String>,
     /// Command that the guest runs before: programs that it starts and files that it reads are in
     /// the memory of every child.
@@ -110,9 +110,9 @@ pub struct PointForkRequest {
     #[serde(default)]
     #[schema(minimum = 0, maximum = 4096)]
     pub count: u32,
-    /// Names of new children are this and a number; the fork point's name where not given.
+    /// Names of new children are this and a number; the fork point's name and a dash where not given.
     #[serde(default)]
-    #[schema(schema_with = schema::optional_name)]
+    #[schema(schema_with = schema::optional_prefix)]
     pub prefix: Option<String>,
     /// Children keep their disks over a power-off; only of a quiesced parent. Where not given, those
     /// made ahead stay as they are, and new ones are not persistent.

@@ -11,6 +11,8 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema};
 pub const MAX_PATH_BYTES: usize = 4095;
 /// Most seconds that a request can name.
 pub const MAX_SECONDS: u64 = 86_400;
+/// Longest beginning of names that end in a number: it leaves room for five digits.
+pub const MAX_PREFIX_BYTES: usize = crate::MAX_NAME_BYTES - 5;
 /// Form of a name: a host name's label, also with dots and underscores inside.
 pub const NAME_PATTERN: &str = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
 
@@ -79,6 +81,14 @@ pub fn packages() -> Schema {
 /// Name of an object, or null.
 pub fn optional_name() -> Schema {
     nullable(name())
+}
+
+/// Beginning of names that end in a number.
+pub fn optional_prefix() -> Schema {
+    nullable(of(json!({
+        "type": "string", "minLength": 1, "maxLength": MAX_PREFIX_BYTES,
+        "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$", "examples": ["w-"],
+    })))
 }
 
 /// Id or name of an object that may have spaces in it.

@@ -74,7 +74,7 @@ impl Bed {
     fn fork_child(&self, prefix: &str) -> String {
         let request = PointForkRequest {
             count: 1,
-            prefix: Some(prefix.to_owned()),
+            prefix: Some(format!("{prefix}-")),
             ..PointForkRequest::default()
         };
         let forked = self.client.fork_children("src", &request, |_| ());

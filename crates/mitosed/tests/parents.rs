@@ -57,7 +57,7 @@ fn children_made_ahead_are_started_first() {
         .unwrap();
     let request = PrepareRequest {
         children: 2,
-        prefix: Some("w".into()),
+        prefix: Some("w-".into()),
         ..PrepareRequest::default()
     };
     let prepared = bed.client.prepare("a", &request, |_| ()).unwrap();
@@ -68,9 +68,9 @@ fn children_made_ahead_are_started_first() {
     more.prefix = Some("x".into());
     let forked = bed.client.fork_children("a", &more, |_| ()).unwrap();
     let names: Vec<_> = forked.cloned.clones.iter().map(|c| &*c.name).collect();
-    assert_eq!(names, ["w-1", "w-2", "x-1"]);
+    assert_eq!(names, ["w-1", "w-2", "x1"]);
     assert_eq!(bed.client.fork_point("a").unwrap().children_running, 3);
-    bed.assert_only(&["a", "w-1", "w-2", "x-1"]);
+    bed.assert_only(&["a", "w-1", "w-2", "x1"]);
 }
 
 #[test]

@@ -130,7 +130,7 @@ impl Bench {
         let request = PrepareRequest {
             name: Some(format!("p{number}")),
             children: random.next(4) as u32,
-            prefix: Some(format!("r{number}")),
+            prefix: Some(format!("r{number}-")),
             durable,
             datastore: durable.then(|| self.some_store(random)).flatten(),
             quiesce: random.next(4) == 0,
@@ -149,7 +149,7 @@ impl Bench {
             self.touch_all(|name| name.starts_with('r'));
             let request = PointForkRequest {
                 count: 1 + random.next(4) as u32,
-                prefix: Some(format!("k{number}")),
+                prefix: Some(format!("k{number}-")),
                 ..PointForkRequest::default()
             };
             let _ = self.client.fork_children(&point.id, &request, |_| ());

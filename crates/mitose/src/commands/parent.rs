@@ -27,7 +27,7 @@ pub struct PrepareArgs {
     /// Children to make ahead: registered, with homes and disks, not started
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_CHILDREN)))]
     children: u32,
-    /// Beginning of their names, before -1, -2, ... [default: the fork point's name]
+    /// Beginning of their names: PREFIX1, PREFIX2, ... [default: the fork point's name and a dash]
     #[arg(long)]
     prefix: Option<String>,
     /// Shell command that the guest runs before, so that what it starts and reads is in memory
@@ -58,7 +58,7 @@ pub struct PrepareArgs {
 #[command(after_help = "Examples:
   mitose fork web --count 200
   mitose fork web --name lab-7 --persistent
-  mitose fork forkpoint-3 --count 10 --prefix t -o json")]
+  mitose fork forkpoint-3 --count 10 --prefix t- -o json")]
 pub struct ForkArgs {
     /// Fork point: its id or name, or its parent's name
     fork_point: String,
@@ -68,7 +68,8 @@ pub struct ForkArgs {
     /// How many
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CHILDREN)))]
     count: Option<u32>,
-    /// Beginning of the names of new children, before -1, -2, ... [default: the fork point's name]
+    /// Beginning of the names of new children: PREFIX1, PREFIX2, ... [default: the fork point's name
+    /// and a dash]
     #[arg(long)]
     prefix: Option<String>,
     /// They keep their disks over a power-off; only of a parent prepared with --quiesce

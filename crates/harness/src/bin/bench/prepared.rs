@@ -131,7 +131,7 @@ impl<'a> Batch<'a> {
         let prepare = PrepareRequest {
             name: Some(point.clone()),
             children: count,
-            prefix: Some(point.clone()),
+            prefix: Some(format!("{point}-")),
             ..PrepareRequest::default()
         };
         let prepared = host.client.prepare(vm, &prepare, |_| {})?;

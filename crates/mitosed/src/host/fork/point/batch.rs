@@ -118,8 +118,7 @@ impl Host {
         let names = match &request.names[..] {
             [] => {
                 let ahead = self.registered_children(&point.id).len().min(count);
-                let prefix = request.prefix.as_deref().unwrap_or(&point.name);
-                self.child_names(prefix, count - ahead)
+                self.child_names(point, request.prefix.as_deref(), count - ahead)
             }
             names => names.to_vec(),
         };
@@ -163,10 +162,7 @@ impl Host {
             }
         }
         let made = match &request.names[..] {
-            [] => {
-                let prefix = request.prefix.as_deref().unwrap_or(&point.name);
-                self.child_names(prefix, count - seats.len())
-            }
+            [] => self.child_names(point, request.prefix.as_deref(), count - seats.len()),
             names => names.to_vec(),
         };
         let planned = self.new_children(point, made, request);
@@ -274,11 +270,17 @@ impl Host {
         context.progress(fraction, "powering on children");
     }
 
-    /// Names that are free: the prefix and rising numbers.
-    pub(super) fn child_names(&self, prefix: &str, count: usize) -> Vec<String> {
+    /// Names that are free: the prefix, or the fork point's name and a dash, and rising numbers.
+    pub(super) fn child_names(
+        &self,
+        point: &Object<ForkPoint>,
+        prefix: Option<&str>,
+        count: usize,
+    ) -> Vec<String> {
+        let prefix = prefix.map_or_else(|| format!("{}-", point.name), str::to_owned);
         let listing = self.listing();
         (1..)
-            .map(|number: u64| format!("{prefix}-{number}"))
+            .map(|number: u64| format!("{prefix}{number}"))
             .filter(|name| listing.named(name).next().is_none())
             .take(count)
             .collect()

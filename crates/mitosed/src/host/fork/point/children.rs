@@ -184,8 +184,8 @@ impl Host {
         if request.children == 0 {
             return Ok(Vec::new());
         }
-        let prefix = request.prefix.as_deref().unwrap_or(&point.name);
-        let names = self.child_names(prefix, request.children as usize);
+        let count = request.children as usize;
+        let names = self.child_names(point, request.prefix.as_deref(), count);
         let how = PointForkRequest {
             persistent: Some(request.persistent),
             ..PointForkRequest::default()
