@@ -1,6 +1,7 @@
 //! The HTTP interface. Handlers translate and call the host.
 //!
-//! A request passes who it comes from (`access`), what it says (`conform`), and its handler.
+//! A request passes who it comes from (`access`), what it says (`conform`), whether it came before
+//! (`once`), and its handler.
 
 mod access;
 mod answer;
@@ -25,6 +26,7 @@ mod listen;
 mod metrics;
 mod networks;
 mod objects;
+mod once;
 mod page;
 mod respools;
 mod snapshots;
@@ -137,6 +139,7 @@ struct Api {
     stop: Stop,
     document: Arc<Value>,
     rules: Arc<conform::Rules>,
+    once: Arc<once::Once>,
     gate: Arc<access::Gate>,
     counters: Arc<metrics::Counters>,
 }
@@ -146,6 +149,7 @@ impl Api {
         let document = Arc::new(openapi());
         Self {
             rules: conform::Rules::new(&document),
+            once: once::Once::new(Arc::clone(host), &document),
             gate: access::Gate::new(Arc::clone(host)),
             counters: metrics::Counters::follow(host),
             host: Arc::clone(host),
@@ -169,6 +173,10 @@ impl Api {
                 )
             })
             // The last layer is the first that a request meets.
+            .layer(middleware::from_fn_with_state(
+                Arc::clone(&self.once),
+                once::once,
+            ))
             .layer(middleware::from_fn_with_state(
                 Arc::clone(&self.rules),
                 conform::conform,

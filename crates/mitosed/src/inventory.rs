@@ -225,12 +225,16 @@ pub trait Inventory: Send + Sync {
     fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>, InventoryError>;
     /// Number of the latest event, 0 when there is none.
     fn last_event(&self) -> Result<i64, InventoryError>;
-    /// Adds a task and returns its number, or replaces it where it has one.
-    fn put_task(&self, task: &Task) -> Result<i64, InventoryError>;
+    /// Adds a task and returns its number; `asked` is the digest of the call that its idempotency
+    /// key came with.
+    fn add_task(&self, task: &Task, asked: Option<&str>) -> Result<i64, InventoryError>;
+    /// Replaces a task.
+    fn put_task(&self, task: &Task) -> Result<(), InventoryError>;
     /// Returns a task.
     fn task(&self, id: i64) -> Result<Option<Task>, InventoryError>;
-    /// Returns the number of the task that was asked for with an idempotency key.
-    fn task_of_key(&self, key: &str) -> Result<Option<i64>, InventoryError>;
+    /// Returns the number of the task that was asked for with an idempotency key, and the digest of
+    /// the call.
+    fn task_of_key(&self, key: &str) -> Result<Option<(i64, Option<String>)>, InventoryError>;
     /// Returns at most `limit` tasks with a number below `before`, latest first.
     fn tasks(&self, before: i64, limit: usize) -> Result<Vec<Task>, InventoryError>;
     /// Returns the tasks that were in work.

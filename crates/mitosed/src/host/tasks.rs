@@ -55,6 +55,7 @@ pub(super) struct Tasks {
 #[derive(Clone, Debug)]
 pub struct TaskSpec {
     task: Task,
+    asked: Option<String>,
 }
 
 impl TaskSpec {
@@ -62,6 +63,7 @@ impl TaskSpec {
     pub fn new(kind: &str, subject: &str) -> Self {
         Self {
             task: Task::new(kind, subject),
+            asked: None,
         }
     }
 
@@ -86,6 +88,12 @@ impl TaskSpec {
     /// The same, to be carried out once for this key.
     pub fn key(mut self, key: Option<String>) -> Self {
         self.task.idempotency_key = key;
+        self
+    }
+
+    /// The same, with the digest of the call that the key came with.
+    pub fn asked(mut self, asked: Option<String>) -> Self {
+        self.asked = asked;
         self
     }
 }
@@ -174,19 +182,16 @@ impl Host {
         spec: TaskSpec,
         work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
     ) -> OpResult<TaskHandle> {
-        let mut task = spec.task;
+        let TaskSpec { mut task, asked } = spec;
         check_key(task.idempotency_key.as_deref())?;
         task.started_at_ms = now_ms();
         let cancel = CancelToken::default();
-        let keys = task.idempotency_key.is_some().then(|| {
-            let keys = &self.tasks.keys;
-            keys.lock().unwrap_or_else(PoisonError::into_inner)
-        });
-        if let Some(earlier) = self.earlier_task(&task)? {
+        let keys = task.idempotency_key.is_some().then(|| self.keys_of_tasks());
+        if let Some(earlier) = self.earlier_task(&task, asked.as_deref())? {
             return Ok(earlier);
         }
-        task.id = self.put_task(&task)?;
-        drop(keys);
+        let added = self.inventory.add_task(&task, asked.as_deref());
+        task.id = added.map_err(OpError::from)?;
         let (id, user) = (task.id, task.user.clone());
         let (sender, progress) = watch::channel(task);
         let handle = TaskHandle {
@@ -194,6 +199,7 @@ impl Host {
             cancel: cancel.clone(),
         };
         self.live_tasks().insert(id, handle.clone());
+        drop(keys);
         let context = TaskContext {
             progress: Arc::new(sender),
             cancel,
@@ -226,27 +232,57 @@ impl Host {
         Ok(handle)
     }
 
-    /// The task that was asked for with the same key; one of another kind is an error.
-    fn earlier_task(&self, task: &Task) -> OpResult<Option<TaskHandle>> {
+    /// The task of the call with the digest `asked` and an idempotency key; where the key came with
+    /// another call, that is an error.
+    pub fn task_asked_for(&self, key: &str, asked: &str) -> OpResult<Option<TaskHandle>> {
+        let _keys = self.keys_of_tasks();
+        let found = self.inventory.task_of_key(key).map_err(OpError::from)?;
+        let Some((id, Some(first))) = found else {
+            return Ok(None);
+        };
+        let earlier = self.handle_of(id)?;
+        match first == asked {
+            true => Ok(Some(earlier)),
+            false => Err(used_key(key, &earlier.task())),
+        }
+    }
+
+    /// The task that was begun with the same key, unless it was for another call.
+    fn earlier_task(&self, task: &Task, asked: Option<&str>) -> OpResult<Option<TaskHandle>> {
         let Some(key) = task.idempotency_key.as_deref() else {
             return Ok(None);
         };
-        let id = self.inventory.task_of_key(key);
-        let Some(id) = id.map_err(OpError::from)? else {
+        let found = self.inventory.task_of_key(key).map_err(OpError::from)?;
+        let Some((id, first)) = found else {
             return Ok(None);
         };
-        let earlier = self.task(id)?;
-        if (&earlier.kind, &earlier.subject) != (&task.kind, &task.subject) {
-            return Err(OpError::conflict(format!(
-                "idempotency key: {key:?} was used for {} of {}; take another key",
-                earlier.kind, earlier.subject
-            )));
-        }
-        let ended = || TaskHandle {
-            progress: watch::channel(earlier).1,
-            cancel: CancelToken::default(),
+        let handle = self.handle_of(id)?;
+        let earlier = handle.task();
+        let same = match (first.as_deref(), asked) {
+            (Some(first), Some(asked)) => first == asked,
+            _ => (&earlier.kind, &earlier.subject) == (&task.kind, &task.subject),
         };
-        Ok(Some(self.live_task(id).unwrap_or_else(ended)))
+        match same {
+            true => Ok(Some(handle)),
+            false => Err(used_key(key, &earlier)),
+        }
+    }
+
+    /// A task, in work or ended.
+    fn handle_of(&self, id: i64) -> OpResult<TaskHandle> {
+        // The end of one that is not in work is written.
+        match self.live_task(id) {
+            Some(live) => Ok(live),
+            None => Ok(TaskHandle {
+                progress: watch::channel(self.task(id)?).1,
+                cancel: CancelToken::default(),
+            }),
+        }
+    }
+
+    fn keys_of_tasks(&self) -> std::sync::MutexGuard<'_, ()> {
+        let keys = &self.tasks.keys;
+        keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn task_ended(&self, context: &TaskContext, result: OpResult<serde_json::Value>) {
@@ -334,7 +370,7 @@ impl Host {
         }
     }
 
-    fn put_task(&self, task: &Task) -> OpResult<i64> {
+    fn put_task(&self, task: &Task) -> OpResult<()> {
         self.inventory.put_task(task).map_err(OpError::from)
     }
 
@@ -344,6 +380,14 @@ impl Host {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn used_key(key: &str, earlier: &Task) -> OpError {
+    let error = OpError::conflict(format!(
+        "idempotency key: {key:?} came with another call before ({} of {}); take another key",
+        earlier.kind, earlier.subject
+    ));
+    error.about("Idempotency-Key")
 }
 
 fn check_key(key: Option<&str>) -> OpResult<()> {

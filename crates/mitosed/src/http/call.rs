@@ -17,11 +17,12 @@ use utoipa::{IntoParams, IntoResponses};
 
 use super::access::User;
 use super::answer::{HttpError, run_blocking};
+use super::once::Asked;
 use crate::error::{OpError, OpResult};
 use crate::host::{Host, TaskContext, TaskHandle, TaskSpec};
 
 /// Header with the key of a call that is to be carried out once.
-const KEY_HEADER: &str = "idempotency-key";
+pub const KEY_HEADER: &str = "idempotency-key";
 /// Longest time that an answer waits for the end of a task: clients and what is between them and
 /// the daemon give up on answers that take longer.
 pub const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -77,6 +78,7 @@ pub struct Call {
     wait: bool,
     dry_run: bool,
     key: Option<String>,
+    asked: Option<String>,
 }
 
 impl Call {
@@ -109,6 +111,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Call {
             wait: wait.is_ok_and(|query| query.wait),
             dry_run: dry_run.is_ok_and(|query| query.dry_run),
             key,
+            asked: parts.extensions.get().map(|Asked(asked)| asked.clone()),
         })
     }
 }
@@ -185,7 +188,8 @@ pub async fn run_to_end(
     .await
 }
 
-fn accepted(task: Task) -> Response {
+/// The answer to what is in work.
+pub fn accepted(task: Task) -> Response {
     let place = format!("{}/tasks/{}", api_types::API_PREFIX, task.id);
     let answer = (
         StatusCode::ACCEPTED,
@@ -201,12 +205,12 @@ async fn start<T: Serialize>(
     spec: TaskSpec,
     work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
 ) -> Result<TaskHandle, HttpError> {
-    let spec = spec.user(&call.user.name).key(call.key);
+    let spec = spec.user(&call.user.name).key(call.key).asked(call.asked);
     run_blocking(move || host.start_task(spec, work)).await
 }
 
 /// Waits for the end of a task, as long as an answer can wait; says whether it has ended.
-async fn ended(handle: &mut TaskHandle) -> Result<bool, HttpError> {
+pub async fn ended(handle: &mut TaskHandle) -> Result<bool, HttpError> {
     let ended = handle
         .progress
         .wait_for(|task| task.state != TaskState::Running);

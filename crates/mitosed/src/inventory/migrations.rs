@@ -46,6 +46,8 @@ CREATE UNIQUE INDEX tasks_key ON tasks (key) WHERE key IS NOT NULL;
 ",
     // 3: events tell who asked for what they are about.
     "ALTER TABLE events ADD COLUMN user TEXT;",
+    // 4: tasks know the call that their key came with.
+    "ALTER TABLE tasks ADD COLUMN asked TEXT;",
 ];
 
 /// The form that this program knows.

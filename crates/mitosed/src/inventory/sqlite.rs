@@ -131,6 +131,13 @@ fn check_whole(connection: &Connection, path: &Path) -> Result<(), InventoryErro
     }
 }
 
+fn document_of(task: &Task) -> Result<String, InventoryError> {
+    serde_json::to_string(task).map_err(|source| InventoryError::Row {
+        id: task.id.to_string(),
+        source,
+    })
+}
+
 /// An object but for its document.
 fn object_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<ObjectRow> {
     Ok(ObjectRow {
@@ -237,23 +244,14 @@ impl Inventory for Sqlite {
             .map_err(access("read"))
     }
 
-    fn put_task(&self, task: &Task) -> Result<i64, InventoryError> {
-        let doc = serde_json::to_string(task).map_err(|source| InventoryError::Row {
-            id: task.id.to_string(),
-            source,
-        })?;
+    fn add_task(&self, task: &Task, asked: Option<&str>) -> Result<i64, InventoryError> {
+        let doc = document_of(task)?;
         let running = task.state == TaskState::Running;
         let connection = self.lock();
-        if task.id > 0 {
-            connection
-                .prepare_cached("UPDATE tasks SET running = ?2, doc = ?3 WHERE id = ?1")
-                .and_then(|mut update| update.execute(params![task.id, running, doc]))
-                .map_err(access("change"))?;
-            return Ok(task.id);
-        }
+        let values = params![running, doc, task.idempotency_key, asked];
         connection
-            .prepare_cached("INSERT INTO tasks (running, doc, key) VALUES (?1, ?2, ?3)")
-            .and_then(|mut insert| insert.execute(params![running, doc, task.idempotency_key]))
+            .prepare_cached("INSERT INTO tasks (running, doc, key, asked) VALUES (?1, ?2, ?3, ?4)")
+            .and_then(|mut insert| insert.execute(values))
             .map_err(access("change"))?;
         let id = connection.last_insert_rowid();
         if id % 1000 == 0 {
@@ -267,10 +265,20 @@ impl Inventory for Sqlite {
         Ok(id)
     }
 
-    fn task_of_key(&self, key: &str) -> Result<Option<i64>, InventoryError> {
+    fn put_task(&self, task: &Task) -> Result<(), InventoryError> {
+        let doc = document_of(task)?;
+        let running = task.state == TaskState::Running;
         self.lock()
-            .query_row("SELECT id FROM tasks WHERE key = ?1", [key], |row| {
-                row.get(0)
+            .prepare_cached("UPDATE tasks SET running = ?2, doc = ?3 WHERE id = ?1")
+            .and_then(|mut update| update.execute(params![task.id, running, doc]))
+            .map_err(access("change"))?;
+        Ok(())
+    }
+
+    fn task_of_key(&self, key: &str) -> Result<Option<(i64, Option<String>)>, InventoryError> {
+        self.lock()
+            .query_row("SELECT id, asked FROM tasks WHERE key = ?1", [key], |row| {
+                Ok((row.get(0)?, row.get(1)?))
             })
             .optional()
             .map_err(access("read"))

@@ -81,12 +81,13 @@ fn tasks_keep_their_number_and_running_ones_are_found() {
     let store = Sqlite::open(&dir.path().join("i.db")).unwrap();
     let mut task = Task::new("image.build", "tiny");
     task.idempotency_key = Some("k".into());
-    task.id = store.put_task(&task).unwrap();
+    task.id = store.add_task(&task, Some("digest")).unwrap();
     assert_eq!(store.running_tasks().unwrap(), [task.clone()]);
     task.state = TaskState::Success;
     store.put_task(&task).unwrap();
     assert_eq!(store.task(task.id).unwrap(), Some(task.clone()));
-    assert_eq!(store.task_of_key("k").unwrap(), Some(task.id));
+    let found = store.task_of_key("k").unwrap();
+    assert_eq!(found, Some((task.id, Some("digest".to_owned()))));
     assert_eq!(store.task_of_key("l").unwrap(), None);
     assert_eq!(store.tasks(i64::MAX, 10).unwrap(), [task]);
     assert!(store.running_tasks().unwrap().is_empty());
