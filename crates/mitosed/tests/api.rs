@@ -451,4 +451,13 @@ fn a_thousand_vms_are_listed_in_no_time() {
     // Disks are kept short beside.
     let fork = tasks.iter().find(|task| task.kind == "vm.fork").unwrap();
     assert_eq!(fork.state, TaskState::Success);
+    // A stream that begins far back leaves none out.
+    let mut seen = Vec::new();
+    let followed = bed.client.follow_events(Some(0), |event| {
+        seen.push(event.id);
+        event.subject != "w-4-199"
+    });
+    followed.unwrap();
+    assert!(seen.len() > 1000 && seen[0] == 1, "{}", seen.len());
+    assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1));
 }

@@ -9,6 +9,7 @@ use axum::http::header;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,8 +22,8 @@ use super::answer::{HttpError, run_blocking};
 use super::page::{self, EventQuery};
 use crate::host::Host;
 
-/// Most events that a stream begins with.
-const MAX_EVENTS: usize = 10_000;
+/// Events that a stream takes out of the inventory at a time.
+const BATCH: usize = 1000;
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new().routes(routes!(events))
@@ -66,47 +67,70 @@ async fn events(
     if !follow {
         return run_blocking(move || page::events(&host, &query)).await;
     }
-    let mut news = host.subscribe();
-    let reader = Arc::clone(&host);
-    let known = run_blocking(move || match query.after {
-        Some(after) => reader.events(after, MAX_EVENTS),
-        None => Ok(Vec::new()),
-    });
-    let known = known.await?;
+    let news = host.subscribe();
     let (sender, receiver) = mpsc::channel::<Result<Event, Infallible>>(64);
-    tokio::spawn(async move {
-        let mut last = query.after.unwrap_or(0);
-        for event in known {
-            last = event.id;
-            if !query.fits(&event) {
-                continue;
-            }
-            if sender.send(Ok(as_sse(&event))).await.is_err() {
-                return;
-            }
-        }
-        loop {
-            let missed = match news.recv().await {
-                Ok(event) if event.id <= last => continue,
-                Ok(event) => vec![event],
-                // This reader was too slow for the channel; the inventory has them all.
-                Err(RecvError::Lagged(_)) => host.events(last, MAX_EVENTS).unwrap_or_default(),
-                Err(RecvError::Closed) => return,
-            };
-            for event in missed {
-                last = event.id;
-                if !query.fits(&event) {
-                    continue;
-                }
-                if sender.send(Ok(as_sse(&event))).await.is_err() {
-                    return;
-                }
-            }
-        }
-    });
+    let mut follower = Follower {
+        last: query.after.unwrap_or(0),
+        host: Arc::clone(&host),
+        sender,
+        query,
+    };
+    if follower.query.after.is_none() {
+        let latest = run_blocking(move || host.latest_events(1)).await?;
+        follower.last = latest.last().map_or(0, |event| event.id);
+    }
+    tokio::spawn(follower.follow(news));
     Ok(Sse::new(ReceiverStream::new(receiver))
         .keep_alive(KeepAlive::default())
         .into_response())
+}
+
+/// Somebody who is told all events that fit, each once and in order.
+struct Follower {
+    host: Arc<Host>,
+    query: EventQuery,
+    /// Number of the last event that was looked at.
+    last: i64,
+    sender: mpsc::Sender<Result<Event, Infallible>>,
+}
+
+impl Follower {
+    /// Tells what is known, then what comes, until the reader is gone.
+    async fn follow(mut self, mut news: Receiver<EventAnswer>) {
+        let mut goes_on = self.catch_up().await;
+        while goes_on {
+            goes_on = match news.recv().await {
+                Ok(event) if event.id <= self.last => true,
+                Ok(event) if event.id == self.last + 1 => self.tell(&event).await,
+                // Others come before it, or this reader was too slow: the inventory has them all.
+                Ok(_) | Err(RecvError::Lagged(_)) => self.catch_up().await,
+                Err(RecvError::Closed) => false,
+            };
+        }
+    }
+
+    async fn catch_up(&mut self) -> bool {
+        loop {
+            let (host, last) = (Arc::clone(&self.host), self.last);
+            let batch = run_blocking(move || host.events(last, BATCH)).await;
+            // What cannot be read now is read with the next event.
+            let batch = batch.unwrap_or_default();
+            for event in &batch {
+                if !self.tell(event).await {
+                    return false;
+                }
+            }
+            if batch.len() < BATCH {
+                return true;
+            }
+        }
+    }
+
+    /// Says whether there is still somebody to be told.
+    async fn tell(&mut self, event: &EventAnswer) -> bool {
+        self.last = event.id;
+        !self.query.fits(event) || self.sender.send(Ok(as_sse(event))).await.is_ok()
+    }
 }
 
 fn as_sse(event: &EventAnswer) -> Event {
