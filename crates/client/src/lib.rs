@@ -10,6 +10,7 @@ mod fork_points;
 mod http;
 mod snapshots;
 mod storage;
+mod tasks;
 mod tree;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use api_types::{ErrorKind, Problem};
 
 pub use calls::{Client, LogOptions};
+pub use tasks::TaskFilter;
 
 /// A call did not succeed.
 #[derive(Debug, thiserror::Error)]

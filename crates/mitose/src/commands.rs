@@ -30,6 +30,7 @@ mod rm;
 mod run;
 mod set;
 mod snapshot;
+mod task;
 mod token;
 mod tree;
 mod wait;
@@ -143,6 +144,7 @@ pub enum Command {
     Import(archive::ImportArgs),
     Tree(tree::Args),
     Events(events::Args),
+    Task(task::Args),
     Image(image::Args),
     Datastore(datastore::Args),
     #[command(visible_alias = "diskpool")]
@@ -193,6 +195,7 @@ impl Command {
             Self::Import(args) => archive::import(args, context),
             Self::Tree(args) => tree::run(&args, context),
             Self::Events(args) => events::run(&args, context),
+            Self::Task(args) => task::run(args, context),
             Self::Image(args) => image::run(args, context),
             Self::Pool(args) => pool::run(args, context),
             Self::Datastore(args) => datastore::run(args, context),
