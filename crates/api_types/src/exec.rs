@@ -18,6 +18,10 @@ pub enum Encoding {
     Base64,
 }
 
+fn default_wait_s() -> u64 {
+    60
+}
+
 fn default_timeout_s() -> u64 {
     60
 }
@@ -48,6 +52,10 @@ pub struct ExecRequest {
     #[serde(default)]
     #[schema(schema_with = schema::optional_guest_user)]
     pub user: Option<String>,
+    /// Longest wait for an agent that has not said yet that it is ready, seconds.
+    #[serde(default = "default_wait_s")]
+    #[schema(maximum = 3600)]
+    pub wait_s: u64,
     /// Longest time that it may take, seconds.
     #[serde(default = "default_timeout_s")]
     #[schema(minimum = 1, maximum = 3600)]

@@ -174,10 +174,7 @@ impl Client {
                 Err(ClientError::Refused(problem))
                     if problem.kind == ErrorKind::Timeout && Instant::now() < deadline => {}
                 Err(ClientError::Refused(mut problem)) if problem.kind == ErrorKind::Timeout => {
-                    // All of the wait counts, not the part of the last call.
-                    let part = format!("within {wait_s} s");
-                    let whole = format!("within {timeout_s} s");
-                    problem.detail = problem.detail.replace(&part, &whole);
+                    say_whole_wait(&mut problem, wait_s, timeout_s);
                     return Err(ClientError::Refused(problem));
                 }
                 answer => return answer,
@@ -226,10 +223,25 @@ impl Client {
         ask_stream(&self.target, &path)
     }
 
-    /// Connects to a vsock port of a guest.
-    pub fn vsock(&self, name: &str, port: u32) -> Result<UnixStream, ClientError> {
-        let path = format!("{API_PREFIX}/vms/{}/vsock/{port}", encode(name));
-        ask_stream(&self.target, &path)
+    /// Connects to a vsock port of a guest; waits `wait_s` seconds for an agent that is not ready.
+    pub fn vsock(&self, name: &str, port: u32, wait_s: u64) -> Result<UnixStream, ClientError> {
+        let deadline = Instant::now() + Duration::from_secs(wait_s);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let part_s = (left.as_secs_f64().ceil() as u64).min(schema::MAX_WAIT_SECONDS);
+            let name = encode(name);
+            let path = format!("{API_PREFIX}/vms/{name}/vsock/{port}?wait_s={part_s}");
+            match ask_stream(&self.target, &path) {
+                Err(ClientError::Refused(mut problem)) if problem.kind == ErrorKind::Timeout => {
+                    if Instant::now() < deadline {
+                        continue;
+                    }
+                    say_whole_wait(&mut problem, part_s, wait_s);
+                    return Err(ClientError::Refused(problem));
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Events after the number `after`, or the latest ones.
@@ -491,6 +503,13 @@ impl Client {
             },
         )
     }
+}
+
+/// All of a wait counts, not the part of its last call.
+fn say_whole_wait(problem: &mut Problem, part_s: u64, whole_s: u64) {
+    let part = format!("within {part_s} s");
+    let whole = format!("within {whole_s} s");
+    problem.detail = problem.detail.replace(&part, &whole);
 }
 
 /// Result of a task that has ended, or why it has none.

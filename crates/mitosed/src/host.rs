@@ -64,6 +64,7 @@ use self::fork::OpenPoints;
 use self::listing::Listing;
 use self::objects::Objects;
 
+pub use exec::LOOK_INTERVAL;
 pub use fork::PointFork;
 pub use full::clone_task;
 pub use image_store::kind_and_name;

@@ -92,7 +92,7 @@ fn a_frozen_source_is_cloned_without_stun_and_thaws_when_it_is_resumed() {
     let vm = bed.client.wait_for("a", WaitFor::Frozen, 20).unwrap();
     assert_eq!(vm.state, "frozen");
     assert_eq!(bed.client.pause("a").unwrap().state, "frozen");
-    let error = bed.client.vsock("a", 1025).unwrap_err().to_string();
+    let error = bed.client.vsock("a", 1025, 0).unwrap_err().to_string();
     assert!(error.contains("is frozen"), "{error}");
 
     let first = bed.client.fork("a", &clones(&["b", "c"])).unwrap();

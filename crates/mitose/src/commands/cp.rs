@@ -11,6 +11,9 @@ use anyhow::{Context as _, bail};
 
 use super::Context;
 
+/// Longest wait for the agent of a VM that is starting, seconds.
+const AGENT_WAIT_S: u64 = 60;
+
 /// Copy files and directories between host and guest
 ///
 /// One of the two places is NAME:PATH with an absolute path in the guest.
@@ -62,7 +65,7 @@ fn connect(context: &Context, name: &str, path: &str) -> anyhow::Result<UnixStre
     if !path.starts_with('/') {
         bail!("the path in the guest must be absolute, such as {name}:/root/{path}");
     }
-    Ok(context.client()?.vsock(name, REQUEST_PORT)?)
+    Ok(context.client()?.vsock(name, REQUEST_PORT, AGENT_WAIT_S)?)
 }
 
 fn upload(context: &Context, from: &Path, name: &str, path: &str) -> anyhow::Result<()> {

@@ -25,6 +25,7 @@ const SIZE_INTERVAL: Duration = Duration::from_millis(250);
   mitose exec web1 -- hostname
   mitose exec web1 -it -- bash
   echo hello | mitose exec web1 -i -- tee /tmp/x
+  mitose exec web1 --wait 300 -- cat /etc/os-release
   mitose exec web1 --user nobody --env A=1 -- env")]
 pub struct Args {
     /// Name of the VM
@@ -44,6 +45,9 @@ pub struct Args {
     /// User in the guest, root by default
     #[arg(short, long)]
     user: Option<String>,
+    /// Seconds to wait for the guest agent while the VM is starting
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    wait: u64,
     /// Command and its arguments
     #[arg(last = true, required = true)]
     command: Vec<String>,
@@ -53,7 +57,9 @@ type Writer = Arc<Mutex<UnixStream>>;
 
 /// Runs the command.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
-    let stream = context.client()?.vsock(&args.name, REQUEST_PORT)?;
+    let stream = context
+        .client()?
+        .vsock(&args.name, REQUEST_PORT, args.wait)?;
     let writer = Arc::new(Mutex::new(
         stream.try_clone().context("cannot share the connection")?,
     ));

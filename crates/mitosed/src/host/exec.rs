@@ -13,14 +13,15 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::{Host, Vm};
 use crate::error::{OpError, OpResult};
-use crate::inventory::PowerState;
 
 /// Most bytes that are kept of each of a command's outputs.
 const MAX_OUTPUT_BYTES: usize = 4 << 20;
 /// Longest wait for the guest to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(45);
-/// The same where its agent has not said yet that it is there, or where it stands still.
-const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a first word of a guest of which nobody knows that it has an agent.
+const UNKNOWN_AGENT_WAIT: Duration = Duration::from_secs(2);
+/// Pause between two looks at a guest that is waited for.
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a command wrote, as far as it is kept.
 #[derive(Debug, Default)]
@@ -77,6 +78,7 @@ impl Host {
                 env: Default::default(),
                 cwd: None,
                 user: None,
+                wait_s: 0,
                 timeout_s: timeout.as_secs(),
             },
         )?;
@@ -101,6 +103,10 @@ impl Host {
     pub fn exec(&self, vm: &Vm, request: ExecRequest) -> OpResult<ExecReply> {
         self.check_running(vm)?;
         let stdin = decode(&request.stdin, request.encoding)?;
+        let begun = Instant::now();
+        while !self.agent_answers(vm, begun, request.wait_s)? {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
         let stream = self.reach_agent(vm)?;
         let deadline = Instant::now() + Duration::from_secs(request.timeout_s);
         let start = Start {
@@ -158,17 +164,40 @@ impl Host {
         })
     }
 
+    /// Whether the agent of a running guest has said that it is ready; an error where it is not to be
+    /// expected any more by somebody who waits for `wait_s` from `begun` on. Never blocks.
+    pub fn agent_answers(&self, vm: &Vm, begun: Instant, wait_s: u64) -> OpResult<bool> {
+        self.check_running(vm)?;
+        let (name, live) = (vm.name(), vm.live());
+        if live.ready_at_ns.is_some() {
+            return Ok(true);
+        }
+        let waited = begun.elapsed();
+        let longest = Duration::from_secs(wait_s);
+        if !live.row.has_agent && waited >= UNKNOWN_AGENT_WAIT.min(longest) {
+            return Err(OpError::unavailable(format!(
+                "{name} has no guest agent, so nothing can be run in it; boot it from an image that \
+                 has one (see 'mitose image'), or start mitose-guest in it"
+            )));
+        }
+        if waited >= longest {
+            return Err(OpError::new(
+                ErrorKind::Timeout,
+                format!(
+                    "the agent of {name} was not ready within {wait_s} s; wait longer (--wait), or see \
+                     'mitose logs {name}'"
+                ),
+            ));
+        }
+        Ok(false)
+    }
+
     fn reach_agent(&self, vm: &Vm) -> OpResult<UnixStream> {
         let unreachable = |reason: String| {
             OpError::unavailable(format!(
                 "the agent of {} cannot be reached: {reason}; is it running in the guest?",
                 vm.name()
             ))
-        };
-        let answers = vm.live().ready_at_ns.is_some() && vm.state() == PowerState::Running;
-        let longest = match answers {
-            true => CONNECT_TIMEOUT,
-            false => FIRST_CONNECT_TIMEOUT,
         };
         let stream = UnixStream::connect(self.config.home.vm_vsock(&vm.id))
             .and_then(|stream| {
@@ -179,7 +208,7 @@ impl Host {
         let shared = stream.try_clone();
         let mut timed = Timed {
             stream: shared.map_err(|error| unreachable(error.to_string()))?,
-            deadline: Instant::now() + longest,
+            deadline: Instant::now() + CONNECT_TIMEOUT,
         };
         agent_protocol::host::connect(&mut timed, REQUEST_PORT)
             .map_err(|error| unreachable(format!("{:#}", anyhow::Error::from(error))))?;

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use agent_protocol::REQUEST_PORT;
+use api_types::schema::MAX_WAIT_SECONDS;
 use api_types::{STREAM_PROTOCOL, schema};
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -23,7 +25,7 @@ use super::Shared;
 use super::answer::HttpError;
 use super::vms::VmPath;
 use crate::error::{OpError, OpResult};
-use crate::host::{Host, Vm};
+use crate::host::{Host, LOOK_INTERVAL, Vm};
 
 /// Pause between two looks at a log that is followed.
 const LOG_INTERVAL: Duration = Duration::from_millis(50);
@@ -185,14 +187,31 @@ async fn console(
     })
 }
 
+/// How to connect to a guest.
+#[derive(Debug, Deserialize)]
+struct VsockQuery {
+    /// Longest wait for an agent that is not ready, seconds; at most that of an answer. Who wants to
+    /// wait longer asks again.
+    #[serde(default)]
+    wait_s: u64,
+}
+
 /// Connects to a vsock port of the guest.
 async fn vsock(
     State(host): Shared,
     Path((name, port)): Path<(String, u32)>,
+    Query(query): Query<VsockQuery>,
     request: Request,
 ) -> Result<Response, HttpError> {
     let vm = host.find(&name)?;
     host.check_running(&vm)?;
+    // Other ports are of programs that may need no agent.
+    if port == REQUEST_PORT {
+        let (begun, wait_s) = (Instant::now(), query.wait_s.min(MAX_WAIT_SECONDS));
+        while !host.agent_answers(&vm, begun, wait_s)? {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
     let path = host.config.home.vm_vsock(&vm.id);
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(path, port)).await;
     let guest = match connected {
