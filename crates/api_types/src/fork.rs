@@ -165,6 +165,22 @@ pub struct ClonedVm {
     pub disks: Option<CopyOrigin>,
 }
 
+/// What the disks of clones hold of the source's instant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// Disks and memory of one instant.
+    #[default]
+    Instant,
+    /// The disks of a source that did not run.
+    AtRest,
+    /// The disks of a source that ran, as a power cut would leave them: what the guest had not yet
+    /// written is not there.
+    Crash,
+    /// The same, just after the guest had written what its file systems held back.
+    Synced,
+}
+
 /// Answer to [`ForkRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Cloned {
@@ -174,8 +190,11 @@ pub struct Cloned {
     pub stun_us: u64,
     /// Disk queues held, microseconds.
     pub io_held_us: u64,
-    /// `layer` or `fork`.
+    /// `layer` or `fork`; `files` of a snapshot, `kept` of a fork point, `none` of clones without memory.
     pub memory: String,
+    /// What the clones' disks hold.
+    #[serde(default)]
+    pub consistency: Consistency,
     /// Parts of the stun, microseconds, by step.
     #[serde(default)]
     #[schema(schema_with = schema::figures)]

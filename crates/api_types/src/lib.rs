@@ -36,7 +36,7 @@ pub use datastore::{Datastore, DatastoreAddRequest, DatastoreChangeRequest, Data
 pub use disk_pool::{DiskPool, DiskPoolChangeRequest, DiskPoolRequest, DiskPoolState};
 pub use event::Event;
 pub use exec::{Encoding, ExecReply, ExecRequest};
-pub use fork::{CloneEdit, CloneMode, Cloned, ClonedVm, CopyOrigin, ForkRequest};
+pub use fork::{CloneEdit, CloneMode, Cloned, ClonedVm, Consistency, CopyOrigin, ForkRequest};
 pub use fork_point::{
     ForkPoint, MAX_CHILDREN, PersistenceRequest, PointForkRequest, PointForked, PrepareRequest,
     Prepared,

@@ -368,6 +368,7 @@ impl VmProcess {
             checkpoint: checkpoint_fd,
             newborns,
             kvm,
+            disks_only: false,
             drain_ms_max: 250,
             fail_at,
         };

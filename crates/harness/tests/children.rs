@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use api_types::{PointForkRequest, PrepareRequest, StopRequest};
+use api_types::{
+    CloneMode, Consistency, ForkRequest, PointForkRequest, PrepareRequest, StopRequest,
+};
 use client::Client;
 use harness::{Cli, kvm_present};
 use tempfile::TempDir;
@@ -213,4 +215,45 @@ fn a_persistent_child_keeps_what_it_flushed_over_power_cycles() {
         bed.client.start("p").expect("start");
     }
     assert!(size > 1 << 18, "{size} bytes");
+}
+
+#[test]
+fn linked_clones_of_a_guest_that_writes_hold_its_disk_and_nothing_else() {
+    if !kvm_present() {
+        eprintln!("skipped: no /dev/kvm here");
+        return;
+    }
+    let bed = Bed::new();
+    bed.run("src");
+    let clone = |mode, name: &str| {
+        let request = ForkRequest {
+            names: vec![name.to_owned()],
+            mode,
+            ..ForkRequest::default()
+        };
+        bed.client.fork("src", &request).expect("clone")
+    };
+    let mut held = vec![];
+    for number in 0..ROUNDS {
+        bed.wait_rounds("src", 1);
+        let cloned = clone(CloneMode::Linked, &format!("l{number}"));
+        assert_eq!(
+            (cloned.stun_us, cloned.consistency),
+            (0, Consistency::Crash)
+        );
+        held.push(cloned.io_held_us);
+    }
+    println!("disks held {} us", median(held));
+    bed.wait_rounds("src", 2);
+    // Its RAM is where it was: the first fork that wants it makes it a layer.
+    assert_eq!(clone(CloneMode::Instant, "i").memory, "layer");
+    for name in ["l0", &format!("l{}", ROUNDS - 1)] {
+        bed.check_disk(name);
+        bed.client.start(name).expect("start");
+        bed.wait_rounds(name, 2);
+    }
+    for name in ["src", "i"] {
+        bed.client.stop(name, &OFF).expect("stop");
+        bed.check_disk(name);
+    }
 }

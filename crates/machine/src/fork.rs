@@ -2,11 +2,13 @@
 //!
 //! Order: open the next tops → gate disk queues → wait for requests in flight and write caches →
 //! stop vCPUs and hold every worker → save → swap disk tops → switch or hold RAM → resume → ungate
-//! → write the checkpoint. Each failure undoes what came before it, and the source runs on.
+//! → write the checkpoint. Each failure undoes what came before it, and the source runs on. Where
+//! only its disks are wanted, there is no stun ([`disks_only`]).
 //!
 //! RAM: a VM that was never forked turns its memfd into the layer. One that runs on a private view
 //! splits its process: the child (the *holder*) keeps the instant, and clones are born of it.
 
+mod disks_only;
 mod finishing;
 mod split;
 
@@ -25,7 +27,7 @@ use vmm_protocol::ForkStep;
 pub(crate) use self::finishing::Finishing;
 use crate::checkpoint::Checkpoint;
 use crate::clock::{monotonic_ns, us_between};
-use crate::disks::stack_of;
+use crate::disks::{Disk, stack_of};
 use crate::durability::Durability;
 use crate::error::{ForkCause, ForkError};
 use crate::machine::{Machine, lock_ram};
@@ -37,6 +39,8 @@ pub struct ForkPlan {
     pub next_tops: Vec<LayerFile>,
     /// Takes the checkpoint, where clones do not inherit it.
     pub checkpoint: File,
+    /// Memory of the instant is not wanted: vCPUs run on.
+    pub disks_only: bool,
     /// Longest wait for requests in flight, milliseconds.
     pub drain_ms_max: u32,
     /// Step at which to fail, for tests.
@@ -56,7 +60,7 @@ pub struct ForkReport {
     pub holder: Option<i32>,
     /// Duration of each step, microseconds.
     pub steps_us: Vec<(ForkStep, u64)>,
-    /// How many forks the machine has had, with this one.
+    /// How many forks the machine has had, with this one where memory was wanted.
     pub number: u64,
 }
 
@@ -89,6 +93,14 @@ struct Steps {
 }
 
 impl Steps {
+    fn begin(fail_at: Option<ForkStep>) -> Self {
+        Self {
+            fail_at,
+            last_ns: monotonic_ns(),
+            us: vec![],
+        }
+    }
+
     /// Notes the end of `step`, and fails there if a test asked for it.
     fn done(&mut self, step: ForkStep) -> Result<(), ForkError> {
         let now = monotonic_ns();
@@ -125,21 +137,17 @@ impl Machine {
         let ForkPlan {
             next_tops,
             checkpoint: file,
+            disks_only,
             drain_ms_max,
             fail_at,
         } = plan;
-        let mut steps = Steps {
-            fail_at,
-            last_ns: monotonic_ns(),
-            us: vec![],
-        };
+        let mut steps = Steps::begin(fail_at);
         let tops = self.prepare_tops(next_tops)?;
-        {
-            let mut ram = lock_ram(&self.ram);
-            if ram.view() == View::Shared {
-                ram.prepare_seal().map_err(at(ForkStep::PrepareTops))?;
-            }
+        if disks_only {
+            let sealed = self.seal_disks(tops, drain_ms_max, steps);
+            return sealed.map(ForkOutcome::Source);
         }
+        self.prepare_ram()?;
         steps.done(ForkStep::PrepareTops)?;
         let finishing = self.finishing.clone();
         let quiet = finishing.quiet();
@@ -192,6 +200,14 @@ impl Machine {
         }))
     }
 
+    fn prepare_ram(&self) -> Result<(), ForkError> {
+        let mut ram = lock_ram(&self.ram);
+        if ram.view() == View::Shared {
+            ram.prepare_seal().map_err(at(ForkStep::PrepareTops))?;
+        }
+        Ok(())
+    }
+
     /// Opens the next tops; a read-only disk and an empty slot have none. Returns them with their
     /// disks' indices.
     fn prepare_tops(&self, files: Vec<LayerFile>) -> Result<Vec<(usize, PreparedTop)>, ForkError> {
@@ -236,23 +252,7 @@ impl Machine {
             durability,
             ..
         } = self;
-        let deadline = Instant::now() + Duration::from_millis(drain_ms_max.into());
-        for (index, disk) in platform.disks.iter().enumerate() {
-            let step = ForkStep::Drain;
-            let busy = || ForkError {
-                step,
-                cause: ForkCause::Busy {
-                    index,
-                    ms: drain_ms_max,
-                },
-            };
-            let mut guard = disk.worker.lock_until(deadline).ok_or_else(busy)?;
-            guard.quiesce().map_err(|source| ForkError {
-                step,
-                cause: ForkCause::Flush { index, source },
-            })?;
-        }
-        steps.done(ForkStep::Drain)?;
+        drain(&platform.disks, drain_ms_max, steps)?;
         let was_running = vcpus.is_running();
         let stun_from = monotonic_ns();
         let states = vcpus.park_and_save();
@@ -306,6 +306,24 @@ impl Machine {
     }
 }
 
+/// Waits for requests in flight of gated disks, and writes their table caches.
+fn drain(disks: &[Disk], ms_max: u32, steps: &mut Steps) -> Result<(), ForkError> {
+    let deadline = Instant::now() + Duration::from_millis(ms_max.into());
+    for (index, disk) in disks.iter().enumerate() {
+        let step = ForkStep::Drain;
+        let busy = || ForkError {
+            step,
+            cause: ForkCause::Busy { index, ms: ms_max },
+        };
+        let mut guard = disk.worker.lock_until(deadline).ok_or_else(busy)?;
+        guard.quiesce().map_err(|source| ForkError {
+            step,
+            cause: ForkCause::Flush { index, source },
+        })?;
+    }
+    steps.done(ForkStep::Drain)
+}
+
 /// Swaps disk tops, then RAM; undoes the tops if RAM fails.
 fn swap_all(
     disks: &mut [WorkerGuard<'_>],
@@ -315,6 +333,21 @@ fn swap_all(
     checkpoint: Box<Checkpoint>,
     steps: &mut Steps,
 ) -> Result<Instant_, ForkError> {
+    let swapped = swap_tops(disks, tops, durability, steps)?;
+    let switched = switch_ram(ram, checkpoint, steps);
+    if switched.is_err() {
+        take_back(disks, &swapped, durability);
+    }
+    switched
+}
+
+/// Swaps disk tops, all or none; returns the indices of their disks.
+fn swap_tops(
+    disks: &mut [WorkerGuard<'_>],
+    tops: Vec<(usize, PreparedTop)>,
+    durability: &Durability,
+    steps: &mut Steps,
+) -> Result<Vec<usize>, ForkError> {
     let mut swapped = vec![];
     let mut result = Ok(());
     durability.awaited();
@@ -332,20 +365,24 @@ fn swap_all(
         stack.before_first_sync(durability.before_first_sync());
         swapped.push(index);
     }
-    let result = result
-        .and_then(|()| steps.done(ForkStep::SwapDisks))
-        .and_then(|()| switch_ram(ram, checkpoint, steps));
-    if result.is_err() {
-        for index in swapped {
-            if let Some(stack) = stack_of(&mut disks[index]) {
-                stack
-                    .pop_top()
-                    .expect("a top that nothing wrote to comes off");
-            }
+    match result.and_then(|()| steps.done(ForkStep::SwapDisks)) {
+        Ok(()) => Ok(swapped),
+        Err(error) => {
+            take_back(disks, &swapped, durability);
+            Err(error)
         }
-        durability.reached();
     }
-    result
+}
+
+fn take_back(disks: &mut [WorkerGuard<'_>], swapped: &[usize], durability: &Durability) {
+    for index in swapped {
+        if let Some(stack) = stack_of(&mut disks[*index]) {
+            stack
+                .pop_top()
+                .expect("a top that nothing wrote to comes off");
+        }
+    }
+    durability.reached();
 }
 
 fn switch_ram(

@@ -483,6 +483,7 @@ fn plan_of(fork: &Fork, fds: Vec<OwnedFd>) -> anyhow::Result<(ForkPlan, Nest)> {
     let plan = ForkPlan {
         next_tops,
         checkpoint: fds.file(fork.checkpoint)?,
+        disks_only: fork.disks_only,
         drain_ms_max: fork.drain_ms_max,
         fail_at: fork.fail_at,
     };

@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use api_types::{
-    CloneMode, Cloned, DiskPoolChangeRequest, DiskPoolRequest, DiskPoolState, ErrorKind,
-    ForkRequest, StopRequest, TaskState,
+    CloneMode, Cloned, Consistency, DiskPoolChangeRequest, DiskPoolRequest, DiskPoolState,
+    ErrorKind, ForkRequest, StopRequest, TaskState,
 };
 use bed::stores::Mount;
 use bed::{Bed, clones};
@@ -175,7 +175,9 @@ fn a_full_clone_of_a_running_vm_shows_one_instant() {
     bed.run("a", "");
     write_to(&top(&bed, "a"), 5);
     let cloned = bed.client.fork("a", &full("f", 2)).unwrap();
-    assert!(cloned.stun_us > 0 && cloned.memory == "none", "{cloned:?}");
+    let cost = (cloned.stun_us, cloned.io_held_us);
+    assert_eq!((cost, &*cloned.memory), ((0, 7), "none"), "{cloned:?}");
+    assert_eq!(cloned.consistency, Consistency::Crash);
     let reason = cloned.clones[0].disks.clone().unwrap().reason.unwrap();
     assert!(reason.contains("no disk pool for a"), "{reason}");
     assert_eq!(bed.state_of("a"), "running");
@@ -214,7 +216,7 @@ fn a_full_clone_of_a_running_vm_syncs_its_guest_where_asked() {
     let refused = bed.client.fork("a", &quiesced(CloneMode::Instant));
     let refused = refused.unwrap_err().to_string();
     assert!(
-        refused.contains("quiesce: only before full clones"),
+        refused.contains("quiesce: only before full and linked clones"),
         "{refused}"
     );
     bed.assert_only(&["a"]);

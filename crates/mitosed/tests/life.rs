@@ -4,7 +4,7 @@
 
 mod bed;
 
-use api_types::{ErrorKind, ForkRequest, StopRequest};
+use api_types::{Consistency, ErrorKind, ForkRequest, StopRequest};
 use bed::{Bed, clones};
 
 #[test]
@@ -261,10 +261,6 @@ fn linked_and_full_clones_are_made_of_powered_off_vms() {
         mode: api_types::CloneMode::Linked,
         ..clones(&["b", "c"])
     };
-    assert_eq!(
-        bed.client.fork("a", &linked).unwrap_err().kind(),
-        Some(ErrorKind::Conflict)
-    );
     bed.client.stop("a", &StopRequest::default()).unwrap();
     bed.client.fork("a", &linked).unwrap();
     assert_eq!(bed.state("b"), "poweredOff");
@@ -281,4 +277,44 @@ fn linked_and_full_clones_are_made_of_powered_off_vms() {
     bed.client.remove("a", false).unwrap();
     assert_eq!(bed.state("b"), "running");
     bed.assert_only(&["b", "c", "d"]);
+}
+
+#[test]
+fn linked_clones_of_a_running_vm_leave_its_vcpus_and_memory_alone() {
+    let mut bed = Bed::new();
+    bed.run("a", "");
+    let linked = |names: &[&str]| ForkRequest {
+        mode: api_types::CloneMode::Linked,
+        ..clones(names)
+    };
+    let cloned = bed.client.fork("a", &linked(&["b", "c"])).unwrap();
+    assert_eq!((cloned.stun_us, cloned.io_held_us), (0, 7), "{cloned:?}");
+    assert_eq!(cloned.consistency, Consistency::Crash);
+    assert_eq!(bed.state("b"), "poweredOff");
+    let layers = |bed: &Bed, name: &str| bed.detail(name).disks[0].layers.clone();
+    assert_eq!(layers(&bed, "a")[1..], layers(&bed, "b")[1..]);
+    assert_eq!(layers(&bed, "a").len(), 3);
+    bed.client.start("b").unwrap();
+    // RAM was not switched: the first fork of it still turns it into a layer.
+    let forked = bed.client.fork("a", &clones(&["i"])).unwrap();
+    assert_eq!(forked.memory, "layer");
+    assert_eq!(
+        bed.client.fork("a", &clones(&["j"])).unwrap().memory,
+        "fork"
+    );
+    bed.client.pause("a").unwrap();
+    bed.client.fork("a", &linked(&["d"])).unwrap();
+    assert_eq!(bed.state("a"), "paused");
+    let refused = ForkRequest {
+        quiesce: true,
+        ..linked(&["e"])
+    };
+    bed.client.resume("a").unwrap();
+    let refused = bed.client.fork("a", &refused).unwrap_err().to_string();
+    assert!(refused.contains("no guest agent"), "{refused}");
+    bed.restart();
+    assert_eq!(layers(&bed, "c")[1..], layers(&bed, "b")[1..]);
+    bed.client.remove("a", true).unwrap();
+    bed.client.start("d").unwrap();
+    bed.assert_only(&["b", "c", "d", "i", "j"]);
 }

@@ -84,7 +84,7 @@ fn expected(model: Model, op: Op) -> Option<Model> {
         Op::Pause => lives.then_some(Paused),
         Op::Resume => lives.then_some(Running),
         Op::Fork => lives.then_some(model),
-        Op::Copy => off.then_some(model),
+        Op::Copy => Some(model),
         Op::Adjust => (model != Template).then_some(model),
         Op::Reconfigure => (model == Off).then_some(model),
         Op::Describe => Some(model),

@@ -231,6 +231,9 @@ pub struct Fork {
     /// they are told to run.
     #[serde(default)]
     pub kvm: Option<Fd>,
+    /// Only the disks of the instant are wanted: vCPUs run on, and RAM stays as it is.
+    #[serde(default)]
+    pub disks_only: bool,
     /// Longest time that requests in flight may take to finish before the call fails, milliseconds.
     pub drain_ms_max: u32,
     /// Name of a step of the fork at which to fail, for tests of the failure paths.
@@ -445,17 +448,18 @@ pub struct Status {
 }
 
 /// Result of a fork, from the source.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forked {
     /// First vCPU kicked to last vCPU re-entered, microseconds.
     pub stun_us: u64,
     /// Disk queues gated to ungated, microseconds.
     pub io_held_us: u64,
-    /// Memory layer of the fork point, or none where clones were born by `fork()`.
+    /// Memory layer of the fork point, or none where clones were born by `fork()` or only disks were
+    /// wanted.
     pub layer: Option<Fd>,
     /// Parts of the stun, microseconds, by step.
     pub steps_us: Vec<(ForkStep, u64)>,
-    /// How many forks this process has made, with this one.
+    /// How many forks this process has made, with this one where memory was wanted.
     #[serde(default)]
     pub number: u64,
 }

@@ -1,6 +1,6 @@
 //! `mitose clone`.
 
-use api_types::{CloneMode, Cloned, ForkRequest, MAX_CLONES, SerialRequest};
+use api_types::{CloneMode, Cloned, Consistency, ForkRequest, MAX_CLONES, SerialRequest};
 use clap::CommandFactory;
 
 use super::description::{self, Description};
@@ -40,8 +40,9 @@ pub struct Args {
     /// Snapshot of the source to clone; an instant clone needs one with memory
     #[arg(long)]
     snapshot: Option<String>,
-    /// instant: live; linked: powered off, on the disks of a powered-off source; full: powered off,
-    /// with copies of the source's disks, of this instant where it runs
+    /// instant: live; linked: powered off, on the source's disks; full: powered off, with copies of
+    /// the source's disks. Where the source runs, the latter two boot from its disks of this instant,
+    /// as after a power cut
     #[arg(long, default_value = "instant", value_parser = parse_mode)]
     mode: CloneMode,
     /// Datastore of the clones [default: the source's; for full clones those with ready copies or
@@ -51,7 +52,7 @@ pub struct Args {
     /// Most bytes that full clones copy in a second
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     rate: Option<u64>,
-    /// Have the guest of a running source sync its file systems before full clones
+    /// Have the guest of a running source sync its file systems before full or linked clones
     #[arg(long)]
     quiesce: bool,
     /// Most host memory that each clone takes beside what it shares [default: the source's]
@@ -167,13 +168,23 @@ fn print(cloned: &Cloned, mode: CloneMode, format: Format) -> anyhow::Result<()>
     if format == Format::Json {
         return output::json(cloned);
     }
-    if mode == CloneMode::Instant || cloned.stun_us > 0 {
+    if mode == CloneMode::Instant || cloned.io_held_us > 0 {
         output::text_line(&format!(
             "{} stood still for {} (disk queues held for {})",
             cloned.source,
             microseconds(cloned.stun_us),
             microseconds(cloned.io_held_us)
         ))?;
+    }
+    match cloned.consistency {
+        Consistency::Instant | Consistency::AtRest => {}
+        Consistency::Crash => output::text_line(
+            "The clones boot from the disks of that instant, as after a power cut (crash-consistent); \
+             --quiesce has the guest sync its file systems before",
+        )?,
+        Consistency::Synced => output::text_line(
+            "The clones boot from the disks of that instant, whose file systems the guest has synced",
+        )?,
     }
     if mode == CloneMode::Full {
         return print_full(cloned);

@@ -70,6 +70,8 @@ struct Ground {
     /// The source's next tops.
     tops: Vec<OpenLayer>,
     kvm: Option<Arc<OwnedFd>>,
+    /// The source's memory is not wanted.
+    disks_only: bool,
     recording: Recording,
 }
 
@@ -167,7 +169,7 @@ impl Host {
         let (point, recording) = match forked {
             Ok(forked) => forked,
             Err((error, swapped)) => {
-                self.end_pending(source, swapped);
+                self.fork_failed(source, false, swapped);
                 for seat in &seats {
                     self.abandon_process(&seat.vm);
                     self.erase(&seat.vm, None);
@@ -251,6 +253,7 @@ impl Host {
         Ok(Ground {
             tops,
             kvm,
+            disks_only: false,
             recording,
         })
     }
@@ -294,6 +297,7 @@ impl Host {
             checkpoint: checkpoint_fd,
             newborns,
             kvm,
+            disks_only: ground.disks_only,
             drain_ms_max,
             fail_at: fail_at.source,
         }));

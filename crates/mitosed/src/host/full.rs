@@ -22,7 +22,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api_types::{CloneMode, Cloned, ClonedVm, CopyOrigin, ForkRequest};
+use api_types::{CloneMode, Cloned, ClonedVm, Consistency, CopyOrigin, ForkRequest};
 use disk_layers::{CopyMethod, CreateDiskError, DiskError, LayerFile, Pace, Progress, copy_full};
 
 pub(super) use self::content::{Content, stamp_of, verify_copy};
@@ -43,6 +43,7 @@ struct Batch<'a> {
     context: Option<&'a TaskContext>,
     count: usize,
     stun: Stun,
+    consistency: Consistency,
     /// Datastore of each copy that was made for it.
     placed: RefCell<Vec<ObjectId>>,
 }
@@ -88,12 +89,10 @@ impl Host {
         let row = source.row();
         self.check_stores_of(&row)?;
         if row.state.is_off() {
-            return self.copy_clones(&row, request, context);
+            return self.copy_clones(&row, request, Consistency::AtRest, context);
         }
         let vms = self.plan_full(&row, request)?;
-        if request.quiesce && row.state == PowerState::Running {
-            self.sync_guest(source)?;
-        }
+        let consistency = self.settle_guest(source, request)?;
         self.reserve(&vms)?;
         let sealed = self.instant_disks(source);
         drop(turn);
@@ -105,6 +104,7 @@ impl Host {
                 context,
                 count: vms.len(),
                 stun: instant.stun,
+                consistency,
                 placed: RefCell::default(),
             };
             Ok(self.fill_clones(&batch, &vms))
@@ -117,6 +117,7 @@ impl Host {
         self: &Arc<Self>,
         source: &VmRow,
         request: &ForkRequest,
+        consistency: Consistency,
         context: Option<&TaskContext>,
     ) -> OpResult<Cloned> {
         let vms = self.plan_full(source, request)?;
@@ -127,6 +128,7 @@ impl Host {
             context,
             count: vms.len(),
             stun: Stun::default(),
+            consistency,
             placed: RefCell::default(),
         };
         self.reserve(&vms)?;
@@ -352,6 +354,7 @@ impl Host {
             stun_us: batch.stun.stun_us,
             io_held_us: batch.stun.io_held_us,
             memory: "none".to_owned(),
+            consistency: batch.consistency,
             steps_us: Vec::new(),
             phases_us: Vec::new(),
             clones: clones.collect(),

@@ -114,8 +114,8 @@ pub enum Remedy {
     Stop,
     /// It has to be off, or is removed by force.
     StopOrForce,
-    /// It has to be off, or is cloned in a way that it may run with.
-    StopOrInstant,
+    /// It has to run or be off, or is cloned in a way that it may be suspended with.
+    ResumeOrFull,
     /// It has to run, or only its disks are cloned.
     StartOrLinked,
     /// It is a template.
@@ -153,7 +153,7 @@ const TABLE: &[(Operation, [Rule; STANDINGS.len()])] = &[
     (Operation::Pause,          [No(R::Wait), Becomes(Paused),      Already,              Already,              Becomes(Paused),      No(R::Start),         No(R::Resume),        No(R::Unmark)]),
     (Operation::Resume,         [No(R::Wait), Already,              Becomes(Running),     Becomes(Running),     Becomes(Running),     No(R::Start),         Becomes(Running),     No(R::Unmark)]),
     (Operation::Fork,           [No(R::Wait), Stays,                Stays,                Stays,                Stays,                No(R::StartOrLinked), Stays,                No(R::Linked)]),
-    (Operation::Copy,           [No(R::Wait), No(R::StopOrInstant), No(R::StopOrInstant), No(R::StopOrInstant), No(R::StopOrInstant), Stays,                No(R::StopOrInstant), Stays]),
+    (Operation::Copy,           [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                No(R::ResumeOrFull),  Stays]),
     (Operation::CopyWhole,      [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                Stays,                Stays]),
     (Operation::Adjust,         [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                No(R::Resume),        No(R::Unmark)]),
     (Operation::Reconfigure,    [No(R::Wait), No(R::Stop),          No(R::Stop),          No(R::Stop),          No(R::Stop),          Stays,                No(R::ResumeOrForce), No(R::Unmark)]),
@@ -248,8 +248,8 @@ impl Remedy {
             Self::StopOrForce => {
                 format!("stop it with 'mitose stop {name}', or remove it with --force")
             }
-            Self::StopOrInstant => {
-                format!("stop it with 'mitose stop {name}', or use --mode instant or full")
+            Self::ResumeOrFull => {
+                format!("'mitose resume {name}' first, or use --mode instant or full")
             }
             Self::StartOrLinked => {
                 format!("start it with 'mitose start {name}', or use --mode linked or full")

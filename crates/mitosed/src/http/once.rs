@@ -149,13 +149,17 @@ pub async fn once(State(once): State<Arc<Once>>, request: Request, next: Next) -
         key,
         asked: digest(&parts, &query, &bytes),
         form,
-        wait: query.iter().any(|(name, value)| name == "wait" && value == "true"),
+        wait: query
+            .iter()
+            .any(|(name, value)| name == "wait" && value == "true"),
     };
     if let Some(answer) = call.answer(&once.host).await {
         return answer;
     }
     parts.extensions.insert(Asked(call.asked.clone()));
-    let answer = next.run(Request::from_parts(parts, Body::from(bytes))).await;
+    let answer = next
+        .run(Request::from_parts(parts, Body::from(bytes)))
+        .await;
     // The first may have begun, and changed what this one was to find, after the look for it.
     match answer.status().is_client_error() {
         true => call.answer(&once.host).await.unwrap_or(answer),
@@ -168,7 +172,9 @@ fn digest(parts: &Parts, query: &[(String, String)], body: &[u8]) -> String {
     let mut query: Vec<_> = query.iter().filter(|(name, _)| name != "wait").collect();
     query.sort();
     let version = parts.headers.get(header::IF_MATCH);
-    let version = version.map(|version| version.as_bytes()).unwrap_or_default();
+    let version = version
+        .map(|version| version.as_bytes())
+        .unwrap_or_default();
     let mut digest = Sha256::new();
     let mut add = |part: &[u8]| {
         digest.update((part.len() as u64).to_le_bytes());

@@ -28,6 +28,7 @@ class ExecRequest:
         stdin (str | Unset): What it reads from standard input.
         timeout_s (int | Unset): Longest time that it may take, seconds.
         user (None | str | Unset):
+        wait_s (int | Unset): Longest wait for an agent that has not said yet that it is ready, seconds.
     """
 
     argv: list[str]
@@ -37,6 +38,7 @@ class ExecRequest:
     stdin: str | Unset = UNSET
     timeout_s: int | Unset = UNSET
     user: None | str | Unset = UNSET
+    wait_s: int | Unset = UNSET
 
     def to_dict(self) -> dict[str, Any]:
         argv = self.argv
@@ -65,6 +67,8 @@ class ExecRequest:
         else:
             user = self.user
 
+        wait_s = self.wait_s
+
         field_dict: dict[str, Any] = {}
 
         field_dict.update(
@@ -84,6 +88,8 @@ class ExecRequest:
             field_dict["timeout_s"] = timeout_s
         if user is not UNSET:
             field_dict["user"] = user
+        if wait_s is not UNSET:
+            field_dict["wait_s"] = wait_s
 
         return field_dict
 
@@ -130,6 +136,8 @@ class ExecRequest:
 
         user = _parse_user(d.pop("user", UNSET))
 
+        wait_s = d.pop("wait_s", UNSET)
+
         exec_request = cls(
             argv=argv,
             cwd=cwd,
@@ -138,6 +146,7 @@ class ExecRequest:
             stdin=stdin,
             timeout_s=timeout_s,
             user=user,
+            wait_s=wait_s,
         )
 
         return exec_request

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest, MAX_CLONES};
+use api_types::{CloneMode, Cloned, ClonedVm, Consistency, ForkRequest, MAX_CLONES};
 
 use super::point::Ground;
 use super::seats::Seat;
@@ -78,7 +78,8 @@ impl Host {
             return self.clone_instant(instant, request, arrived_ns);
         }
         if request.mode == CloneMode::Full {
-            return self.copy_clones(&past.row(), request, None);
+            let consistency = consistency_of(&snapshot.doc);
+            return self.copy_clones(&past.row(), request, consistency, None);
         }
         let mut seats = self.plan_clones(&past.row(), request, MAX_CLONES as usize)?;
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
@@ -96,6 +97,7 @@ impl Host {
             stun_us: 0,
             io_held_us: 0,
             memory: "none".to_owned(),
+            consistency: consistency_of(&snapshot.doc),
             steps_us: Vec::new(),
             phases_us: Vec::new(),
             clones: seats.iter().map(clone_of).collect(),
@@ -235,6 +237,7 @@ impl Host {
             stun_us: 0,
             io_held_us: 0,
             memory: "files".to_owned(),
+            consistency: Consistency::Instant,
             steps_us: Vec::new(),
             phases_us: Vec::new(),
             clones,
@@ -277,6 +280,16 @@ fn past_of(vm: &Vm, snapshot: &Object<Snapshot>) -> Arc<Vm> {
         suspend: None,
         ..VmRow::clone(&snapshot.doc.row)
     })
+}
+
+/// What the disks of a snapshot hold without its memory.
+fn consistency_of(snapshot: &Snapshot) -> Consistency {
+    // Disks are only held where there is a process that writes to them.
+    let ran = snapshot.io_held_us > 0 || !matches!(snapshot.memory, SnapshotMemory::None);
+    match ran {
+        true => Consistency::Crash,
+        false => Consistency::AtRest,
+    }
 }
 
 fn clone_of(seat: &Seat) -> ClonedVm {

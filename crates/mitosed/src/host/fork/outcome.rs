@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api_types::{Cloned, ClonedVm, StunRecord};
+use api_types::{Cloned, ClonedVm, Consistency, StunRecord};
 use vmm_protocol::{ForkStep, Forked, RamView};
 
 use super::Phases;
@@ -82,6 +82,7 @@ impl Host {
                 "fork"
             }
             .to_owned(),
+            consistency: Consistency::Instant,
             steps_us: step_names(&forked.steps_us),
             phases_us: Vec::new(),
             clones,
@@ -167,7 +168,9 @@ impl Host {
     /// After a fork: the pending tops are the source's tops.
     pub(super) fn adopt_tops(&self, source: &Vm, forked: &Forked, clones: usize) {
         source.update(|live| {
-            live.ram = Some(RamView::Private);
+            if forked.layer.is_some() {
+                live.ram = Some(RamView::Private);
+            }
             live.row.stuns.push(StunRecord {
                 at_ms: now_ms(),
                 stun_us: forked.stun_us,
@@ -196,12 +199,20 @@ impl Host {
         debug_assert!(gone.is_empty(), "a top is the parent of its successor");
     }
 
+    /// After a fork that failed in the source, which has its next tops and another view of its RAM
+    /// where it `swapped`.
+    pub(super) fn fork_failed(&self, source: &Arc<Vm>, disks_only: bool, swapped: bool) {
+        if swapped && !disks_only {
+            source.update(|live| live.ram = Some(RamView::Private));
+        }
+        self.end_pending(source, swapped);
+    }
+
     /// After a failed fork: takes the pending tops, or forgets them and removes their files.
     pub(super) fn end_pending(&self, source: &Arc<Vm>, take: bool) {
         let mut changes = Changes::default();
         if take {
             self.take_pending_tops(source);
-            source.update(|live| live.ram = Some(RamView::Private));
         } else {
             let gone = self.drop_pending_tops(source);
             changes.removed_layers = gone.iter().map(|layer| layer.id.clone()).collect();
@@ -225,7 +236,8 @@ impl Host {
     }
 }
 
-fn step_names(steps: &[(ForkStep, u64)]) -> Vec<(String, u64)> {
+/// Steps of a fork by their names.
+pub(super) fn step_names(steps: &[(ForkStep, u64)]) -> Vec<(String, u64)> {
     let name = |step: &ForkStep| match serde_json::to_value(step) {
         Ok(serde_json::Value::String(name)) => name,
         _ => format!("{step:?}"),

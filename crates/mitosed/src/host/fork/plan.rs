@@ -279,10 +279,10 @@ fn check_choices(request: &ForkRequest) -> OpResult<()> {
             "net: NICs can be given for one clone at a time; use --name",
         ));
     }
-    if request.quiesce && request.mode != CloneMode::Full {
+    if request.quiesce && request.mode == CloneMode::Instant {
         return Err(OpError::invalid(
-            "quiesce: only before full clones are file systems synced; leave it out, or use --mode \
-             full",
+            "quiesce: only before full and linked clones are file systems synced; leave it out, or \
+             use --mode full",
         ));
     }
     if request.paused && request.mode != CloneMode::Instant {

@@ -8,7 +8,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use api_types::{
-    Cloned, DryRun, ForkRequest, MAX_CHILDREN, MAX_NAME_BYTES, PointForkRequest, PointForked,
+    Cloned, Consistency, DryRun, ForkRequest, MAX_CHILDREN, MAX_NAME_BYTES, PointForkRequest,
+    PointForked,
 };
 
 use super::super::record::Recording;
@@ -98,6 +99,7 @@ impl Host {
                 stun_us: 0,
                 io_held_us: 0,
                 memory: "kept".to_owned(),
+                consistency: Consistency::Instant,
                 steps_us: Vec::new(),
                 phases_us: vec![(
                     "ready".to_owned(),

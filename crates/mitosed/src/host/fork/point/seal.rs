@@ -70,8 +70,8 @@ pub(in crate::host) struct Dumper {
 }
 
 impl Host {
-    /// Seals an instant of a VM: its disks, and its memory where `memory` is wanted. The caller
-    /// has the VM's turn.
+    /// Seals an instant of a VM: its disks, and its memory where `memory` is wanted; without it the
+    /// VM is not stunned. The caller has the VM's turn.
     pub(in crate::host) fn seal(
         self: &Arc<Self>,
         source: &Arc<Vm>,
@@ -83,8 +83,11 @@ impl Host {
             return Err(OpError::conflict(format!("{} is ending", source.name())));
         };
         let _busy = self.pool.busy();
-        let splits = memory && source.live().ram == Some(RamView::Private);
+        let splits = source.live().ram == Some(RamView::Private);
         let tops: Vec<_> = source.row().disks.into_iter().map(|d| d.top).collect();
+        if !memory {
+            return self.seal_disks(source, &link, tops, drain_ms_max);
+        }
         let lodging = self.raise_for_fork(source, usize::from(splits));
         let mut dumper = match splits.then(|| self.lay_dumper(source)).transpose() {
             Ok(dumper) => dumper,
@@ -94,7 +97,7 @@ impl Host {
             }
         };
         let newborns: Vec<_> = dumper.iter().filter_map(|d| d.listener.as_ref()).collect();
-        let forked = self.seal_now(source, &link, &newborns, drain_ms_max);
+        let forked = self.seal_now(source, &link, Some(&newborns), drain_ms_max);
         let (forked, layer, checkpoint) = match forked {
             Ok(forked) => forked,
             Err(error) => {
@@ -113,7 +116,7 @@ impl Host {
             }
             (None, layer) => {
                 self.settle_after_fork(source, Some(Vec::new()), lodging);
-                match layer.filter(|_| memory) {
+                match layer {
                     Some(ram) => SealedMemory::Layer { ram, checkpoint },
                     None => SealedMemory::None,
                 }
@@ -126,12 +129,27 @@ impl Host {
         })
     }
 
-    /// The fork itself.
+    fn seal_disks(
+        self: &Arc<Self>,
+        source: &Arc<Vm>,
+        link: &Arc<Link>,
+        tops: Vec<LayerId>,
+        drain_ms_max: Option<u32>,
+    ) -> OpResult<Sealed> {
+        let (forked, ..) = self.seal_now(source, link, None, drain_ms_max)?;
+        Ok(Sealed {
+            forked,
+            tops,
+            memory: SealedMemory::None,
+        })
+    }
+
+    /// The fork itself; of the disks alone where nobody could get the memory.
     fn seal_now(
         self: &Arc<Self>,
         source: &Arc<Vm>,
         link: &Arc<Link>,
-        newborns: &[&(Arc<OwnedFd>, u32)],
+        newborns: Option<&[&(Arc<OwnedFd>, u32)]>,
         drain_ms_max: Option<u32>,
     ) -> OpResult<(Forked, Option<Arc<OwnedFd>>, OwnedFd)> {
         let (deltas, mut recording) = self.record_intent(source, &mut [])?;
@@ -151,16 +169,18 @@ impl Host {
         let ground = Ground {
             tops,
             kvm: None,
+            disks_only: newborns.is_none(),
             recording,
         };
         let sealed = ready.map_err(|error| (error, false)).and_then(|()| {
             let never = FailAt::parse(None).map_err(|error| (error, false))?;
+            let newborns = newborns.unwrap_or_default();
             self.fork_source(source, link, newborns, &ground, drain_ms_max, never)
         });
         let point = match sealed {
             Ok(point) => point,
             Err((error, swapped)) => {
-                self.end_pending(source, swapped);
+                self.fork_failed(source, ground.disks_only, swapped);
                 return Err(error);
             }
         };
