@@ -13,11 +13,11 @@ const IMAGE: &str = "tiny";
 /// Where things lie in the lab.
 const FOLDER: &str = "/mitose";
 
-/// Whether an image was made after the agent that belongs in it.
-fn is_newer(image: &Path, agent: &Path) -> bool {
+/// Whether an image was made after a program that decides what is in it.
+fn is_newer(image: &Path, program: &Path) -> bool {
     let changed = |path: &Path| path.metadata().and_then(|found| found.modified());
-    match (changed(image), changed(agent)) {
-        (Ok(image), Ok(agent)) => image > agent,
+    match (changed(image), changed(program)) {
+        (Ok(image), Ok(program)) => image > program,
         _ => false,
     }
 }
@@ -30,10 +30,11 @@ fn home_with_image() -> PathBuf {
     let lock = std::fs::File::create(home.join("lock")).expect("lock file");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("lock");
     let image = home.join("images").join(IMAGE);
-    if !is_newer(
-        &image,
-        &program("mitose-guest.static").expect("the agent is built"),
-    ) {
+    // The agent, and the daemon, which knows the recipe.
+    let is_fresh = ["mitose-guest.static", "mitosed"]
+        .iter()
+        .all(|name| is_newer(&image, &program(name).expect("it is built")));
+    if !is_fresh {
         let _ = std::fs::remove_dir_all(&image);
         let cli = Cli::new(&home).expect("cli");
         let built = cli.run(&["image", "build", "tiny", "--name", IMAGE]);
