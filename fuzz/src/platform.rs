@@ -42,7 +42,7 @@ impl Platform {
         let ioapic = IoApic::new(Arc::new(Sink(Arc::clone(vm))));
         let power: Arc<dyn PowerControl> = Arc::new(StaysOn);
         let (mut ports, mut memory) = (Bus::new(), Bus::new());
-        let mut put = |bus: &mut Bus, base: u64, bytes: u64, device: Arc<dyn BusDevice>| {
+        let put = |bus: &mut Bus, base: u64, bytes: u64, device: Arc<dyn BusDevice>| {
             bus.insert(base, bytes, device)
                 .expect("the layout has no overlaps");
         };
