@@ -478,6 +478,8 @@ fn a_cancelled_batch_leaves_whole_clones() {
         .filter(|item| item.state == TaskState::Success);
     let mut wanted: Vec<String> = made.map(|item| item.name.clone()).collect();
     assert!((1..8).contains(&wanted.len()), "{task:?}");
+    let rest = task.items.iter().skip(wanted.len());
+    rest.for_each(|item| assert_eq!(item.state, TaskState::Cancelled, "{task:?}"));
     for name in &wanted {
         assert_copy(&bed, name, "a");
     }

@@ -47,6 +47,13 @@ fn documented_lines_are_taken() {
         "mitose console a",
         "mitose doctor",
         "mitose bench",
+        "mitose exec a --wait 300 -- true",
+        "mitose fork a --count 2 --prefix w-",
+        "mitose clone a --name b --mode linked --quiesce",
+        "mitose task ls --state running --kind vm.fork --limit 5 -o json",
+        "mitose task show 12",
+        "mitose task wait 12 --timeout 60",
+        "mitose task cancel 12 13",
         "mitose bench --memory 2G --samples 9 --engine kvm -o json",
     ] {
         assert!(parses(line), "{line}");
@@ -65,6 +72,11 @@ fn contradictions_are_usage_errors() {
         "mitose run a --kernel k --net wifi=1",
         "mitose exec a",
         "mitose rm",
+        "mitose task",
+        "mitose task show",
+        "mitose task cancel",
+        "mitose task ls --state odd",
+        "mitose exec a --wait -1 -- true",
         "mitose bench --samples 0",
     ] {
         assert!(!parses(line), "{line}");

@@ -146,14 +146,16 @@ impl TaskContext {
             .send_modify(|task| task.items = items.collect());
     }
 
-    /// An item has ended.
+    /// An item has ended; one that fails in a task that somebody cancelled is cancelled with it.
     pub fn item_done(&self, index: usize, result: Result<(), String>) {
+        let cancelled = self.cancel.is_cancelled();
         self.progress.send_modify(|task| {
             let Some(item) = task.items.get_mut(index) else {
                 return;
             };
             item.state = match &result {
                 Ok(()) => TaskState::Success,
+                Err(_) if cancelled => TaskState::Cancelled,
                 Err(_) => TaskState::Failed,
             };
             item.error = result.err();
