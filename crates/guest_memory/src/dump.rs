@@ -10,12 +10,11 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{SeekFrom, ftruncate};
-use rustix::io::Errno;
-use vm_memory::{Bytes, GuestAddress};
-
+use crate::layers::Layers;
 use crate::pagemap::{Entry, PageMap, PageMapError};
 use crate::ram::{GuestRam, PAGE, ram_ranges};
+use rustix::fs::{SeekFrom, ftruncate};
+use rustix::io::Errno;
 
 /// What is copied at a time, bytes.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -61,62 +60,57 @@ impl GuestRam {
         ftruncate(out, self.len()).map_err(failed("give the file the size of the RAM"))?;
         let map = pagemap.map(PageMap::of_this_process).transpose()?;
         let mut chunk = vec![0; CHUNK_BYTES];
-        let mut layer = Layer {
-            file: self.file(),
-            data: 0..0,
-        };
+        let mut below = Below::new(&self.layers);
         for range in ram_ranges(self.len()) {
             for start in (0..range.len).step_by(CHUNK_BYTES) {
                 let len = (range.len - start).min(CHUNK_BYTES as u64);
-                let (offset, gpa) = (range.offset + start, range.gpa + start);
+                let offset = range.offset + start;
                 let chunk = &mut chunk[..len as usize];
-                self.copy_chunk(offset, gpa, map.as_ref(), &mut layer, chunk)?;
+                copy_piece(self, offset, map.as_ref(), &mut below, chunk)?;
                 write_pages(out, offset, chunk).map_err(failed("write guest RAM"))?;
             }
         }
         Ok(())
     }
+}
 
-    /// Copies the RAM from `offset` on into `chunk`.
-    fn copy_chunk(
-        &self,
-        offset: u64,
-        gpa: u64,
-        map: Option<&PageMap<'_>>,
-        layer: &mut Layer<'_>,
-        chunk: &mut [u8],
-    ) -> Result<(), DumpError> {
-        let page = (self.host_address() + offset) / PAGE;
-        let pages = chunk.len().div_ceil(PAGE_BYTES);
-        let own: Vec<_> = match map {
-            Some(map) => {
-                let entries = map.entries(page..page + pages as u64)?;
-                entries.into_iter().map(Entry::is_own).collect()
-            }
-            None => vec![true; pages],
-        };
-        let mut at = 0;
-        for run in own.chunk_by(|one, next| one == next) {
-            let end = chunk.len().min(at + run.len() * PAGE_BYTES);
-            let part = &mut chunk[at..end];
-            if run[0] {
-                let read = self
-                    .memory()
-                    .read_slice(part, GuestAddress(gpa + at as u64));
-                read.map_err(io::Error::other)
-                    .map_err(failed("read guest RAM"))?;
-            } else {
-                let read = layer.read(part, offset + at as u64);
-                read.map_err(failed("read the memory layer"))?;
-            }
-            at = end;
+/// Copies the RAM from `offset` on into `piece`, without mapping anything in where `map` tells which
+/// pages are the process's own.
+pub(crate) fn copy_piece(
+    ram: &GuestRam,
+    offset: u64,
+    map: Option<&PageMap<'_>>,
+    below: &mut Below<'_>,
+    piece: &mut [u8],
+) -> Result<(), DumpError> {
+    let page = (ram.host_address() + offset) / PAGE;
+    let pages = piece.len().div_ceil(PAGE_BYTES);
+    let own: Vec<_> = match map {
+        Some(map) => {
+            let entries = map.entries(page..page + pages as u64)?;
+            entries.into_iter().map(Entry::is_own).collect()
         }
-        Ok(())
+        None => vec![true; pages],
+    };
+    let mut at = 0;
+    for run in own.chunk_by(|one, next| one == next) {
+        let end = piece.len().min(at + run.len() * PAGE_BYTES);
+        let part = &mut piece[at..end];
+        let offset = offset + at as u64;
+        if run[0] {
+            let read = ram.read_at(offset, part);
+            read.map_err(failed("read guest RAM"))?;
+        } else {
+            let read = below.read(part, offset);
+            read.map_err(failed("read the memory layer"))?;
+        }
+        at = end;
     }
+    Ok(())
 }
 
 /// Writes those pages of `chunk` that are not all zeros.
-fn write_pages(out: &File, offset: u64, chunk: &[u8]) -> io::Result<()> {
+pub(crate) fn write_pages(out: &File, offset: u64, chunk: &[u8]) -> io::Result<()> {
     let pages: Vec<_> = chunk.chunks(PAGE_BYTES).collect();
     // Without an early end, so that many bytes are looked at in one step.
     let is_zero = |page: &[u8]| page.iter().fold(0, |found, byte| found | byte) == 0;
@@ -132,41 +126,57 @@ fn write_pages(out: &File, offset: u64, chunk: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The layer's file and the place of its data that was found last.
-struct Layer<'a> {
-    file: &'a File,
+/// What lies below a view, and the place of the data that was found last.
+pub(crate) struct Below<'a> {
+    layers: &'a Layers,
+    /// Where the same layer shows on.
+    part_end: u64,
     data: Range<u64>,
 }
 
-impl Layer<'_> {
-    /// Reads `part` from `offset` on, holes as zeros.
+impl<'a> Below<'a> {
+    pub(crate) fn new(layers: &'a Layers) -> Self {
+        Self {
+            layers,
+            part_end: 0,
+            data: 0..0,
+        }
+    }
+
+    /// Reads `part` from `offset` on, holes as zeros; reads follow each other in order.
     fn read(&mut self, part: &mut [u8], offset: u64) -> io::Result<()> {
         part.fill(0);
         let end = offset + part.len() as u64;
         let mut at = offset;
         while at < end {
-            if at >= self.data.end {
-                self.data = self.data_after(at)?;
+            let (file, part_end) = self.layers.at(at);
+            if at >= self.part_end {
+                (self.part_end, self.data) = (part_end, 0..0);
             }
-            let from = at.max(self.data.start).min(end);
-            let to = end.min(self.data.end).max(from);
+            if at >= self.data.end {
+                self.data = data_after(file, at)?;
+            }
+            let stop = end.min(part_end);
+            let from = at.max(self.data.start).min(stop);
+            let to = stop.min(self.data.end).max(from);
             let inside = (from - offset) as usize..(to - offset) as usize;
-            self.file.read_exact_at(&mut part[inside], from)?;
+            file.read_exact_at(&mut part[inside], from)?;
             at = to;
         }
         Ok(())
     }
+}
 
-    /// Returns where the first data at or after `at` lies; beyond all files, where there is none.
-    fn data_after(&self, at: u64) -> io::Result<Range<u64>> {
-        let seek = |position| rustix::fs::seek(self.file, position);
-        match seek(SeekFrom::Data(at)) {
-            Ok(start) => Ok(start..seek(SeekFrom::Hole(start))?),
-            Err(Errno::NXIO) => Ok(u64::MAX..u64::MAX),
-            // A file system that does not tell: all of it is data.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(0..u64::MAX),
-            Err(errno) => Err(errno.into()),
-        }
+/// Returns where the first data of `file` at or after `at` lies; beyond all files, where there is
+/// none.
+fn data_after(file: &File, at: u64) -> io::Result<Range<u64>> {
+    let seek = |position| rustix::fs::seek(file, position);
+    match seek(SeekFrom::Data(at)) {
+        Ok(start) => Ok(start..seek(SeekFrom::Hole(start))?),
+        Err(Errno::NXIO) => Ok(u64::MAX..u64::MAX),
+        // A file system that does not tell: all of it is data.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(0..u64::MAX),
+        Err(errno) => Err(errno.into()),
     }
 }
 

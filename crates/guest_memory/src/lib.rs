@@ -6,6 +6,9 @@
 //! (KVM memory slot, device thread) can write the sealed layer, and nothing in proportion to the
 //! amount of RAM happens page by page.
 //!
+//! A private view that has many pages of its own is put on a new layer piece by piece
+//! ([`GuestRam::begin_flatten`]); its address stays here too.
+//!
 //! Guest-physical memory is one range below 3 GiB and, for larger machines, one from 4 GiB on
 //! ([`ram_ranges`]); both lie back to back in the file and in the host mapping.
 
@@ -16,12 +19,13 @@
 
 mod dump;
 mod flatten;
+mod layers;
 mod mapping;
 mod pagemap;
 mod ram;
 
 pub use dump::DumpError;
-pub use flatten::FlattenError;
+pub use flatten::{FlattenError, NewLayer, Piece};
 pub use mapping::MapError;
 pub use pagemap::PageMapError;
 pub use ram::{

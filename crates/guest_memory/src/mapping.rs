@@ -72,6 +72,30 @@ impl Mapping {
 
     /// Maps `file` over this range, from offset 0.
     pub(crate) fn map(&self, file: impl AsFd, sharing: Sharing) -> Result<(), MapError> {
+        self.map_at(file, sharing, 0, self.len)
+    }
+
+    /// Maps `len` bytes of `file` privately over this range, both from `offset` on.
+    pub(crate) fn map_part(
+        &self,
+        file: impl AsFd,
+        offset: u64,
+        len: usize,
+    ) -> Result<(), MapError> {
+        self.map_at(file, Sharing::Private, offset as usize, len)
+    }
+
+    fn map_at(
+        &self,
+        file: impl AsFd,
+        sharing: Sharing,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), MapError> {
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.len),
+            "mapping in range"
+        );
         let flags = libc::MAP_FIXED
             | libc::MAP_NORESERVE
             | match sharing {
@@ -80,11 +104,12 @@ impl Mapping {
             };
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let fd = file.as_fd().as_raw_fd();
+        let start = (self.address + offset) as *mut libc::c_void;
         // SAFETY: the range is owned by `self`, so MAP_FIXED replaces only our own mapping; the
         // descriptor is open. Pointers into the range stay valid, their content becomes the file's.
-        let at = unsafe { libc::mmap(self.address as *mut _, self.len, prot, flags, fd, 0) };
+        let at = unsafe { libc::mmap(start, len, prot, flags, fd, offset as libc::off_t) };
         if at == libc::MAP_FAILED {
-            Err(last_error("map", self.len))
+            Err(last_error("map", len))
         } else {
             Ok(())
         }
@@ -120,20 +145,6 @@ impl Mapping {
         } else {
             Err(last_error("advise on", len))
         }
-    }
-
-    /// Copies `len` bytes at `offset` out of `other`, of equal length and mapped readable.
-    pub(crate) fn copy_from(&self, other: &Self, offset: usize, len: usize) {
-        debug_assert_eq!(self.len, other.len);
-        assert!(
-            offset.checked_add(len).is_some_and(|end| end <= self.len),
-            "copy in range"
-        );
-        let from = (other.address + offset) as *const u8;
-        let to = (self.address + offset) as *mut u8;
-        // SAFETY: both ranges lie inside mappings that their owners hold, readable and writable, and
-        // owned ranges do not overlap; the caller lets nothing else access either meanwhile.
-        unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
     }
 
     pub(crate) fn address(&self) -> usize {

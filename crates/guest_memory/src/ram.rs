@@ -6,8 +6,10 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{FallocateFlags, SealFlags, fallocate, fcntl_add_seals};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
+use crate::flatten::Flattening;
+use crate::layers::Layers;
 use crate::mapping::{MapError, Mapping, Sharing};
 
 /// End of the lower range of guest RAM; device addresses follow up to 4 GiB.
@@ -94,9 +96,10 @@ pub enum SealError {
 pub struct GuestRam {
     pub(crate) mapping: Mapping,
     view: View,
-    pub(crate) file: File,
+    pub(crate) layers: Layers,
     memory: GuestMemoryMmap,
-    pub(crate) spare: Option<Mapping>,
+    spare: Option<Mapping>,
+    pub(crate) flattening: Option<Flattening>,
 }
 
 /// Addresses of guest RAM whose content is not there yet: an engine can be given them ahead.
@@ -105,14 +108,13 @@ pub struct ReservedRam {
     mapping: Mapping,
 }
 
-/// What is left of the view before [`GuestRam::seal`] or [`GuestRam::flatten`];
-/// [`SealedView::finish`] frees it.
+/// What is left of the view before [`GuestRam::seal`]; [`SealedView::finish`] frees it.
 #[derive(Debug)]
 #[must_use = "the moved mapping keeps the layer writable until it is finished"]
 pub struct SealedView {
     moved: Mapping,
-    /// The file to seal, where the view was a shared one.
-    file: Option<OwnedFd>,
+    /// The file to seal.
+    file: OwnedFd,
 }
 
 impl GuestRam {
@@ -140,9 +142,37 @@ impl GuestRam {
         self.view
     }
 
-    /// Returns the file behind the RAM: the memory layer once it is sealed.
+    /// Returns the file behind the RAM: the memory layer once it is sealed. One that is flattened
+    /// may have [more](Self::files); this is the first.
     pub fn file(&self) -> &File {
-        &self.file
+        self.layers.at(0).0
+    }
+
+    /// Returns all files behind the RAM, some of them more than once.
+    pub fn files(&self) -> impl Iterator<Item = &File> {
+        self.layers.files()
+    }
+
+    /// Copies RAM from `offset` of the host mapping on into `bytes`.
+    pub(crate) fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        let mut at = offset;
+        for range in ram_ranges(self.len()) {
+            let end = range.offset + range.len;
+            if at < range.offset || at >= end || rest.is_empty() {
+                continue;
+            }
+            let (now, later) = rest.split_at_mut(rest.len().min((end - at) as usize));
+            let gpa = GuestAddress(range.gpa + (at - range.offset));
+            let read = self.memory.read_slice(now, gpa);
+            read.map_err(io::Error::other)?;
+            at += now.len() as u64;
+            rest = later;
+        }
+        match rest.is_empty() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     /// Returns the host address of the first byte.
@@ -175,7 +205,7 @@ impl GuestRam {
         if self.view != View::Shared {
             return Err(SealError::NotShared);
         }
-        let file = self.file.try_clone().map_err(|source| {
+        let file = self.file().try_clone().map_err(|source| {
             SealError::Map(MapError {
                 action: "duplicate the file of",
                 len: 0,
@@ -185,7 +215,7 @@ impl GuestRam {
         self.prepare_seal().map_err(SealError::Map)?;
         let spare = self.spare.take().expect("prepared above");
         self.mapping.move_to(&spare).map_err(SealError::Map)?;
-        if let Err(error) = self.mapping.map(&self.file, Sharing::Private) {
+        if let Err(error) = self.mapping.map(self.file(), Sharing::Private) {
             spare
                 .move_to(&self.mapping)
                 .expect("moving a mapping back to its own free range");
@@ -195,7 +225,7 @@ impl GuestRam {
         self.view = View::Private;
         Ok(SealedView {
             moved: spare,
-            file: Some(file.into()),
+            file: file.into(),
         })
     }
 
@@ -230,7 +260,7 @@ impl GuestRam {
             }
             View::Shared => {
                 let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                fallocate(&self.file, flags, start, end - start).map_err(|errno| MapError {
+                fallocate(self.file(), flags, start, end - start).map_err(|errno| MapError {
                     action: "punch a hole into",
                     len: (end - start) as usize,
                     source: errno.into(),
@@ -288,9 +318,10 @@ impl ReservedRam {
         Ok(GuestRam {
             mapping,
             view,
-            file,
+            layers: Layers::one(file, bytes),
             memory,
             spare: None,
+            flattening: None,
         })
     }
 }
@@ -301,13 +332,8 @@ impl SealedView {
         self.add_seals(SealFlags::FUTURE_WRITE | SealFlags::GROW | SealFlags::SHRINK)
     }
 
-    pub(crate) fn moved(moved: Mapping) -> Self {
-        Self { moved, file: None }
-    }
-
     fn add_seals(&self, seals: SealFlags) -> io::Result<()> {
-        let added = self.file.as_ref().map(|file| fcntl_add_seals(file, seals));
-        added.transpose().map(drop).map_err(Into::into)
+        fcntl_add_seals(&self.file, seals).map_err(Into::into)
     }
 
     /// Keeps the moved mapping from a child process, which could not finish it.

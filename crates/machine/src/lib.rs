@@ -27,7 +27,7 @@ pub use checkpoint::{CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointError};
 pub use clock::monotonic_ns;
 pub use disks::DiskChangeError;
 pub use error::{BuildError, ForkCause, ForkError};
-pub use flatten::{FlattenError, FlattenPlan, Flattened};
+pub use flatten::{FlattenError, Flattened};
 pub use fork::{ForkOutcome, ForkPlan, ForkReport, Held};
 pub use machine::{BootFiles, CloneOrigin, Machine, MachineEvent, OnEvent};
 pub use platform::{AGENT_PORT, PlatformEvent, SavedPlatform};

@@ -43,11 +43,11 @@ pub(crate) fn hold(held: Held, nest: Nest) -> anyhow::Result<Newborn> {
         thread,
     } = held;
     let Nest { seats, kvm } = nest;
-    let layer = {
-        let ram = ram.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        ram.file().as_raw_fd()
+    let mut shared: Vec<_> = {
+        let mut ram = ram.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        ram.forget_flattening();
+        ram.files().map(AsRawFd::as_raw_fd).collect()
     };
-    let mut shared = vec![layer];
     shared.extend(kvm.as_ref().map(AsRawFd::as_raw_fd));
     let mut kept: Vec<_> = seats.iter().map(|seat| seat.listener.as_raw_fd()).collect();
     kept.extend(&shared);

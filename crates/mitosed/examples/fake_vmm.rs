@@ -9,6 +9,8 @@
 //! | `fork_ms=N`, `dump_ms=N` | a fork or a dump takes so long |
 //! | `end=off`, `end=reset` | the guest powers off or resets itself at once |
 //! | `deaf` | the power button does nothing |
+//! | `grows` | the process has 4 MiB more of its own with each fork, until it is flattened |
+//! | `fail=flatten` | moving a piece of RAM fails |
 //! | `nospace` | a write finds no space until the first resume |
 //!
 //! Lines `say JSON` typed on COM1 are messages of the agent.
@@ -26,11 +28,13 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use vm_spec::VmSpec;
 use vmm_protocol::{
-    Backends, Boot, CloneRam, Command, DiskBackend, Dump, EndReason, Event, Fd, Flatten, Fork,
+    Backends, BeginFlatten, Boot, CloneRam, Command, DiskBackend, Dump, EndReason, Event, Fd, Fork,
     ForkStep, Forked, FromVmm, InsertMedium, Keep, LayerFormat, Outcome, RamView, Rebase, Reply,
     Request, Restore, SetSerial, Status, VmState,
 };
 
+/// Pieces in which its RAM is moved onto a new layer.
+const FLATTEN_PIECES: u32 = 3;
 /// What stands in for a checkpoint.
 const CHECKPOINT: &[u8] = b"checkpoint";
 
@@ -42,6 +46,10 @@ struct Machine {
     paused: bool,
     no_space: bool,
     forks: u64,
+    /// What stands in for pages that the guest wrote.
+    written: Vec<Vec<u8>>,
+    /// New layer that its RAM is being moved onto, and pieces that are left.
+    flattening: Option<(OwnedFd, u32)>,
     /// Logs of its ports, COM1 first.
     serial: Vec<File>,
     first_run_at_ns: Option<u64>,
@@ -154,7 +162,8 @@ impl Server {
             Command::Rebase(order) => plain(self.rebase(&order, fds)),
             Command::InsertMedium(order) => plain(self.insert_medium(&order, fds)),
             Command::Dump(order) => plain(self.dump(order, fds)),
-            Command::Flatten(order) => plain(self.flatten(order, fds)),
+            Command::BeginFlatten(order) => plain(self.begin_flatten(order, fds)),
+            Command::FlattenNext(_) => plain(self.flatten_next()),
             Command::Keep(order) => plain(self.keep(order, fds)),
             Command::Recall => self.recall(),
             Command::Prepare(_) | Command::SetIdentity(_) | Command::ForkDurable => {
@@ -258,6 +267,8 @@ impl Server {
             paused: false,
             no_space: false,
             forks: 0,
+            written: Vec::new(),
+            flattening: None,
             serial,
             first_run_at_ns: Some(first_run_at_ns),
             ready_at_ns: None,
@@ -340,6 +351,9 @@ impl Server {
         };
         machine.view = RamView::Private;
         machine.forks += 1;
+        if machine.spec.cmdline.split(' ').any(|word| word == "grows") {
+            machine.written.push(vec![1; 4 << 20]);
+        }
         let forked = Forked {
             stun_us: if machine.paused { 0 } else { 5 },
             io_held_us: 7,
@@ -458,18 +472,43 @@ impl Server {
         }
     }
 
-    fn flatten(&mut self, order: Flatten, fds: &mut [Option<OwnedFd>]) -> Outcome {
-        let layer = take(fds, order.ram);
+    fn begin_flatten(&mut self, order: BeginFlatten, fds: &mut [Option<OwnedFd>]) -> Outcome {
+        take(fds, order.writable);
+        let layer = take(fds, order.layer);
         take(fds, order.pagemap);
         match &mut self.machine {
-            Some(machine) if machine.forks == order.fork && order.fork > 0 => {
+            Some(machine) if machine.forks > 0 => {
+                machine.flattening = Some((layer, FLATTEN_PIECES));
+                Outcome::Done
+            }
+            _ => refused("guest RAM is a shared view: it has no layer"),
+        }
+    }
+
+    fn flatten_next(&mut self) -> Outcome {
+        if self.word("fail=flatten") {
+            return refused("made to fail");
+        }
+        let Some(machine) = &mut self.machine else {
+            return refused("this process runs no VM yet");
+        };
+        match machine.flattening.take() {
+            None => refused("guest RAM is not being moved onto a layer"),
+            Some((layer, 0)) => {
                 machine.ram = Some(layer);
+                machine.written.clear();
                 Outcome::Flattened {
-                    stun_us: if machine.paused { 0 } else { 3 },
-                    private_kib: 4,
+                    stun_us: 0,
+                    moved_kib: 0,
                 }
             }
-            _ => refused("the VM was forked again since"),
+            Some((layer, left)) => {
+                machine.flattening = Some((layer, left - 1));
+                Outcome::Flattened {
+                    stun_us: if machine.paused { 0 } else { 3 },
+                    moved_kib: 1024,
+                }
+            }
         }
     }
 

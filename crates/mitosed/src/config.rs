@@ -57,6 +57,10 @@ pub struct Args {
     /// Bytes per second, with an optional unit, that a merge of disk layers copies; 0 is unlimited
     #[arg(long, env = "MITOSE_MERGE_RATE", default_value = "128M")]
     pub merge_rate: String,
+    /// Memory, bytes with an optional unit, that a VM has of its own when its history of forks is
+    /// first worth being flattened in the background; 0 is never
+    #[arg(long, env = "MITOSE_FLATTEN_FROM", default_value = "16M")]
+    pub flatten_from: String,
     /// Device of the KVM engine
     #[arg(long, env = "MITOSE_KVM_DEVICE", default_value = "/dev/kvm")]
     pub kvm_device: PathBuf,
@@ -130,6 +134,8 @@ pub struct Config {
     pub disk_layers: usize,
     /// Bytes per second that a merge copies at most.
     pub merge_rate: Option<NonZeroU64>,
+    /// Own memory of a VM from which its history of forks is flattened; 0 is never.
+    pub flatten_from_bytes: u64,
     /// Device of the KVM engine.
     pub kvm_device: PathBuf,
     /// Where the memory cgroups of VMs are.
@@ -166,6 +172,7 @@ impl Args {
         let memory_reserve_bytes =
             vm_spec::parse_size(&self.memory_reserve).context("memory reserve")?;
         let merge_rate = vm_spec::parse_size(&self.merge_rate).context("merge rate")?;
+        let flatten_from_bytes = vm_spec::parse_size(&self.flatten_from).context("flatten from")?;
         if !DISK_LAYERS.contains(&self.disk_layers) {
             bail!(
                 "disk layers: {} is not between {} and {}",
@@ -178,6 +185,7 @@ impl Args {
             home,
             disk_layers: self.disk_layers,
             merge_rate: NonZeroU64::new(merge_rate),
+            flatten_from_bytes,
             shells: self.shells.min(1024),
             vmm,
             uids: (first, last),

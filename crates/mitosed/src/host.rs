@@ -101,6 +101,8 @@ pub struct Host {
     news: broadcast::Sender<Event>,
     tasks: tasks::Tasks,
     upkeep: Arc<upkeep::Upkeep>,
+    /// Whether the RAM of a source is being moved onto a new layer.
+    flattening: fork::AtWork,
     kvm_speed: Mutex<Option<KvmSpeed>>,
 }
 
@@ -137,6 +139,7 @@ impl Host {
             news: broadcast::channel(1024).0,
             tasks: tasks::Tasks::default(),
             upkeep: Arc::default(),
+            flattening: fork::AtWork::default(),
             kvm_speed: Mutex::new(None),
         })
     }

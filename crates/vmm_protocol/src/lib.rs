@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use vm_spec::VmSpec;
 
 /// Version of this protocol; a peer with another one is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Largest frame, bytes.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 /// Most descriptors of one frame (the kernel's `SCM_MAX_FD` is 253).
@@ -267,17 +267,23 @@ pub struct Dump {
     pub pagemap: Option<Fd>,
 }
 
-/// Put guest RAM that is a private view on a layer with all that was written before the last fork:
-/// only pages written since stay private, and the next fork is as short as the second one was. The
-/// layer is what a newborn of that fork has dumped; the newborn lives until this is done.
+/// Begin to move guest RAM that is a private view onto a new memory layer, so that what was written
+/// is no longer private and the next fork has less to copy. Each [`Command::FlattenNext`] moves one
+/// piece. A layer that a view is being moved onto is left as it is, with what was moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Flatten {
-    /// The memory layer, opened read-only.
-    pub ram: Fd,
+pub struct BeginFlatten {
+    /// The new layer: an empty memory file that can be sealed. It gets the guest's size.
+    pub writable: Fd,
+    /// The same, opened read-only: what is mapped, and what processes born of this one get.
+    pub layer: Fd,
     /// `/proc/PID/pagemap` of this process.
     pub pagemap: Fd,
-    /// [`Forked::number`] of the fork; after another one it is refused.
-    pub fork: u64,
+}
+
+/// Move the next piece of guest RAM onto the new layer: the guest stands still for as long as it
+/// takes to compare and to map it. A failure ends the move, and the guest runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlattenNext {
     /// Longest time that requests in flight may take to finish before the call fails, milliseconds.
     pub drain_ms_max: u32,
 }
@@ -381,8 +387,10 @@ pub enum Command {
     Recall,
     /// Write the inherited instant to files.
     Dump(Dump),
-    /// Shorten the stack below the guest RAM.
-    Flatten(Flatten),
+    /// Begin to move guest RAM onto a new layer.
+    BeginFlatten(BeginFlatten),
+    /// Move the next piece of it.
+    FlattenNext(FlattenNext),
     /// Shorten a disk's stack.
     Rebase(Rebase),
     /// Put a medium into an empty disk slot.
@@ -479,12 +487,12 @@ pub enum Outcome {
     Status(Status),
     /// The fork's figures.
     Forked(Forked),
-    /// Guest RAM is on another layer.
+    /// A piece of guest RAM is on the new layer, or all that was to be moved.
     Flattened {
-        /// First vCPU kicked to last vCPU re-entered, microseconds.
+        /// First vCPU kicked to last vCPU re-entered, microseconds; 0 where they stood still.
         stun_us: u64,
-        /// Pages that had been written since the fork, KiB: what is private still.
-        private_kib: u64,
+        /// Size of the piece, KiB; 0 where nothing was left to be moved: the layer is sealed.
+        moved_kib: u64,
     },
     /// A kept fork point; both descriptors come with the frame.
     Kept {

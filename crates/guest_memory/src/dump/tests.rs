@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, memfd_create};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 

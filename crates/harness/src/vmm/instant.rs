@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use vmm_protocol::{
-    Command, Dump, Fd, Flatten, Forked, Keep, Outcome, SerialBackend, SerialPeer, SetSerial, Status,
+    BeginFlatten, Command, Dump, Fd, FlattenNext, Forked, Keep, Outcome, SerialBackend, SerialPeer,
+    SetSerial, Status,
 };
 
 use super::{Frame, Point, StartOptions, TIMEOUT, VmProcess, memory_file};
@@ -131,23 +132,39 @@ impl VmProcess {
         self.post(Command::Dump(dump), frame.0)
     }
 
-    /// Puts this VM's RAM on what a newborn of fork `fork` has written. Returns the stun in
-    /// microseconds and what stays private in KiB.
-    pub fn flatten(&mut self, ram: &File, fork: u64) -> anyhow::Result<(u64, u64)> {
+    /// Begins to move this VM's RAM onto a new layer, of which a descriptor is returned.
+    pub fn begin_flatten(&mut self) -> anyhow::Result<File> {
+        let layer = memory_file(0)?;
         let mut frame = Frame::default();
-        let order = Flatten {
-            ram: frame.add(File::open(format!("/proc/self/fd/{}", ram.as_raw_fd()))?),
+        let order = BeginFlatten {
+            layer: frame.add(File::open(format!("/proc/self/fd/{}", layer.as_raw_fd()))?),
+            writable: frame.add(layer.try_clone()?),
             pagemap: frame.add(linux_sys::open_pagemap(self.pid())?),
-            fork,
-            drain_ms_max: 250,
         };
-        match self.call_with(Command::Flatten(order), frame.0)?.0 {
-            Outcome::Flattened {
-                stun_us,
-                private_kib,
-            } => Ok((stun_us, private_kib)),
+        done(self.call_with(Command::BeginFlatten(order), frame.0)?.0)?;
+        Ok(layer)
+    }
+
+    /// Moves the next piece. Returns the stun in microseconds and the size of the piece in KiB,
+    /// which is 0 when all was moved.
+    pub fn flatten_next(&mut self) -> anyhow::Result<(u64, u64)> {
+        let order = FlattenNext { drain_ms_max: 250 };
+        match self.call_with(Command::FlattenNext(order), vec![])?.0 {
+            Outcome::Flattened { stun_us, moved_kib } => Ok((stun_us, moved_kib)),
             Outcome::Failed { message, .. } => bail!("{message}"),
             other => bail!("unexpected outcome {other:?}"),
+        }
+    }
+
+    /// Moves all that is to be moved; returns the stuns in microseconds.
+    pub fn flatten(&mut self) -> anyhow::Result<Vec<u64>> {
+        self.begin_flatten()?;
+        let mut stuns = vec![];
+        loop {
+            match self.flatten_next()? {
+                (_, 0) => return Ok(stuns),
+                (stun_us, _) => stuns.push(stun_us),
+            }
         }
     }
 

@@ -1,15 +1,6 @@
-//! VMs whose RAM is put on another layer while they run.
+//! VMs whose RAM is moved onto a new layer while they run.
 
 use super::*;
-
-/// Forks with one newborn, which writes the instant; returns it with files and the fork's number.
-fn instant(vm: &mut VmProcess, name: &str) -> (VmProcess, InstantFiles, u64) {
-    let (forked, mut newborns) = vm.bear(&[name], &[]).expect("fork");
-    let mut newborn = newborns.remove(0);
-    let files = InstantFiles::in_memory().expect("files");
-    newborn.dump(&files).expect("dump");
-    (newborn, files, forked.number)
-}
 
 /// Anonymous memory of the process, KiB: that of the guest is most of it.
 fn anonymous_kib(vm: &VmProcess) -> u64 {
@@ -22,6 +13,20 @@ fn anonymous_kib(vm: &VmProcess) -> u64 {
     kib.and_then(|kib| kib.trim().parse().ok()).expect("KiB")
 }
 
+/// Mappings of the process that show memory files.
+fn mappings(vm: &VmProcess) -> usize {
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", vm.pid()));
+    let maps = maps.expect("maps");
+    maps.lines().filter(|line| line.contains("/memfd:")).count()
+}
+
+fn dirty(vm: &mut VmProcess, how: &[u8]) {
+    let done = vm.serial().matches("D\n").count() + 1;
+    type_bytes(vm, how);
+    let text = vm.wait_serial(|text| text.matches("D\n").count() >= done);
+    text.expect("the guest answers");
+}
+
 #[test]
 fn a_flattened_vm_goes_on_with_what_it_wrote() {
     on_each_engine(|folder, soft| {
@@ -32,47 +37,76 @@ fn a_flattened_vm_goes_on_with_what_it_wrote() {
         );
         wait_lines(&source, 1);
         source.fork_point(&[]).expect("fork");
-        let dirty = |vm: &mut VmProcess, how: &[u8]| {
-            let done = vm.serial().matches("D\n").count() + 1;
-            type_bytes(vm, how);
-            let text = vm.wait_serial(|text| text.matches("D\n").count() >= done);
-            text.expect("the guest answers");
-        };
-        dirty(&mut source, b"A");
-        assert!(anonymous_kib(&source) > 24 << 10);
-        let mut last = None;
+        let before = anonymous_kib(&source);
         for round in 0..4 {
-            let (mut newborn, files, fork) = instant(&mut source, &format!("n{round}"));
-            // Written between the fork and the change: a tenth.
-            dirty(&mut source, b"d");
-            let (stun_us, private_kib) = source.flatten(&files.ram, fork).expect("flatten");
-            println!("stun {stun_us} us, {private_kib} KiB private");
-            assert!(
-                (2 << 10..6 << 10).contains(&private_kib),
-                "{private_kib} KiB"
-            );
-            newborn.order(Command::PowerOff).expect("power off");
+            dirty(&mut source, b"A");
+            assert!(anonymous_kib(&source) > before + (20 << 10));
+            let stuns = source.flatten().expect("flatten");
+            println!("{} pieces, stuns {stuns:?} us", stuns.len());
+            assert!(stuns.len() >= 24, "{} pieces", stuns.len());
+            // Its private pages are gone at once, and the new layer is one mapping.
+            let (now, maps) = (anonymous_kib(&source), mappings(&source));
+            assert!(now < before + (4 << 10), "{now} KiB after {before} KiB");
+            assert!(maps <= 8, "{maps} mappings");
             type_bytes(&mut source, b"v");
             let checked = source.wait_serial(|text| text.matches("V\n").count() > round);
             assert!(!checked.expect("answer").contains("E "));
-            last = Some(files);
         }
-        // The old view is unmapped by and by.
-        let deadline = std::time::Instant::now() + Duration::from_secs(60);
-        while anonymous_kib(&source) > 8 << 10 {
-            assert!(
-                std::time::Instant::now() < deadline,
-                "{}",
-                anonymous_kib(&source)
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        // Neither the file's owner nor who wrote it is needed; forks go on from here.
-        drop(last);
+        // Forks go on from here, and neither needs the other.
         let (_, mut clones) = fork(&mut source, 2);
         drop(source);
         for clone in &mut clones {
             dirty(clone, b"A");
+            verify(clone);
+        }
+    });
+}
+
+#[test]
+fn it_is_forked_dumped_and_flattened_again_half_way() {
+    on_each_engine(|folder, soft| {
+        let mut source = boot(
+            folder,
+            soft,
+            "mode=dirty touch=24 percent=10 scatter=1 idle=1",
+        );
+        wait_lines(&source, 1);
+        source.fork_point(&[]).expect("fork");
+        dirty(&mut source, b"A");
+        let mut clones = vec![];
+        for pieces in [0, 1, 9] {
+            source.begin_flatten().expect("begin");
+            for _ in 0..pieces {
+                assert!(source.flatten_next().expect("next").1 > 0);
+            }
+            // A clone of both layers, and one that is made of what it writes.
+            clones.extend(fork(&mut source, 1).1);
+            let (_, mut newborns) = source
+                .bear(&[&*format!("dumper{pieces}")], &[])
+                .expect("fork");
+            let files = InstantFiles::in_memory().expect("files");
+            newborns[0].dump(&files).expect("dump");
+            let ram = files.ram.metadata().expect("stat");
+            assert_eq!(ram.len(), MEMORY);
+            assert!(ram.blocks() * 512 > 24 << 20);
+            newborns[0]
+                .restore_inherited(&source, running())
+                .expect("restore");
+            clones.extend(newborns);
+            dirty(&mut source, b"d");
+            assert!(source.flatten_next().expect("next").1 > 0);
+        }
+        while source.flatten_next().expect("next").1 > 0 {}
+        verify(&mut source);
+        for clone in &mut clones {
+            // The child has none of its parent's work, and can begin its own.
+            let error = clone.flatten_next().expect_err("nothing was begun");
+            assert!(
+                format!("{error:#}").contains("not being moved"),
+                "{error:#}"
+            );
+            dirty(clone, b"d");
+            clone.flatten().expect("flatten");
             verify(clone);
         }
     });
@@ -85,19 +119,21 @@ fn a_running_counter_does_not_notice() {
         wait_lines(&source, 2);
         source.fork_point(&[]).expect("fork");
         wait_lines(&source, 1);
-        for round in 0..5 {
-            let (_newborn, files, fork) = instant(&mut source, &format!("n{round}"));
-            source.flatten(&files.ram, fork).expect("flatten");
+        for _ in 0..5 {
+            source.flatten().expect("flatten");
             wait_lines(&source, 1);
         }
         // Standing still it is done without a stun.
         source.order(Command::Pause).expect("pause");
         let before = source.serial();
-        let (sibling, files, fork) = instant(&mut source, "last");
-        let (stun_us, private_kib) = source.flatten(&files.ram, fork).expect("flatten");
-        assert_eq!((stun_us, private_kib), (0, 0));
+        let (_, mut siblings) = source.bear(&["sibling"], &[]).expect("fork");
+        let stuns = source.flatten().expect("flatten");
+        assert!(
+            !stuns.is_empty() && stuns.iter().all(|us| *us == 0),
+            "{stuns:?}"
+        );
         assert_eq!(source.status().expect("status").state, VmState::Paused);
-        let mut sibling = sibling;
+        let mut sibling = siblings.remove(0);
         sibling
             .restore_inherited(&source, running())
             .expect("restore");
@@ -120,20 +156,24 @@ fn a_running_counter_does_not_notice() {
 fn what_would_lose_pages_is_refused() {
     on_each_engine(|folder, soft| {
         let mut shell = VmProcess::shell(folder, "shell").expect("shell");
-        let files = InstantFiles::in_memory().expect("files");
-        let refused = |result: anyhow::Result<(u64, u64)>, words| fails(result.map(drop), words);
-        refused(shell.flatten(&files.ram, 1), "runs no VM yet");
+        let refused = |result: anyhow::Result<()>, words| fails(result, words);
+        refused(shell.begin_flatten().map(drop), "runs no VM yet");
         let mut source = boot(folder, soft, &counter(soft));
         wait_lines(&source, 1);
-        refused(source.flatten(&files.ram, 0), "forked again since");
+        refused(source.begin_flatten().map(drop), "shared view");
+        refused(source.flatten_next().map(drop), "not being moved");
         source.fork_point(&[]).expect("fork");
-        let (_newborn, old, fork) = instant(&mut source, "one");
-        let (_other, new, last) = instant(&mut source, "two");
-        assert_eq!(last, fork + 1);
-        refused(source.flatten(&old.ram, fork), "forked again since");
-        refused(source.flatten(&files.ram, last), "the layer has 0 bytes");
         wait_lines(&source, 1);
-        source.flatten(&new.ram, last).expect("flatten");
+        let layer = source.begin_flatten().expect("begin");
+        // A layer that cannot grow any more takes no piece; what is mapped stays.
+        rustix::fs::fcntl_add_seals(&layer, rustix::fs::SealFlags::WRITE).expect("seal");
+        refused(
+            source.flatten_next().map(drop),
+            "cannot write the new layer",
+        );
+        refused(source.flatten_next().map(drop), "not being moved");
+        wait_lines(&source, 1);
+        source.flatten().expect("flatten");
         verify(&mut source);
     });
 }

@@ -4,13 +4,11 @@ use std::os::fd::OwnedFd;
 
 use agent_protocol::ToGuest;
 use anyhow::{Context, ensure};
-use machine::FlattenPlan;
-use vmm_protocol::{Flatten, Outcome, SetSerial};
+use guest_memory::NewLayer;
+use vmm_protocol::{BeginFlatten, FlattenNext, Outcome, SetSerial};
 
 use super::Server;
 use crate::become_vm::Descriptors;
-
-const PAGE_KIB: u64 = 4;
 
 impl Server {
     /// Sends a message of the agent's protocol to the agent.
@@ -22,21 +20,31 @@ impl Server {
         Ok(Outcome::Done)
     }
 
-    /// Puts guest RAM on another layer.
-    pub(super) fn flatten(&mut self, order: Flatten, fds: Vec<OwnedFd>) -> anyhow::Result<Outcome> {
+    /// Begins to move guest RAM onto a new layer.
+    pub(super) fn begin_flatten(
+        &mut self,
+        order: BeginFlatten,
+        fds: Vec<OwnedFd>,
+    ) -> anyhow::Result<Outcome> {
         let machine = self.machine.as_mut();
         let machine = machine.context("this process runs no VM yet")?;
         let mut fds = Descriptors::new(fds);
-        let plan = FlattenPlan {
-            layer: fds.file(order.ram).context("no memory layer")?,
+        machine.begin_flatten(NewLayer {
+            writable: fds.file(order.writable).context("no memory layer")?,
+            read_only: fds.file(order.layer).context("no layer to be mapped")?,
             pagemap: fds.file(order.pagemap).context("no page map")?,
-            fork: order.fork,
-            drain_ms_max: order.drain_ms_max,
-        };
-        let flattened = machine.flatten(plan)?;
+        })?;
+        Ok(Outcome::Done)
+    }
+
+    /// Moves the next piece of it.
+    pub(super) fn flatten_next(&mut self, order: FlattenNext) -> anyhow::Result<Outcome> {
+        let machine = self.machine.as_mut();
+        let machine = machine.context("this process runs no VM yet")?;
+        let moved = machine.flatten_next(order.drain_ms_max)?;
         Ok(Outcome::Flattened {
-            stun_us: flattened.stun_us,
-            private_kib: flattened.pages * PAGE_KIB,
+            stun_us: moved.map_or(0, |moved| moved.stun_us),
+            moved_kib: moved.map_or(0, |moved| moved.bytes.div_ceil(1 << 10)),
         })
     }
 

@@ -16,6 +16,7 @@
 
 mod edits;
 mod fail_at;
+mod flatten;
 mod linked;
 mod of_snapshot;
 mod outcome;
@@ -33,6 +34,7 @@ use anyhow::Context;
 use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest, MAX_CLONES};
 use vmm_protocol::{CloneRam, Command, Fork, ForkStep, Forked, LayerFd, Newborn, Outcome, RamView};
 
+pub(in crate::host) use self::flatten::{AtWork, History};
 pub(in crate::host) use self::of_snapshot::Held;
 pub use self::point::PointFork;
 pub(in crate::host) use self::point::{OpenPoints, SealedMemory};
@@ -126,6 +128,7 @@ impl Host {
             self.settle_after_fork(source, clones, lodging);
             forked?
         };
+        self.flatten_where_it_pays(source);
         let wait_s = match request.wait_ready_s {
             _ if request.paused => 0,
             Some(wait_s) => wait_s,

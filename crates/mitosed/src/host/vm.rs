@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use vmm_protocol::{EndReason, RamView};
 
+use super::fork::History;
 use crate::inventory::{PowerState, VM_FOLDER, VmRow};
 use crate::vmm::Link;
 
@@ -21,6 +22,8 @@ pub struct Live {
     pub limit_raised: bool,
     /// Where its RAM is.
     pub ram: Option<RamView>,
+    /// What its process has of its own, over its forks.
+    pub(super) history: History,
     /// `CLOCK_MONOTONIC` of the agent's word, nanoseconds.
     pub ready_at_ns: Option<u64>,
     /// Why the process said that it ends.
@@ -83,6 +86,7 @@ impl Live {
         self.ended = None;
         self.ready_at_ns = None;
         self.newborn = false;
+        self.history = History::default();
     }
 
     /// The guest runs, or did for a moment; returns the disk for whose write it found no space.
@@ -121,6 +125,7 @@ impl Vm {
                 lodging: None,
                 limit_raised: false,
                 ram: None,
+                history: History::default(),
                 ready_at_ns: None,
                 ended: None,
                 newborn: false,
