@@ -25,6 +25,7 @@ mod lineage;
 mod listing;
 mod memory;
 mod memory_files;
+mod mend;
 mod networks;
 mod objects;
 mod pools;

@@ -166,3 +166,53 @@ fn an_orderly_end_leaves_vms_running_and_takes_shells_along() {
     bed.start();
     assert_eq!(bed.state("a"), "running");
 }
+
+/// Makes the image's file a cluster longer and counts that cluster, which nothing uses: what a
+/// process leaves that is killed between two writes.
+fn leak(path: &std::path::Path) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().read(true).write(true).open(path);
+    let file = file.unwrap();
+    let number = |at: u64| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).unwrap();
+        u64::from_be_bytes(bytes)
+    };
+    // In the header: size of a cluster as a power of two, and the offset of the refcount table, which
+    // begins with the offset of the first block.
+    let (bytes, block) = (1 << (number(16) & 0xff), number(number(48)));
+    let cluster = file.metadata().unwrap().len().div_ceil(bytes);
+    file.set_len((cluster + 1) * bytes).unwrap();
+    file.write_all_at(&1u16.to_be_bytes(), block + cluster * 2)
+        .unwrap();
+}
+
+#[test]
+fn the_disk_of_a_process_that_was_killed_is_put_right() {
+    let mut bed = Bed::new();
+    bed.run("a", "");
+    let top = bed.detail("a").disks[0].layers[0].clone();
+    let counts = |found: &str| {
+        let file = std::fs::File::open(&top).unwrap();
+        let report = disk_layers::check_refcounts(&file).unwrap();
+        assert_eq!((report.leaked, report.uncounted), (0, 0), "{found}");
+    };
+    for down in [false, true] {
+        let pid = rustix::process::Pid::from_raw(bed.detail("a").pid.unwrap()).unwrap();
+        leak(std::path::Path::new(&top));
+        let file = std::fs::File::open(&top).unwrap();
+        assert_eq!(disk_layers::check_refcounts(&file).unwrap().leaked, 1);
+        if down {
+            bed.kill();
+        }
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        if down {
+            bed.start();
+        }
+        bed.until_state("a", "poweredOff");
+        counts(if down { "while it was down" } else { "at once" });
+        bed.client.start("a").unwrap();
+    }
+    assert!(bed.log().contains("put right"), "{}", bed.log());
+    bed.assert_only(&["a"]);
+}

@@ -155,6 +155,13 @@ impl Host {
         let ending = ending.or_else(|| link.ending());
         let words = self.last_words(vm);
         let verdict = self.memory_verdict(&vm.row());
+        let by_itself = matches!(
+            vm.live().ended,
+            Some(EndReason::GuestPowerOff | EndReason::Requested | EndReason::GuestReset)
+        );
+        if !by_itself {
+            self.mend_disks(vm);
+        }
         let outcome = {
             let mut live = vm.live();
             is_current(&live, link).then(|| {

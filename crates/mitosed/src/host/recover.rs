@@ -151,8 +151,11 @@ impl Host {
         let verdict = self.memory_verdict(&vm.row());
         // A recorded process id may belong to another process by now; forgotten VM processes are
         // found by their mark.
-        vm.update(|live| live.row.pid = None);
+        let had_process = vm.update(|live| live.row.pid.take()).is_some();
         self.abandon_process(vm);
+        if had_process && state != PowerState::Creating {
+            self.mend_disks(vm);
+        }
         match state {
             state if state.is_off() => {}
             PowerState::Suspended => self.stay_suspended(vm),
