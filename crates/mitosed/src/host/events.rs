@@ -159,7 +159,7 @@ impl Host {
             vm.live().ended,
             Some(EndReason::GuestPowerOff | EndReason::Requested | EndReason::GuestReset)
         );
-        if !by_itself {
+        if !by_itself || !crate::vmm::is_orderly(&ending) {
             self.mend_disks(vm);
         }
         let outcome = {

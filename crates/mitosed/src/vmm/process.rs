@@ -92,6 +92,11 @@ pub fn ending_of(pid_fd: BorrowedFd<'_>) -> Ending {
     })
 }
 
+/// Whether a process came to its own end, as far as is known.
+pub fn is_orderly(ending: &Ending) -> bool {
+    ending.as_ref().is_none_or(|ending| *ending == with_code(0))
+}
+
 fn by_signal(signal: i32) -> String {
     format!("killed by signal {signal}")
 }

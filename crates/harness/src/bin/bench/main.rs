@@ -74,6 +74,8 @@ const EXPECTED: &[Expected] = &[
         "ratio",
         Target::None,
     ),
+    row("flatten.piece.stun_us", "us", Target::AtMost(1000.0)),
+    row("flatten.wall_ms.512MiB", "ms", Target::None),
     row("fork.busy_disk.stun_us", "us", Target::None),
     row("fork.busy_disk.io_held_us", "us", Target::None),
     row(
@@ -235,8 +237,8 @@ const SECTIONS: &[(&str, Section, u64, &[&str])] = &[
     (
         "repeat",
         repeat::run,
-        100,
-        &["fork.repeat", "clone.repeat", "host.fork"],
+        120,
+        &["fork.repeat", "clone.repeat", "host.fork", "flatten"],
     ),
     ("busy", busy::run, 40, &["fork.busy_disk"]),
     (

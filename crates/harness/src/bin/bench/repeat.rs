@@ -5,12 +5,18 @@
 //! one therefore come from sources that have little behind them; a row of its own shows how the
 //! stun grows.
 
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
 use crate::first::tell_steps;
 use crate::host::POOL;
 use crate::source::{Source, touched_mib};
 use crate::{Bench, Limit};
 
 const MIB: u64 = 2048;
+/// Longest time until a source is on a new layer.
+const FLATTEN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// One repeated fork: command for the guest, what it writes, what the source has behind it.
 struct Step {
@@ -48,7 +54,8 @@ const FLOORS: [(usize, &str); 2] = [(1, "dirty1pct"), (10, "dirty10pct")];
 
 /// Stun and first run after 1 and 10 % of the pages were written.
 pub(crate) fn run(bench: &mut Bench, limit: Limit) -> anyhow::Result<()> {
-    bench.host.restart(POOL)?;
+    // What a source has behind it stays behind it here.
+    bench.host.restart_with(POOL, &["--flatten-from", "0"])?;
     let mut stuns = STEPS.map(|_| vec![]);
     let mut runs = STEPS.map(|_| vec![]);
     let mut disorder = vec![];
@@ -97,7 +104,77 @@ pub(crate) fn run(bench: &mut Bench, limit: Limit) -> anyhow::Result<()> {
         let name = format!("clone.repeat.first_run_us.{}", step.suffix);
         bench.report.add(&name, "us", &runs[index], &conditions);
     }
+    flattened(bench, limit)
+}
+
+/// What it takes to move a source onto a new layer, and its next fork.
+fn flattened(bench: &mut Bench, limit: Limit) -> anyhow::Result<()> {
+    const MIB: u64 = 512;
+    bench.host.restart(POOL)?;
+    let (mut stuns, mut times, mut after) = (vec![], vec![], vec![]);
+    for _ in 0..bench.samples(3) {
+        if limit.reached() {
+            break;
+        }
+        let mut source = Source::boot(&bench.host, MIB, "mode=dirty scatter=1")?;
+        source.fork(1)?;
+        source.remove_clones()?;
+        source.command(b'A', "D")?;
+        source.fork(1)?;
+        source.remove_clones()?;
+        let moved = flattening_of(bench, &source.name)?;
+        let figure = |name: &str| moved[name].as_f64().context("an event without its figures");
+        stuns.push(figure("stun_us_sum")? / figure("pieces")?.max(1.0));
+        times.push(figure("duration_ms")?);
+        source.command(b'1', "D")?;
+        bench.host.settle()?;
+        after.push(source.fork(1)?.cloned.stun_us as f64);
+    }
+    let what = "guest runs and has written all of its 488 MiB since its first fork";
+    let rows = [
+        (
+            "flatten.piece.stun_us",
+            "us",
+            &stuns,
+            "mean of the pieces of 1 MiB",
+        ),
+        (
+            "flatten.wall_ms.512MiB",
+            "ms",
+            &times,
+            "four fifths of it at rest",
+        ),
+        (
+            "fork.repeat.stun_us.512MiB.dirty1pct.flattened",
+            "us",
+            &after,
+            "the next fork, after 1 % was written",
+        ),
+    ];
+    for (name, unit, samples, more) in rows {
+        bench
+            .report
+            .add(name, unit, samples, &format!("{what}; {more}"));
+    }
     Ok(())
+}
+
+/// Waits until the VM `name` is on a new layer; returns the figures.
+fn flattening_of(bench: &Bench, name: &str) -> anyhow::Result<serde_json::Value> {
+    let deadline = Instant::now() + FLATTEN_PATIENCE;
+    let mut after = 0;
+    while Instant::now() < deadline {
+        let page = bench.host.client.events(Some(after))?;
+        after = page.last().map_or(after, |event| event.id);
+        let found = page
+            .into_iter()
+            .find(|event| event.kind == "vm.flattened" && event.subject == name);
+        if let Some(data) = found.and_then(|event| event.data) {
+            return Ok(data);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    anyhow::bail!("{name} was not put on a new layer")
 }
 
 /// Tells what `fork()` alone costs here, and how much longer the stuns beside it were.
