@@ -38,7 +38,7 @@ use crate::host::{Host, POOL};
 use crate::report::{Expected, Report, Target};
 
 const USAGE: &str = "usage: bench [--quick] [--no-build] [--only SECTION] [--report FILE]
-sections: first, honest, brownout, repeat, busy, batch, prepared, snapshot, api, pool, merge, linux,
+sections: first, honest, brownout, repeat, flatten, busy, batch, prepared, snapshot, api, pool, merge, linux,
   soft";
 
 /// Rows that every report has. Targets are medians on a two-core machine.
@@ -238,8 +238,14 @@ const SECTIONS: &[(&str, Section, u64, &[&str])] = &[
         "repeat",
         repeat::run,
         120,
-        &["fork.repeat", "clone.repeat", "host.fork", "flatten"],
+        &[
+            "fork.repeat.stun_us.2048MiB",
+            "fork.repeat.stun_over",
+            "clone.repeat.first_run",
+            "host.fork",
+        ],
     ),
+    ("flatten", repeat::flattened, 60, &["flatten"]),
     ("busy", busy::run, 40, &["fork.busy_disk"]),
     (
         "batch",
