@@ -20,6 +20,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate};
 
 use crate::dump::{Below, DumpError, copy_piece, write_pages};
+use crate::layers::Displaced;
 use crate::mapping::MapError;
 use crate::pagemap::{Entry, PageMap, PageMapError};
 use crate::ram::{GuestRam, PAGE, View};
@@ -28,6 +29,9 @@ use crate::ram::{GuestRam, PAGE, View};
 const PIECE_BYTES: u64 = 1 << 20;
 /// What stays where it is if none of it is private, bytes: a mapping for each.
 const BLOCK_BYTES: u64 = 64 << 20;
+/// A view that is on so many layers is moved whole, since each of them stays as long as a part of it
+/// is in use.
+const LAYERS_MAX: usize = 3;
 
 /// Guest RAM could not be moved onto another layer; it is where it was.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +39,7 @@ pub enum FlattenError {
     /// The RAM is not a private view.
     #[error("guest RAM is a shared view: it has no layer")]
     Shared,
-    /// The new layer has content: what is not written would show it.
+    /// The new layer has content, which would show where nothing is written, or another size.
     #[error("the new layer is not empty: it has {0} bytes")]
     NotEmpty(u64),
     /// It was not begun, or has ended.
@@ -71,7 +75,7 @@ fn layer_failed<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> F
 /// What a view is moved onto.
 #[derive(Debug)]
 pub struct NewLayer {
-    /// An empty memory file that can be sealed.
+    /// A memory file without content that can be sealed: empty, or of the RAM's size.
     pub writable: File,
     /// The same, opened read-only: what is mapped, and what child processes get.
     pub read_only: File,
@@ -87,6 +91,8 @@ pub(crate) struct Flattening {
     pagemap: File,
     /// Offset of the next piece.
     at: u64,
+    /// Blocks without own pages are moved too.
+    whole: bool,
     /// Offset of a piece that was copied and not put in its place.
     copied: Option<u64>,
     moved: u64,
@@ -124,20 +130,27 @@ impl GuestRam {
         } = new;
         // fstat itself: the call behind `File::metadata` takes paths, which a jail denies.
         let stat = rustix::fs::fstat(&writable).map_err(layer_failed("read the size of"))?;
-        if stat.st_size != 0 {
-            return Err(FlattenError::NotEmpty(stat.st_size.cast_unsigned()));
+        let size = stat.st_size.cast_unsigned();
+        if stat.st_blocks != 0 || ![0, self.len()].contains(&size) {
+            return Err(FlattenError::NotEmpty(size));
         }
         PageMap::of_this_process(&pagemap)?;
-        ftruncate(&writable, self.len()).map_err(layer_failed("give its size to"))?;
+        if size == 0 {
+            ftruncate(&writable, self.len()).map_err(layer_failed("give its size to"))?;
+        }
+        // Children that are born meanwhile map it: it must not become shorter.
+        let seals = SealFlags::GROW | SealFlags::SHRINK;
+        fcntl_add_seals(&writable, seals).map_err(layer_failed("seal"))?;
         self.flattening = Some(Flattening {
             writable,
             layer: Arc::new(read_only),
             pagemap,
             at: 0,
+            whole: self.layers.count() >= LAYERS_MAX,
             copied: None,
             moved: 0,
             then: vec![0; PIECE_BYTES as usize],
-            now: vec![0; PIECE_BYTES as usize],
+            now: vec![1; PIECE_BYTES as usize],
         });
         Ok(())
     }
@@ -148,8 +161,8 @@ impl GuestRam {
     pub fn next_piece(&mut self) -> Result<Option<Piece>, FlattenError> {
         let mut flattening = self.flattening.take().ok_or(FlattenError::NotBegun)?;
         let Some(offset) = self.next_own(&flattening)? else {
-            let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::WRITE;
-            fcntl_add_seals(&flattening.writable, seals).map_err(layer_failed("seal"))?;
+            fcntl_add_seals(&flattening.writable, SealFlags::WRITE)
+                .map_err(layer_failed("seal"))?;
             return Ok(None);
         };
         let len = PIECE_BYTES.min(self.len() - offset) as usize;
@@ -170,8 +183,9 @@ impl GuestRam {
     }
 
     /// Puts the RAM of `piece` on the new layer, with what was written since. Nothing may access the
-    /// RAM meanwhile. A failure ends the move; what was moved before stays on the new layer.
-    pub fn switch_piece(&mut self, piece: &Piece) -> Result<(), FlattenError> {
+    /// RAM meanwhile. A failure ends the move; what was moved before stays on the new layer. What is
+    /// returned is dropped when the guest runs again.
+    pub fn switch_piece(&mut self, piece: &Piece) -> Result<Displaced, FlattenError> {
         let mut flattening = self.flattening.take().ok_or(FlattenError::NotBegun)?;
         let Piece { offset, len } = *piece;
         if flattening.copied != Some(offset) {
@@ -190,13 +204,13 @@ impl GuestRam {
         }
         self.mapping.map_part(&*flattening.layer, offset, len)?;
         let end = offset + len as u64;
-        self.layers.put(offset..end, &flattening.layer);
+        let displaced = self.layers.put(offset..end, &flattening.layer);
         flattening.now = now;
         flattening.at = end;
         flattening.copied = None;
         flattening.moved += len as u64;
         self.flattening = Some(flattening);
-        Ok(())
+        Ok(displaced)
     }
 
     /// Returns how many bytes were put on the new layer, and how many are looked at still.
@@ -225,7 +239,7 @@ impl GuestRam {
         let (mut at, first) = (flattening.at, self.host_address() / PAGE);
         while at < self.len() {
             let end = self.len().min(at + BLOCK_BYTES);
-            if !at.is_multiple_of(BLOCK_BYTES) {
+            if flattening.whole || !at.is_multiple_of(BLOCK_BYTES) {
                 return Ok(Some(at));
             }
             let pages = first + at / PAGE..first + end.div_ceil(PAGE);

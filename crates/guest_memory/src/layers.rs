@@ -3,6 +3,7 @@
 //! A view has one layer, until it is flattened: then what was moved shows the new one.
 
 use std::fs::File;
+use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,6 +14,11 @@ struct Part {
     end: u64,
     file: Arc<File>,
 }
+
+/// Layers that may have lost their last part: drop it when nobody waits.
+#[derive(Debug)]
+#[must_use = "dropping it may take long"]
+pub struct Displaced(#[expect(dead_code, reason = "it is there to be dropped")] Vec<Part>);
 
 /// Parts of all RAM in order; none is empty, and neighbours have different layers.
 #[derive(Clone, Debug)]
@@ -32,8 +38,9 @@ impl Layers {
         (&part.file, part.end)
     }
 
-    /// Puts `file` below the bytes of `range`, which lies in the RAM.
-    pub(crate) fn put(&mut self, range: Range<u64>, file: &Arc<File>) {
+    /// Puts `file` below the bytes of `range`, which lies in the RAM. Returns the parts as they were:
+    /// the last user of a layer that is dropped gives back all of its memory, which takes long.
+    pub(crate) fn put(&mut self, range: Range<u64>, file: &Arc<File>) -> Displaced {
         let mut parts: Vec<Part> = Vec::with_capacity(self.0.len() + 2);
         let mut add = |start: u64, end: u64, file: &Arc<File>| {
             if start >= end {
@@ -59,7 +66,15 @@ impl Layers {
             add(start.max(range.end), part.end, &part.file);
             start = part.end;
         }
-        self.0 = parts;
+        Displaced(mem::replace(&mut self.0, parts))
+    }
+
+    /// Returns the number of different layers.
+    pub(crate) fn count(&self) -> usize {
+        let mut files: Vec<_> = self.0.iter().map(|part| Arc::as_ptr(&part.file)).collect();
+        files.sort_unstable();
+        files.dedup();
+        files.len()
     }
 
     /// Returns each layer, some of them more than once.
@@ -96,7 +111,7 @@ mod tests {
             let mut model = vec![&first; LEN as usize];
             for (start, len, index) in puts {
                 let end = LEN.min(start + len);
-                layers.put(start..end, &files[index]);
+                drop(layers.put(start..end, &files[index]));
                 model[start as usize..end as usize].fill(&files[index]);
             }
             for (offset, wanted) in model.iter().enumerate() {

@@ -26,6 +26,7 @@ mod ram;
 
 pub use dump::DumpError;
 pub use flatten::{FlattenError, NewLayer, Piece};
+pub use layers::Displaced;
 pub use mapping::MapError;
 pub use pagemap::PageMapError;
 pub use ram::{

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use guest_memory::{NewLayer, Piece};
+use guest_memory::{Displaced, NewLayer, Piece};
 
 use crate::clock::{monotonic_ns, us_between};
 use crate::machine::{Machine, lock_ram};
@@ -60,14 +60,21 @@ impl Machine {
                 .for_each(|disk| disk.worker.ungate());
         }
         drop(quiet);
-        let stun_us = result?.map_or(0, |from| us_between(from, self.vcpus.wait_entered().1));
+        let (displaced, stun_from) = result?;
+        let stun_us = stun_from.map_or(0, |from| us_between(from, self.vcpus.wait_entered().1));
+        // The last user of a layer gives its memory back here, while the guest runs.
+        drop(displaced);
         let bytes = piece.len();
         Ok(Some(Flattened { stun_us, bytes }))
     }
 
     /// With disk queues gated: waits, stops, switches and lets the vCPUs run again. Returns when the
-    /// stun began, where the vCPUs ran.
-    fn flatten_gated(&mut self, piece: &Piece, ms: u32) -> Result<Option<u64>, FlattenError> {
+    /// stun began, where the vCPUs ran, and what the view no longer shows.
+    fn flatten_gated(
+        &mut self,
+        piece: &Piece,
+        ms: u32,
+    ) -> Result<(Displaced, Option<u64>), FlattenError> {
         let deadline = Instant::now() + Duration::from_millis(ms.into());
         for (index, disk) in self.platform.disks.iter().enumerate() {
             let guard = disk.worker.lock_until(deadline);
@@ -87,7 +94,6 @@ impl Machine {
             self.vcpus.run();
         }
         drop((disks, shared));
-        switched?;
-        Ok(stun_from)
+        Ok((switched?, stun_from))
     }
 }

@@ -60,7 +60,7 @@ fn move_all(ram: &mut GuestRam) -> u64 {
         let Some(piece) = ram.next_piece().expect("copy") else {
             return pieces;
         };
-        ram.switch_piece(&piece).expect("switch");
+        drop(ram.switch_piece(&piece).expect("switch"));
     }
     unreachable!("the RAM has an end")
 }
@@ -105,7 +105,7 @@ fn what_is_written_between_copy_and_switch_is_not_lost() {
     let piece = ram.next_piece().expect("again").expect("the same");
     put(&ram, 3, 3);
     put(&ram, 300, 4);
-    ram.switch_piece(&piece).expect("switch");
+    drop(ram.switch_piece(&piece).expect("switch"));
     let seen = [1, 2, 3, 300].map(|page| get(&ram, page));
     assert_eq!(seen, [1, 0, 3, 4]);
     assert_eq!(
@@ -136,6 +136,17 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     };
     let error = ram.begin_flatten(full);
     assert!(matches!(error, Err(FlattenError::NotEmpty(3))), "{error:?}");
+    let written = memory_file(BYTES);
+    written.write_all_at(b"x", 9).expect("write");
+    let written = NewLayer {
+        writable: written,
+        ..new_layer()
+    };
+    let error = ram.begin_flatten(written);
+    assert!(
+        matches!(error, Err(FlattenError::NotEmpty(BYTES))),
+        "{error:?}"
+    );
     let foreign = NewLayer {
         pagemap: File::open("/dev/null").expect("open"),
         ..new_layer()
@@ -154,6 +165,26 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     ram.switch_piece(&piece).expect_err("no file");
     assert_eq!((get(&ram, 1), ram.files().count()), (7, 1));
     assert_eq!(ram.flatten_progress(), None);
+}
+
+#[test]
+fn layers_do_not_pile_up() {
+    let mut ram = GuestRam::private(memory_file(BYTES), BYTES).expect("map");
+    let last = BYTES / PAGE - 1;
+    for round in 0..6 {
+        // Each block is written in turn, so that the other one could stay for ever.
+        put(&ram, if round % 2 == 0 { 0 } else { last }, round + 1);
+        ram.begin_flatten(new_layer()).expect("begin");
+        ram.next_piece().expect("copy");
+        let piece = ram.next_piece().expect("copy").expect("a piece");
+        drop(ram.switch_piece(&piece).expect("switch"));
+        assert!(ram.layers.count() <= LAYERS_MAX + 1, "round {round}");
+        if round == 5 {
+            move_all(&mut ram);
+        }
+    }
+    assert_eq!([get(&ram, 0), get(&ram, last)], [5, 6]);
+    assert_eq!(ram.layers.count(), 1);
 }
 
 #[derive(Clone, Debug)]
@@ -206,7 +237,7 @@ proptest! {
                 }
                 Step::Switch => {
                     if let Some(piece) = piece.take() {
-                        ram.switch_piece(&piece).expect("switch");
+                        drop(ram.switch_piece(&piece).expect("switch"));
                     }
                 }
                 Step::Dump => {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use rustix::fs::statfs;
 use vm_spec::format_size;
+use vmm_protocol::RamView;
 
 use super::memory::host_memory;
 use super::{Host, Vm};
@@ -116,13 +117,14 @@ impl Host {
     /// Limits a VM whose process has a group already. One that is forked is left alone: its limit
     /// was raised.
     pub(super) fn limit(&self, vm: &Vm) {
-        let (row, raised) = {
+        let (row, raised, has_layers) = {
             let live = vm.live();
-            (live.row.clone(), live.limit_raised)
+            let has_layers = live.ram == Some(RamView::Private);
+            (live.row.clone(), live.limit_raised, has_layers)
         };
         match (self.groups(), &row.group) {
             _ if raised => {}
-            (Some(_), _) if !row.stuns.is_empty() => self.limit_again(vm),
+            (Some(_), _) if has_layers => self.limit_again(vm),
             (Some(groups), Some(group)) => note(group, groups.set_limit(group, self.budget(&row))),
             _ => {}
         }
@@ -136,7 +138,7 @@ impl Host {
             let mut live = source.live();
             let group = live.row.group.clone().or_else(|| live.lodging.clone())?;
             live.limit_raised = true;
-            let splits = live.ram == Some(vmm_protocol::RamView::Private);
+            let splits = live.ram == Some(RamView::Private);
             (live.row.clone(), group, splits)
         };
         if splits {
@@ -259,7 +261,11 @@ impl Host {
         let used = groups.used_bytes(group).unwrap_or(0);
         let layers = used.saturating_sub(usage::written_bytes(pid));
         let limit = layers + self.budget(&row);
-        note(group, groups.set_limit(group, limit));
+        // A group with lodgers has no limit; the last that leaves it sees to that.
+        let lodgers = self.lodgers();
+        if !lodgers.contains_key(group) {
+            note(group, groups.set_limit(group, limit));
+        }
     }
 
     /// Tells the kernel whom to end first when the host runs short: the newest VM, then the one

@@ -151,11 +151,11 @@ impl Host {
         let verdict = self.memory_verdict(&vm.row());
         // A recorded process id may belong to another process by now; forgotten VM processes are
         // found by their mark.
-        let had_process = vm.update(|live| live.row.pid.take()).is_some();
+        vm.update(|live| {
+            let had_process = live.row.pid.take().is_some();
+            live.to_mend = had_process && state != PowerState::Creating;
+        });
         self.abandon_process(vm);
-        if had_process && state != PowerState::Creating {
-            self.mend_disks(vm);
-        }
         match state {
             state if state.is_off() => {}
             PowerState::Suspended => self.stay_suspended(vm),
@@ -197,6 +197,14 @@ impl Host {
     }
 
     pub(super) fn settle_pending_of(&self, vm: &Arc<Vm>) {
+        self.settle_tops(vm);
+        // The top may be one that was found just now.
+        if vm.update(|live| std::mem::take(&mut live.to_mend)) {
+            self.mend_disks(vm);
+        }
+    }
+
+    fn settle_tops(&self, vm: &Arc<Vm>) {
         self.find_unrecorded(vm);
         let row = vm.row();
         if row.disks.iter().all(|disk| disk.pending.is_none()) {

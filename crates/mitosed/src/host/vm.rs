@@ -24,6 +24,8 @@ pub struct Live {
     pub ram: Option<RamView>,
     /// What its process has of its own, over its forks.
     pub(super) history: History,
+    /// Its process ended while no daemon looked: its disks are to be checked.
+    pub(super) to_mend: bool,
     /// `CLOCK_MONOTONIC` of the agent's word, nanoseconds.
     pub ready_at_ns: Option<u64>,
     /// Why the process said that it ends.
@@ -126,6 +128,7 @@ impl Vm {
                 limit_raised: false,
                 ram: None,
                 history: History::default(),
+                to_mend: false,
                 ready_at_ns: None,
                 ended: None,
                 newborn: false,

@@ -13,13 +13,14 @@
 mod history;
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustix::fs::{SealFlags, fcntl_add_seals};
 use serde_json::json;
 use vmm_protocol::{BeginFlatten, Command, Fd, FlattenNext, Outcome, RamView};
 
@@ -33,7 +34,7 @@ use crate::usage;
 use crate::vmm::Link;
 
 /// Longest time of moving one piece.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Rest after each piece, in times of what it took, and at least.
 const REST: (u32, Duration) = (4, Duration::from_millis(2));
 
@@ -48,6 +49,15 @@ impl AtWork {
 
     fn end(&self) {
         self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Lets another VM have its turn, however the work ends.
+struct Ending<'a>(&'a AtWork);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -84,8 +94,8 @@ impl Host {
         let begun = std::thread::Builder::new()
             .name("flatten".into())
             .spawn(move || {
+                let _end = Ending(&host.flattening);
                 host.flatten(&vm);
-                host.flattening.end();
             });
         if let Err(error) = begun {
             tracing::error!(vm = &*source.name(), %error, "cannot start a thread");
@@ -139,15 +149,15 @@ impl Host {
         };
         let link = link.context("the VM has ended")?;
         let pid = pid.context("the VM has no process")?;
-        let layer: OwnedFd = make_ram(0)?;
-        let read_only = reopen_read_only(layer.as_fd())?;
+        let layer = Layer(File::from(make_ram(vm.live().row.spec.memory_bytes)?));
+        let read_only = reopen_read_only(layer.0.as_fd())?;
         let pagemap = linux_sys::open_pagemap(pid).context("cannot open the VM's page map")?;
         let order = Command::BeginFlatten(BeginFlatten {
             writable: Fd(0),
             layer: Fd(1),
             pagemap: Fd(2),
         });
-        let fds = [layer.as_fd(), read_only.as_fd(), pagemap.as_fd()];
+        let fds = [layer.0.as_fd(), read_only.as_fd(), pagemap.as_fd()];
         {
             let _turn = self.turn(vm)?;
             link.call(order, &fds, TIMEOUT)
@@ -160,7 +170,7 @@ impl Host {
                 let _turn = self.turn(vm)?;
                 let begun = Instant::now();
                 let Some((stun_us, kib)) = next_piece(&link)? else {
-                    let layer = File::from(layer).metadata();
+                    let layer = layer.0.metadata();
                     let layer = layer.context("cannot look at the new layer")?;
                     let layer_kib = layer.blocks() / 2;
                     return Ok((moved, layer_kib));
@@ -173,6 +183,18 @@ impl Host {
             };
             tracing::trace!(waited = ?(begun.elapsed() - took), ?took, "a piece of RAM was moved");
             std::thread::sleep((took * REST.0).max(REST.1));
+        }
+    }
+}
+
+/// A new layer; sealed when it is dropped, whatever became of the move: clones may have it.
+struct Layer(File);
+
+impl Drop for Layer {
+    fn drop(&mut self) {
+        let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::WRITE;
+        if let Err(error) = fcntl_add_seals(&self.0, seals) {
+            tracing::warn!(%error, "cannot seal a memory layer");
         }
     }
 }
