@@ -162,7 +162,7 @@ impl Client {
             WaitFor::Running => "running",
             WaitFor::Off => "off",
         };
-        let deadline = Instant::now() + Duration::from_secs(timeout_s);
+        let deadline = deadline_in(Duration::from_secs(timeout_s));
         loop {
             let left_s = deadline
                 .saturating_duration_since(Instant::now())
@@ -225,7 +225,7 @@ impl Client {
 
     /// Connects to a vsock port of a guest; waits `wait_s` seconds for an agent that is not ready.
     pub fn vsock(&self, name: &str, port: u32, wait_s: u64) -> Result<UnixStream, ClientError> {
-        let deadline = Instant::now() + Duration::from_secs(wait_s);
+        let deadline = deadline_in(Duration::from_secs(wait_s));
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let part_s = (left.as_secs_f64().ceil() as u64).min(schema::MAX_WAIT_SECONDS);
@@ -503,6 +503,13 @@ impl Client {
             },
         )
     }
+}
+
+/// The end of a wait; one that is longer than clocks count ends in a century.
+pub(crate) fn deadline_in(longest: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+    let now = Instant::now();
+    now.checked_add(longest).unwrap_or_else(|| now + CENTURY)
 }
 
 /// All of a wait counts, not the part of its last call.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use api_types::{Task, TaskState};
 
-use crate::calls::encode;
+use crate::calls::{deadline_in, encode};
 use crate::{Client, ClientError};
 
 /// Which tasks.
@@ -52,7 +52,7 @@ impl Client {
 
     /// Waits for the end of a task; returns it as it is then, or after `longest`.
     pub fn wait_task(&self, id: i64, longest: Duration) -> Result<Task, ClientError> {
-        let deadline = Instant::now() + longest;
+        let deadline = deadline_in(longest);
         loop {
             // An answer waits some seconds itself, which may be more than is left.
             let wait = deadline.saturating_duration_since(Instant::now()) > Duration::from_secs(5);
@@ -70,6 +70,12 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wait_without_end_has_one() {
+        assert!(deadline_in(Duration::MAX) > Instant::now());
+        assert!(deadline_in(Duration::ZERO) <= Instant::now());
+    }
 
     #[test]
     fn only_what_is_given_is_asked_for() {

@@ -47,7 +47,7 @@ use super::states::Operation;
 use super::{Host, Vm};
 use crate::clock::{monotonic_ns, us_between};
 use crate::error::{OpError, OpResult};
-use crate::inventory::PowerState;
+use crate::inventory::{LayerRow, PowerState};
 use crate::layers::{OpenLayer, make_delta};
 use crate::vmm::{Link, LinkError};
 
@@ -232,14 +232,7 @@ impl Host {
         })?;
         fail_at.check(HostStep::Processes)?;
         phases.mark("processes");
-        let mut tops = Vec::new();
-        for (delta, parent) in &deltas {
-            let file = make_delta(delta, parent)?;
-            tops.push(OpenLayer {
-                file: Arc::new(file.into()),
-                format: delta.format,
-            });
-        }
+        let tops = make_next_tops(&deltas)?;
         for_each(seats, Seat::make_tops)?;
         recording.files_made();
         self.open_below(seats)?;
@@ -376,6 +369,17 @@ impl Host {
             }
         }
     }
+}
+
+/// Makes the files of a source's next tops, each with its parent.
+fn make_next_tops(deltas: &[(LayerRow, LayerRow)]) -> anyhow::Result<Vec<OpenLayer>> {
+    let make = |(delta, parent): &(LayerRow, LayerRow)| {
+        Ok(OpenLayer {
+            file: Arc::new(make_delta(delta, parent)?.into()),
+            format: delta.format,
+        })
+    };
+    deltas.iter().map(make).collect()
 }
 
 /// Waits for the agents of clones.

@@ -232,7 +232,9 @@ async fn vsock(
     };
     upgrade(request, move |mut stream| async move {
         let mut guest = guest;
-        let _ = tokio::io::copy_bidirectional(&mut stream, &mut guest).await;
+        if let Err(error) = tokio::io::copy_bidirectional(&mut stream, &mut guest).await {
+            tracing::debug!(vm = name, port, %error, "a stream with a guest broke off");
+        }
     })
 }
 

@@ -165,7 +165,6 @@ impl Host {
         }
         let mut moved = Moved::default();
         loop {
-            let begun = Instant::now();
             let took = {
                 let _turn = self.turn(vm)?;
                 let begun = Instant::now();
@@ -181,7 +180,6 @@ impl Host {
                 moved.stun_us_max = moved.stun_us_max.max(stun_us);
                 begun.elapsed()
             };
-            tracing::trace!(waited = ?(begun.elapsed() - took), ?took, "a piece of RAM was moved");
             std::thread::sleep((took * REST.0).max(REST.1));
         }
     }

@@ -9,12 +9,11 @@ use vmm_protocol::Forked;
 
 use super::fail_at::FailAt;
 use super::seats::Seat;
-use super::{Ground, OpenLayer, tell_durable};
+use super::{Ground, make_next_tops, tell_durable};
 use crate::error::{OpError, OpResult};
 use crate::host::states::Operation;
 use crate::host::{Host, Vm, vm_event};
 use crate::inventory::{Changes, PowerState};
-use crate::layers::make_delta;
 
 impl Host {
     /// Makes linked clones, for which source and clones get a new delta each on the source's present
@@ -128,14 +127,7 @@ impl Host {
     fn lay_linked(self: &Arc<Self>, source: &Arc<Vm>, seats: &mut [Seat]) -> OpResult<Ground> {
         let (deltas, mut recording) = self.record_intent(source, seats)?;
         recording.wait_recorded()?;
-        let mut tops = Vec::new();
-        for (delta, parent) in &deltas {
-            let file = make_delta(delta, parent)?;
-            tops.push(OpenLayer {
-                file: Arc::new(file.into()),
-                format: delta.format,
-            });
-        }
+        let tops = make_next_tops(&deltas)?;
         for seat in seats.iter_mut() {
             seat.make_tops()?;
             self.make_home(&seat.vm)?;
