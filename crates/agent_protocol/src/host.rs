@@ -149,11 +149,11 @@ pub fn put(
     put: &Put,
     mut content: impl Read,
 ) -> Result<(), HostError> {
-    Request::Put(put.clone())
+    let sent = Request::Put(put.clone())
         .write(&mut writer)
-        .map_err(HostError::Frame)?;
-    feed(&mut content, &mut writer, Request::Data, Request::Eof)?;
-    match next_reply(&mut reader)? {
+        .map_err(HostError::Frame)
+        .and_then(|()| feed(&mut content, &mut writer, Request::Data, Request::Eof));
+    match answer(&mut reader, sent)? {
         Reply::Done => Ok(()),
         other => Err(unexpected(&other, "done")),
     }
@@ -166,12 +166,11 @@ pub fn get<S: Write>(
     path: &str,
     sink: impl FnOnce(&Entry) -> io::Result<S>,
 ) -> Result<(Entry, S), HostError> {
-    Request::Get(Get {
+    let asked = Request::Get(Get {
         path: path.to_owned(),
-    })
-    .write(&mut writer)
-    .map_err(HostError::Frame)?;
-    let entry = match next_reply(&mut reader)? {
+    });
+    let sent = asked.write(&mut writer).map_err(HostError::Frame);
+    let entry = match answer(&mut reader, sent)? {
         Reply::Stat(entry) => entry,
         other => return Err(unexpected(&other, "stat")),
     };
@@ -213,6 +212,20 @@ fn feed(
         }
     }
     end.write(writer).map_err(HostError::Frame)
+}
+
+/// The reply to what was `sent`. A guest that refuses closes before it has taken all: its words say
+/// more than the broken pipe that the host sees.
+fn answer(reader: &mut impl Read, sent: Result<(), HostError>) -> Result<Reply, HostError> {
+    let broken = match sent {
+        Ok(()) => return next_reply(reader),
+        Err(local @ HostError::Local { .. }) => return Err(local),
+        Err(broken) => broken,
+    };
+    match next_reply(reader) {
+        Err(refused @ HostError::Guest { .. }) => Err(refused),
+        _ => Err(broken),
+    }
 }
 
 fn next_reply(reader: &mut impl Read) -> Result<Reply, HostError> {

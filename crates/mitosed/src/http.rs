@@ -28,6 +28,7 @@ mod networks;
 mod objects;
 mod once;
 mod page;
+mod relay;
 mod respools;
 mod snapshots;
 mod streams;

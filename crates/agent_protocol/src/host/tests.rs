@@ -58,13 +58,13 @@ fn early_close_is_reported() {
     thread.join().unwrap();
 }
 
-#[test]
-fn failed_upload_gives_the_guests_reason() {
+/// Uploads to a guest that refuses and then does `after`.
+fn refused_upload(content: &[u8], after: impl FnOnce(UnixStream) + Send + 'static) {
     let (reader, writer, thread) = guest(|mut stream| {
         Reply::Error("no space left".into())
             .write(&mut stream)
             .unwrap();
-        while !matches!(Request::read(&mut stream), Ok(Some(Request::Eof))) {}
+        after(stream);
     });
     let target = Put {
         path: "/x".into(),
@@ -72,10 +72,24 @@ fn failed_upload_gives_the_guests_reason() {
         mode: 0o644,
         kind: EntryKind::File,
     };
-    let content = vec![1u8; 3 * DATA_MAX];
-    let result = put(reader, writer, &target, content.as_slice());
+    let result = put(reader, writer, &target, content);
     assert!(matches!(result, Err(HostError::Guest { ref reason }) if reason == "no space left"));
     thread.join().unwrap();
+}
+
+#[test]
+fn failed_upload_gives_the_guests_reason() {
+    let content = vec![1u8; 3 * DATA_MAX];
+    refused_upload(&content, |mut stream| {
+        while !matches!(Request::read(&mut stream), Ok(Some(Request::Eof))) {}
+    });
+}
+
+#[test]
+fn a_guest_that_refuses_and_closes_at_once_is_still_heard() {
+    // More than a socket takes, so that sending must fail.
+    let content = vec![1u8; 64 * DATA_MAX];
+    refused_upload(&content, drop);
 }
 
 #[test]

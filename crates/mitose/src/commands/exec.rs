@@ -80,7 +80,8 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         let writer = Arc::clone(&writer);
         thread::spawn(move || forward_input(&writer));
     } else {
-        send(&writer, &Request::StdinEof)?;
+        // A command that has ended already takes no more; its answer tells how it went.
+        let _ = send(&writer, &Request::StdinEof);
     }
     if args.tty {
         let writer = Arc::clone(&writer);

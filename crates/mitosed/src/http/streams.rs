@@ -23,6 +23,7 @@ use utoipa::IntoParams;
 
 use super::Shared;
 use super::answer::HttpError;
+use super::relay;
 use super::vms::VmPath;
 use crate::error::{OpError, OpResult};
 use crate::host::{Host, LOOK_INTERVAL, Vm};
@@ -230,9 +231,8 @@ async fn vsock(
             .into());
         }
     };
-    upgrade(request, move |mut stream| async move {
-        let mut guest = guest;
-        if let Err(error) = tokio::io::copy_bidirectional(&mut stream, &mut guest).await {
+    upgrade(request, move |stream| async move {
+        if let Err(error) = relay::join(stream, guest).await {
             tracing::debug!(vm = name, port, %error, "a stream with a guest broke off");
         }
     })
