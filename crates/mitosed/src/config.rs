@@ -6,6 +6,7 @@
 //!     datastore1/          the first datastore, see `datastore`
 //!     run/       mitosed.sock, <id>.sock, <id>.vsock, sh-<n>.sock
 //!     logs/      mitosed.log, logs of shells, of VM processes whose home is on another file system
+//!     .new/      what is being made there and has no name yet, see `nursery`
 //! ```
 
 use std::fs;

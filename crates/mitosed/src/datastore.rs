@@ -6,6 +6,7 @@
 //! vms/<id>/           home folders
 //! pool/<id>/<n>/      full copies made ahead
 //! memory/             memory of snapshots, fork points and suspended VMs
+//! .new/               what is being made and has no name yet
 //! ```
 //!
 //! The mark is a file with random content that the inventory knows too: where a file system is not
@@ -19,6 +20,7 @@ use rustix::fs::statvfs;
 
 use crate::config::make_dir;
 use crate::inventory::sync_directory;
+use crate::nursery;
 
 /// Name of the mark.
 const MARK: &str = ".mitose-datastore";
@@ -96,7 +98,7 @@ impl StoreDir {
         for dir in self.dirs() {
             make_dir(&dir)?;
         }
-        Ok(())
+        nursery::lay(&self.root)
     }
 
     /// Directories in it that a datastore would take for its own.
@@ -157,6 +159,7 @@ impl StoreDir {
         for dir in self.dirs() {
             let _ = fs::remove_dir(dir);
         }
+        let _ = nursery::clear(&self.root);
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use vmm_protocol::LayerFormat;
 
 use crate::inventory::{LayerId, LayerRow};
+use crate::nursery;
 
 /// Longest wait for the lock of a layer, and the pause between two tries.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -171,12 +172,9 @@ impl Layers {
 /// it is open, wherever it is passed to: a layer has one writer.
 pub fn make_delta(row: &LayerRow, parent: &LayerRow) -> anyhow::Result<File> {
     let failed = || format!("cannot make the delta disk {}", row.path.display());
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&row.path)
-        .with_context(failed)?;
+    let mut new = File::options();
+    new.read(true).write(true).create_new(true);
+    let file = nursery::bear(&row.path, |path| new.open(path)).with_context(failed)?;
     let backing = backing_name(&row.path, &parent.path);
     let made = create_overlay(&file, row.size_bytes, &backing, disk_format(parent.format));
     if let Err(error) = made {

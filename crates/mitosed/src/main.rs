@@ -15,6 +15,7 @@ mod image;
 mod inventory;
 mod keys;
 mod layers;
+mod nursery;
 mod usage;
 mod vmm;
 
@@ -57,6 +58,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     }
     let config = args.check()?;
     let _lock = lock_home(&config)?;
+    nursery::lay(config.home.root())?;
     // A daemon has no terminal; where it leads a group already it is a session's own.
     let _ = rustix::process::setsid();
     raise_file_limit();

@@ -11,13 +11,14 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
 /// What may be in the directory of a datastore.
-const STORE_CONTENT: [&str; 6] = [
+const STORE_CONTENT: [&str; 7] = [
     ".mitose-datastore",
     "layers",
     "vms",
     "pool",
     "memory",
     "boot",
+    ".new",
 ];
 /// Environment variable by which VM processes tell their home.
 const HOME_MARK: &str = "MITOSE_VM_OF";
@@ -343,6 +344,19 @@ fn wrong_files(home: &Path, database: &Database) -> Vec<String> {
                     found.push(format!("{path} belongs to nothing"));
                 }
             }
+        }
+    }
+    let stores = store_dirs(home, database)
+        .into_iter()
+        .map(|(_, store)| store);
+    for dir in stores.chain([home.to_owned()]) {
+        let nursery = dir.join(".new");
+        for place in names_in(&nursery) {
+            let made = names_in(&nursery.join(place));
+            found.extend(
+                made.iter()
+                    .map(|name| format!("{name} was never given its name")),
+            );
         }
     }
     for name in names_in(&home.join("run")) {

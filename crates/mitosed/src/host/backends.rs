@@ -15,6 +15,7 @@ use super::{Host, Vm};
 use crate::error::{OpError, OpResult};
 use crate::inventory::VmRow;
 use crate::layers::{OpenLayer, open_layer};
+use crate::nursery;
 
 /// Name of the engine that needs `/dev/kvm`.
 pub(super) const ENGINE_KVM: &str = "kvm";
@@ -211,13 +212,14 @@ impl Host {
     fn listen_vsock(&self, id: &str) -> anyhow::Result<UnixListener> {
         let path = self.config.home.vm_vsock(id);
         let _ = fs::remove_file(&path);
-        UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))
+        nursery::bear(&path, |path| UnixListener::bind(path))
+            .with_context(|| format!("cannot listen on {}", path.display()))
     }
 
     /// Makes the home folder of a VM.
     pub(super) fn make_home(&self, vm: &Vm) -> anyhow::Result<()> {
         let path = self.vm_home(&vm.row());
-        fs::create_dir(&path)
+        nursery::bear(&path, |path| fs::create_dir(path))
             .with_context(|| format!("cannot make the home folder {}", path.display()))
     }
 

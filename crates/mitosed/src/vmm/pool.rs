@@ -7,6 +7,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use super::reactor::{Notice, Reactor, Watch};
 use super::seed::Seed;
 use crate::cgroup::Groups;
 use crate::config::Config;
+use crate::nursery;
 
 /// Quiet time before shells are started ahead.
 const QUIET: Duration = Duration::from_millis(40);
@@ -291,7 +293,7 @@ impl Pool {
     }
 
     fn spawn(&self, uid: u32, socket: &Path, log: &Path, at_once: bool) -> anyhow::Result<Shell> {
-        let listener = UnixListener::bind(socket)
+        let listener = nursery::bear(socket, |path| UnixListener::bind(path))
             .with_context(|| format!("cannot listen on {}", socket.display()))?;
         let output = open_log(log)?;
         let born = at_once
@@ -476,11 +478,13 @@ impl Pool {
 }
 
 fn open_log(path: &Path) -> anyhow::Result<File> {
-    File::options()
-        .create(true)
-        .append(true)
-        .open(path)
-        .with_context(|| format!("cannot open {}", path.display()))
+    let mut log = File::options();
+    log.create(true).append(true);
+    match nursery::bear(path, |path| log.open(path)) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => log.open(path),
+        opened => opened,
+    }
+    .with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// The daemon's own protection is inherited; VMs are to go before it and before others. What is born

@@ -19,6 +19,7 @@ use crate::host::identity::identity_message;
 use crate::host::{Host, Vm};
 use crate::inventory::{DiskRow, LayerRow};
 use crate::layers::{OpenLayer, make_delta, open_layer};
+use crate::nursery;
 use crate::vmm::{Link, Pending};
 use std::os::fd::AsFd;
 
@@ -290,7 +291,7 @@ impl Host {
         let path = self.config.home.vm_socket(&seat.vm.id);
         let uid = self.pool.take_uid()?;
         seat.vm.update(|live| live.row.uid = Some(uid));
-        let listener = UnixListener::bind(&path)
+        let listener = nursery::bear(&path, |path| UnixListener::bind(path))
             .with_context(|| format!("cannot listen on {}", path.display()))?;
         let link = Link::connect(&path)?;
         seat.vm.update(|live| {
