@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{GuestInfo, NetRequest, NicAddressRequest, SerialRequest, schema};
+use crate::{ExtraDiskRequest, GuestInfo, NetRequest, NicAddressRequest, SerialRequest, schema};
 
 /// How a clone is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -45,6 +45,9 @@ pub struct CloneEdit {
     /// Back ends of serial ports, COM1 first.
     #[schema(max_items = 4)]
     pub serial: Vec<SerialRequest>,
+    /// Disks for the source's spare slots, in their order, in the place of those of the request.
+    #[schema(max_items = 11)]
+    pub extra_disks: Vec<ExtraDiskRequest>,
 }
 
 /// Clone a VM.
@@ -82,6 +85,10 @@ pub struct ForkRequest {
     #[serde(default)]
     #[schema(max_items = 4)]
     pub serial: Vec<SerialRequest>,
+    /// Disks that each instant clone gets at the fork, in the source's spare slots in their order.
+    #[serde(default)]
+    #[schema(max_items = 11)]
+    pub extra_disks: Vec<ExtraDiskRequest>,
     /// Folder that the clones are to lie in; the source's where not given.
     #[serde(default)]
     #[schema(schema_with = schema::optional_folder)]

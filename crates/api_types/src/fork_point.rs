@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Cloned, GuestInfo, NicAddressRequest, schema};
+use crate::{Cloned, ExtraDiskRequest, GuestInfo, NicAddressRequest, schema};
 
 /// Most children of one call.
 pub const MAX_CHILDREN: u32 = 4096;
@@ -124,6 +124,11 @@ pub struct PointForkRequest {
     /// Children keep the parent's hardware addresses.
     #[serde(default)]
     pub keep_mac: bool,
+    /// Disks that each child gets at the fork, in the parent's spare slots in their order. A child
+    /// that returns to the fork point has them again as they were.
+    #[serde(default)]
+    #[schema(max_items = 11)]
+    pub extra_disks: Vec<ExtraDiskRequest>,
     /// Static addresses of the children's NICs, set by their agents: the first child gets those
     /// given, each further one the next.
     #[serde(default)]

@@ -35,6 +35,27 @@ pub struct DiskRequest {
     pub read_only: bool,
 }
 
+/// Largest extra disk, bytes.
+pub const MAX_EXTRA_DISK_BYTES: u64 = 16 << 40;
+
+/// A disk for an empty slot: one of its own that is empty, or a delta on what an image or a file
+/// shows. Exactly one of size, image and path is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExtraDiskRequest {
+    /// Size of an empty disk, bytes.
+    #[schema(schema_with = schema::optional_disk_bytes)]
+    pub size_bytes: Option<u64>,
+    /// Image whose disk it shows.
+    #[schema(schema_with = schema::optional_name)]
+    pub image: Option<String>,
+    /// Absolute path of the file that it shows.
+    #[schema(schema_with = schema::optional_path)]
+    pub path: Option<PathBuf>,
+    /// Format of that file; told by its first bytes where not given.
+    pub format: Option<ImageFormat>,
+}
+
 /// One NIC of a new VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

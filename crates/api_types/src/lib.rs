@@ -42,7 +42,10 @@ pub use fork_point::{
     Prepared,
 };
 pub use guest::{GuestInfo, GuestInfoPatch, NicAddressRequest, WaitFor};
-pub use hardware::{DiskRequest, ImageFormat, NetRequest, SerialDetail, SerialRequest};
+pub use hardware::{
+    DiskRequest, ExtraDiskRequest, ImageFormat, MAX_EXTRA_DISK_BYTES, NetRequest, SerialDetail,
+    SerialRequest,
+};
 pub use home::{SOCKET_NAME, default_home, socket_of};
 pub use image::{BuildKind, Image, ImageRequest, InitKind};
 pub use lineage::{FamilyUse, Lineage, LineageVm};

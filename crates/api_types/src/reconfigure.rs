@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vm_spec::EngineChoice;
 
-use crate::{DiskRequest, NetRequest, Problem, SerialRequest, schema};
+use crate::{DiskRequest, ExtraDiskRequest, NetRequest, Problem, SerialRequest, schema};
 
 /// Change of one NIC.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -39,8 +39,9 @@ pub struct SerialChange {
     pub backend: SerialRequest,
 }
 
-/// Change a VM. What is not given stays. Name, folder, pool, annotation, attributes, cables and back
-/// ends of serial ports can change at any time, everything else while the VM is off.
+/// Change a VM. What is not given stays. Name, folder, pool, annotation, attributes, cables, back ends
+/// of serial ports and disks for empty slots can change at any time, everything else while the VM is
+/// off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReconfigureRequest {
@@ -91,9 +92,15 @@ pub struct ReconfigureRequest {
     /// Number of serial ports; new ones are logs.
     #[schema(minimum = 1, maximum = 4)]
     pub serial_ports: Option<u8>,
+    /// Number of empty disk slots that it is to have.
+    #[schema(minimum = 0, maximum = 11)]
+    pub spare_disks: Option<u32>,
     /// Disks to add behind those it has.
     #[schema(max_items = 11)]
     pub add_disks: Vec<DiskRequest>,
+    /// Disks to put into its empty slots in their order, also while it runs.
+    #[schema(max_items = 11)]
+    pub insert_disks: Vec<ExtraDiskRequest>,
     /// Disks to remove with what the guest wrote to them, 0 is the first.
     #[schema(schema_with = schema::places)]
     pub remove_disks: Vec<u8>,

@@ -71,6 +71,10 @@ pub struct RunRequest {
     #[serde(default)]
     #[schema(max_items = 11)]
     pub disks: Vec<DiskRequest>,
+    /// Empty disk slots behind its disks: clones made of it while it runs can be given disks there.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 11)]
+    pub spare_disks: u32,
     /// Datastore of its home and of what it writes, by id or name; the first one where not given.
     #[serde(default)]
     #[schema(schema_with = schema::optional_name)]
@@ -138,6 +142,7 @@ impl RunRequest {
             cmdline: None,
             datastore: None,
             disks: Vec::new(),
+            spare_disks: 0,
             cpus: default_cpus(),
             memory_bytes: default_memory_bytes(),
             memory_limit_bytes: None,

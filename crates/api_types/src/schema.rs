@@ -342,6 +342,14 @@ pub fn cpus() -> Schema {
     }))
 }
 
+/// Size of a disk, or null.
+pub fn optional_disk_bytes() -> Schema {
+    of(json!({
+        "type": ["integer", "null"], "format": "int64", "minimum": 512,
+        "maximum": crate::MAX_EXTRA_DISK_BYTES, "multipleOf": 512,
+    }))
+}
+
 /// Bytes of the host, or null.
 pub fn optional_bytes() -> Schema {
     of(json!({

@@ -77,7 +77,10 @@ pub struct DiskDetail {
     pub serial: String,
     /// The guest cannot write.
     pub read_only: bool,
-    /// Files of the stack, the writable top first.
+    /// Size that the guest sees, bytes; 0 of an empty slot.
+    #[serde(default)]
+    pub size_bytes: u64,
+    /// Files of the stack, the writable top first; none of an empty slot.
     pub layers: Vec<String>,
 }
 

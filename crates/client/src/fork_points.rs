@@ -1,8 +1,8 @@
 //! Prepared parents, kept fork points and their children.
 
 use api_types::{
-    ForkPoint, PersistenceRequest, PointForkRequest, PointForked, PrepareRequest, Prepared, Task,
-    Vm,
+    DryRun, ForkPoint, PersistenceRequest, PointForkRequest, PointForked, PrepareRequest, Prepared,
+    Task, Vm,
 };
 
 use crate::ClientError;
@@ -38,6 +38,16 @@ impl Client {
     ) -> Result<PointForked, ClientError> {
         let path = format!("/forkpoints/{}/fork", encode(fork_point));
         self.run_task(&path, request, seen)
+    }
+
+    /// Tells what stands in the way of children, and makes nothing.
+    pub fn check_children(
+        &self,
+        fork_point: &str,
+        request: &PointForkRequest,
+    ) -> Result<DryRun, ClientError> {
+        let path = format!("/forkpoints/{}/fork?dry_run=true", encode(fork_point));
+        self.dry_run(&path, request)
     }
 
     /// Ends a parent: removes its fork point and children that were never started.

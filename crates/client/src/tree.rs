@@ -122,7 +122,11 @@ impl Client {
     }
 
     /// A dry run. A request that breaks the interface's document is one of what stands in the way.
-    fn dry_run(&self, path: &str, request: &impl Serialize) -> Result<DryRun, ClientError> {
+    pub(crate) fn dry_run(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+    ) -> Result<DryRun, ClientError> {
         match self.post(path, request) {
             Err(ClientError::Refused(problem)) if problem.status == 400 => Ok(DryRun {
                 problems: match problem.problems.is_empty() {

@@ -315,12 +315,14 @@ impl Server {
     ) -> Result<(Forked, Option<OwnedFd>), ForkStep> {
         let delay = self.value("fork_ms");
         let machine = self.machine.as_mut().expect("only a VM is forked");
-        assert_eq!(fork.next_tops.len(), machine.spec.disks.len());
+        let media = machine.disks.iter().filter(|layers| !layers.is_empty());
+        assert_eq!(fork.next_tops.len(), media.count());
         std::thread::sleep(Duration::from_millis(delay));
         if let Some(step) = fork.fail_at {
             return Err(step);
         }
-        for (disk, top) in machine.disks.iter_mut().zip(&fork.next_tops) {
+        let media = machine.disks.iter_mut().filter(|layers| !layers.is_empty());
+        for (disk, top) in media.zip(&fork.next_tops) {
             disk.insert(0, take(fds, top.fd));
         }
         if fork.disks_only {
@@ -437,6 +439,7 @@ impl Server {
         }
         let layers = layers_of(&order.backend, fds);
         match self.disk(order.disk) {
+            Some(disk) if !disk.is_empty() => refused("the slot has a medium already"),
             Some(disk) => {
                 *disk = layers;
                 Outcome::Done

@@ -23,6 +23,7 @@ mod image_store;
 mod limits;
 mod lineage;
 mod listing;
+mod media;
 mod memory;
 mod memory_files;
 mod mend;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use disk_layers::{DiskFormat, MAX_LAYERS, create_overlay};
+use disk_layers::{CreateDiskError, DiskFormat, MAX_LAYERS, create_full, create_overlay};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use vmm_protocol::LayerFormat;
@@ -168,16 +168,33 @@ impl Layers {
     }
 }
 
+/// Makes the file of a disk's top: an empty delta on `parent`, or an empty disk where there is none.
+/// The file is locked as that of a delta.
+pub fn make_top(row: &LayerRow, parent: Option<&LayerRow>) -> anyhow::Result<File> {
+    match parent {
+        Some(parent) => make_delta(row, parent),
+        None => make_file(row, |file| create_full(file, row.size_bytes)),
+    }
+}
+
 /// Makes the file of a delta on `parent`, empty. The file is locked for as long as a descriptor of
 /// it is open, wherever it is passed to: a layer has one writer.
 pub fn make_delta(row: &LayerRow, parent: &LayerRow) -> anyhow::Result<File> {
-    let failed = || format!("cannot make the delta disk {}", row.path.display());
+    let backing = backing_name(&row.path, &parent.path);
+    make_file(row, |file| {
+        create_overlay(file, row.size_bytes, &backing, disk_format(parent.format))
+    })
+}
+
+fn make_file(
+    row: &LayerRow,
+    write: impl FnOnce(&File) -> Result<(), CreateDiskError>,
+) -> anyhow::Result<File> {
+    let failed = || format!("cannot make the disk {}", row.path.display());
     let mut new = File::options();
     new.read(true).write(true).create_new(true);
     let file = nursery::bear(&row.path, |path| new.open(path)).with_context(failed)?;
-    let backing = backing_name(&row.path, &parent.path);
-    let made = create_overlay(&file, row.size_bytes, &backing, disk_format(parent.format));
-    if let Err(error) = made {
+    if let Err(error) = write(&file) {
         let _ = fs::remove_file(&row.path);
         return Err(error).with_context(failed);
     }

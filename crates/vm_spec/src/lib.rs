@@ -99,7 +99,8 @@ pub enum SpecError {
     Cmdline(usize),
     /// More devices than slots.
     #[error(
-        "devices: at most {MAX_VIRTIO_DEVICES} virtio devices, got {0}; use fewer disks or NICs"
+        "devices: at most {MAX_VIRTIO_DEVICES} virtio devices, got {0}; use fewer disks, \
+         spare disk slots or NICs"
     )]
     Devices(usize),
     /// A disk's serial is too long or not printable ASCII.

@@ -1,11 +1,16 @@
 //! `mitose clone`.
 
-use api_types::{CloneMode, Cloned, Consistency, ForkRequest, MAX_CLONES, SerialRequest};
+use api_types::{
+    CloneMode, Cloned, Consistency, ExtraDiskRequest, ForkRequest, MAX_CLONES, SerialRequest,
+};
 use clap::CommandFactory;
 
 use super::description::{self, Description};
 use super::guest_options::GuestOptions;
-use super::run::{NetChoice, absolute_serial, parse_memory, parse_net, parse_serial};
+use super::run::{
+    NetChoice, absolute_disks, absolute_serial, parse_extra_disk, parse_memory, parse_net,
+    parse_serial,
+};
 use super::{Cli, Context};
 use crate::output::{self, Format, Table, microseconds};
 use crate::progress::{TaskProgress, Waiting};
@@ -21,6 +26,7 @@ use crate::progress::{TaskProgress, Waiting};
   mitose clone web1 --name web3 --net tap=tap3
   mitose clone web1 --count 5 --prefix t --memory-limit 64M
   mitose clone web1 --count 9 --prefix w --guestinfo job={index} --net-ip 0=10.0.0.11/24,gw=10.0.0.1
+  mitose clone web1 --count 4 --prefix db --extra-disk size=10G
   mitose clone base --name disk-copy --mode linked
   mitose clone base --count 8 --prefix f --mode full
   mitose clone web1 --name backup --mode full --quiesce
@@ -66,6 +72,10 @@ pub struct Args {
     /// logs, and pseudo-terminals where the source has such]
     #[arg(long, value_name = "SPEC", value_parser = parse_serial, conflicts_with = "count")]
     serial: Vec<SerialRequest>,
+    /// Disk that each clone gets at the fork, in the source's spare slots in their order:
+    /// size=SIZE (empty), image=NAME, or PATH[,format=raw|qcow2]; may be repeated
+    #[arg(long = "extra-disk", value_name = "SPEC", value_parser = parse_extra_disk)]
+    extra_disks: Vec<ExtraDiskRequest>,
     #[command(flatten)]
     description: Description,
     /// The clones stand still at the fork point until they are resumed
@@ -122,6 +132,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         annotation: args.description.annotation,
         attributes: args.description.attributes.into_iter().collect(),
         paused: args.paused,
+        extra_disks: absolute_disks("--extra-disk", args.extra_disks)?,
         guestinfo,
         addresses,
         mode: args.mode,

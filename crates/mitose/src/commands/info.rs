@@ -1,6 +1,6 @@
 //! `mitose info`.
 
-use api_types::{MemoryUse, NicDetail, VmDetail};
+use api_types::{DiskDetail, MemoryUse, NicDetail, VmDetail};
 use vm_spec::format_size;
 
 use super::Context;
@@ -56,16 +56,8 @@ fn table(detail: &VmDetail) -> Table {
     );
     row("kernel", detail.kernel.clone());
     row("cmdline", detail.cmdline.clone());
-    for (index, disk) in detail.disks.iter().enumerate() {
-        let read_only = if disk.read_only { " (read-only)" } else { "" };
-        for (depth, layer) in disk.layers.iter().enumerate() {
-            let name = if depth == 0 {
-                format!("disk {index}{read_only}")
-            } else {
-                String::new()
-            };
-            row(&name, layer.clone());
-        }
+    for (name, layer) in disk_rows(&detail.disks) {
+        row(&name, layer);
     }
     row("own disk space", format_size(detail.disk.delta_bytes));
     for (index, nic) in detail.nics.iter().enumerate() {
@@ -95,6 +87,22 @@ fn table(detail: &VmDetail) -> Table {
         row("forked", value);
     }
     table
+}
+
+/// The layers of all disks, the first of each with the disk's place.
+fn disk_rows(disks: &[DiskDetail]) -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    for (index, disk) in disks.iter().enumerate() {
+        let read_only = if disk.read_only { " (read-only)" } else { "" };
+        let mut name = format!("disk {index}{read_only}");
+        if disk.layers.is_empty() {
+            rows.push((name.clone(), "spare slot, empty".to_owned()));
+        }
+        for layer in &disk.layers {
+            rows.push((std::mem::take(&mut name), layer.clone()));
+        }
+    }
+    rows
 }
 
 fn nic_line(nic: &NicDetail) -> String {

@@ -1,10 +1,13 @@
 //! `mitose prepare`, `mitose fork`, `mitose unprepare`, `mitose forkpoints`, `mitose persist`.
 
-use api_types::{ForkPoint, MAX_CHILDREN, PointForkRequest, PointForked, PrepareRequest};
+use api_types::{
+    ExtraDiskRequest, ForkPoint, MAX_CHILDREN, PointForkRequest, PointForked, PrepareRequest,
+};
 
 use super::Context;
+use super::description;
 use super::guest_options::GuestOptions;
-use super::run::parse_memory;
+use super::run::{absolute_disks, parse_extra_disk, parse_memory};
 use crate::output::{self, Format, Table, microseconds};
 use crate::progress::TaskProgress;
 
@@ -58,6 +61,7 @@ pub struct PrepareArgs {
 #[command(after_help = "Examples:
   mitose fork web --count 200
   mitose fork web --name lab-7 --persistent
+  mitose fork web --count 20 --extra-disk size=10G --extra-disk image=data
   mitose fork forkpoint-3 --count 10 --prefix t- -o json")]
 pub struct ForkArgs {
     /// Fork point: its id or name, or its parent's name
@@ -81,9 +85,16 @@ pub struct ForkArgs {
     /// They keep the parent's hardware addresses
     #[arg(long)]
     keep_mac: bool,
+    /// Disk that each gets at the fork, in the parent's spare slots in their order: size=SIZE
+    /// (empty), image=NAME, or PATH[,format=raw|qcow2]; may be repeated
+    #[arg(long = "extra-disk", value_name = "SPEC", value_parser = parse_extra_disk)]
+    extra_disks: Vec<ExtraDiskRequest>,
     /// Most host memory that each takes beside what it shares [default: the parent's]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     memory_limit: Option<u64>,
+    /// Only tell what stands in the way, all of it at once
+    #[arg(long)]
+    check: bool,
     /// Do not wait for the guest agents
     #[arg(long, conflicts_with = "wait")]
     no_wait: bool,
@@ -174,14 +185,18 @@ pub fn fork(args: ForkArgs, context: &Context) -> anyhow::Result<u8> {
         prefix: args.prefix,
         persistent: args.persistent.then_some(true),
         paused: args.paused,
+        extra_disks: absolute_disks("--extra-disk", args.extra_disks)?,
         keep_mac: args.keep_mac,
         memory_limit_bytes: args.memory_limit,
         wait_ready_s: if args.no_wait { Some(0) } else { args.wait },
     };
+    let client = context.client()?;
+    if args.check {
+        let found = client.check_children(&args.fork_point, &request)?;
+        return description::tell(&found, context.format);
+    }
     let mut progress = TaskProgress::new(&format!("forking {}", args.fork_point));
-    let forked = context
-        .client()?
-        .fork_children(&args.fork_point, &request, |task| progress.show(task));
+    let forked = client.fork_children(&args.fork_point, &request, |task| progress.show(task));
     progress.finish();
     let forked = forked?;
     print_forked(&forked, context.format)?;

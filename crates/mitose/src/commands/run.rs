@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use api_types::{
-    DiskRequest, ImageFormat, NetRequest, RunReply, RunRequest, SerialRequest, WaitFor,
+    DiskRequest, ExtraDiskRequest, ImageFormat, NetRequest, RunReply, RunRequest, SerialRequest,
+    WaitFor,
 };
 use vm_spec::{EngineChoice, MacAddr, parse_size};
 
@@ -23,6 +24,7 @@ use crate::progress::Waiting;
   mitose run web1 --image debian --memory 1G --cpus 2
   mitose run web2 --image tiny --net tap=tap0
   mitose run t1 --kernel guest.elf --memory 2G --engine kvm
+  mitose run base --image tiny --spare-disks 2
   mitose run job --image tiny --memory 1G --memory-limit 400M
   mitose run l1 --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0' --disk root.qcow2")]
 #[command(group = clap::ArgGroup::new("boots").required(true).multiple(true).args(["image", "kernel"]))]
@@ -44,6 +46,9 @@ pub struct Args {
     /// Disk file, PATH[,format=raw|qcow2][,ro]; may be repeated
     #[arg(long = "disk", value_name = "PATH", value_parser = parse_disk)]
     disks: Vec<DiskRequest>,
+    /// Empty disk slots: clones can be given disks there at the fork, see 'mitose clone --extra-disk'
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=11))]
+    spare_disks: u32,
     /// Datastore of the VM [default: datastore1]
     #[arg(long, value_name = "NAME")]
     datastore: Option<String>,
@@ -191,6 +196,7 @@ pub(super) fn request(args: Args) -> anyhow::Result<RunRequest> {
         initrd: absolute(args.initrd).context("--initrd")?,
         cmdline: args.cmdline,
         disks,
+        spare_disks: args.spare_disks,
         datastore: args.datastore,
         cpus: args.cpus,
         memory_bytes: args.memory,
@@ -251,6 +257,43 @@ pub(super) fn parse_disk(text: &str) -> Result<DiskRequest, String> {
         }
     }
     Ok(disk)
+}
+
+/// A disk for an empty slot: `size=SIZE`, `image=NAME`, or a file as with `--disk`.
+pub(super) fn parse_extra_disk(text: &str) -> Result<ExtraDiskRequest, String> {
+    match text.split_once('=') {
+        Some(("size", size)) => Ok(ExtraDiskRequest {
+            size_bytes: Some(parse_memory(size)?),
+            ..ExtraDiskRequest::default()
+        }),
+        Some(("image", "")) => Err("the name of an image is missing".to_owned()),
+        Some(("image", name)) => Ok(ExtraDiskRequest {
+            image: Some(name.to_owned()),
+            ..ExtraDiskRequest::default()
+        }),
+        _ => {
+            let disk = parse_disk(text)?;
+            if disk.read_only {
+                return Err("a disk for a spare slot is always writable; leave ro out".to_owned());
+            }
+            Ok(ExtraDiskRequest {
+                path: Some(disk.path),
+                format: disk.format,
+                ..ExtraDiskRequest::default()
+            })
+        }
+    }
+}
+
+/// Makes the paths in `disks` absolute: the daemon has another working directory.
+pub(super) fn absolute_disks(
+    option: &'static str,
+    mut disks: Vec<ExtraDiskRequest>,
+) -> anyhow::Result<Vec<ExtraDiskRequest>> {
+    for path in disks.iter_mut().filter_map(|disk| disk.path.as_mut()) {
+        *path = std::path::absolute(&*path).context(option)?;
+    }
+    Ok(disks)
 }
 
 pub(super) fn parse_net(text: &str) -> Result<NetChoice, String> {

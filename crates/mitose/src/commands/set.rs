@@ -2,27 +2,30 @@
 
 use anyhow::Context as _;
 use api_types::{
-    DiskRequest, NicChange, ReconfigureRequest, SerialChange, SerialRequest, VmDetail,
+    DiskRequest, ExtraDiskRequest, NicChange, ReconfigureRequest, SerialChange, SerialRequest,
+    VmDetail,
 };
 use vm_spec::EngineChoice;
 
 use super::Context;
 use super::description::parse_attribute;
 use super::run::{
-    NetChoice, absolute_serial, parse_disk, parse_engine, parse_memory, parse_net, parse_serial,
+    NetChoice, absolute_disks, absolute_serial, parse_disk, parse_engine, parse_extra_disk,
+    parse_memory, parse_net, parse_serial,
 };
 use crate::output::{self, Format};
 
 /// Change a VM
 ///
-/// Name, folder, pool, annotation, attributes, cables and serial ports change at any time; the rest
-/// while the VM is powered off. NICs, disks and ports count from 0.
+/// Name, folder, pool, annotation, attributes, cables, serial ports and disks for empty slots change at
+/// any time; the rest while the VM is powered off. NICs, disks and ports count from 0.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   mitose set web1 --name web2 --folder lab/web
   mitose set web1 --annotation 'front end' --attribute owner=ana --remove-attribute old
   mitose set web1 --disconnect 0
   mitose set web1 --serial 0=pty
+  mitose set web1 --insert-disk size=10G
   mitose set web1 --cpus 4 --memory 2G --add-disk extra.qcow2 --remove-nic 1")]
 pub struct Args {
     /// Name of the VM
@@ -84,9 +87,16 @@ pub struct Args {
     /// Number of serial ports
     #[arg(long, value_name = "COUNT")]
     serial_ports: Option<u8>,
+    /// Number of empty disk slots
+    #[arg(long, value_name = "COUNT")]
+    spare_disks: Option<u32>,
     /// Disk to add, as with run; may be repeated
     #[arg(long = "add-disk", value_name = "PATH", value_parser = parse_disk)]
     add_disks: Vec<DiskRequest>,
+    /// Disk to put into an empty slot, also while the VM runs: size=SIZE (empty), image=NAME, or
+    /// PATH[,format=raw|qcow2]; may be repeated
+    #[arg(long = "insert-disk", value_name = "SPEC", value_parser = parse_extra_disk)]
+    insert_disks: Vec<ExtraDiskRequest>,
     /// Disk to remove with what the guest wrote to it; may be repeated
     #[arg(long = "remove-disk", value_name = "DISK")]
     remove_disks: Vec<u8>,
@@ -208,7 +218,9 @@ fn request(args: Args) -> anyhow::Result<ReconfigureRequest> {
         uuid: args.uuid,
         bios_uuid: args.bios_uuid,
         serial_ports: args.serial_ports,
+        spare_disks: args.spare_disks,
         add_disks,
+        insert_disks: absolute_disks("--insert-disk", args.insert_disks)?,
         remove_disks: args.remove_disks,
         add_nics: NetChoice::requests(args.add_nics),
         remove_nics: args.remove_nics,

@@ -54,6 +54,11 @@ fn documented_lines_are_taken() {
         "mitose task show 12",
         "mitose task wait 12 --timeout 60",
         "mitose task cancel 12 13",
+        "mitose run a --image tiny --spare-disks 2",
+        "mitose clone a --count 2 --extra-disk size=10G --extra-disk d.raw,format=raw",
+        "mitose fork a --count 2 --extra-disk image=data --check",
+        "mitose set a --insert-disk size=512M",
+        "mitose set a --spare-disks 3",
         "mitose bench --memory 2G --samples 9 --engine kvm -o json",
     ] {
         assert!(parses(line), "{line}");
@@ -78,6 +83,11 @@ fn contradictions_are_usage_errors() {
         "mitose task ls --state odd",
         "mitose exec a --wait -1 -- true",
         "mitose bench --samples 0",
+        "mitose run a --image tiny --spare-disks 12",
+        "mitose clone a --count 2 --extra-disk size=lots",
+        "mitose clone a --count 2 --extra-disk d.raw,ro",
+        "mitose fork a --count 2 --extra-disk image=",
+        "mitose set a --insert-disk ",
     ] {
         assert!(!parses(line), "{line}");
     }

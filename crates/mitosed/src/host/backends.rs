@@ -84,7 +84,10 @@ impl Host {
     pub(super) fn open_disks(&self, row: &VmRow) -> anyhow::Result<OpenDisks> {
         let mut disks = Vec::new();
         for (disk, spec) in row.disks.iter().zip(&row.spec.disks) {
-            let chain = self.layers().chain(&disk.top)?;
+            let chain = match &disk.top {
+                Some(top) => self.layers().chain(top)?,
+                None => Vec::new(),
+            };
             let mut stack = Vec::new();
             for (depth, layer) in chain.iter().enumerate() {
                 stack.push(open_layer(layer, depth == 0 && !spec.read_only)?);
@@ -226,15 +229,18 @@ impl Host {
     /// Puts links to a VM's tops into its home folder.
     pub(super) fn link_tops(&self, row: &VmRow) {
         for (index, disk) in row.disks.iter().enumerate() {
-            let Some(layer) = self.layers().get(&disk.top).cloned() else {
+            let store = self.store(&row.datastore);
+            let link = store.vm(&row.id).join(format!("disk{index}"));
+            let top = disk.top.as_ref();
+            let Some(layer) = top.and_then(|top| self.layers().get(top).cloned()) else {
+                // A child may have given its medium back.
+                let _ = fs::remove_file(&link);
                 continue;
             };
-            let store = self.store(&row.datastore);
             let target = match layer.path.strip_prefix(store.root()) {
                 Ok(rest) => Path::new("../..").join(rest),
                 Err(_) => layer.path,
             };
-            let link = store.vm(&row.id).join(format!("disk{index}"));
             let _ = fs::remove_file(&link);
             if let Err(error) = std::os::unix::fs::symlink(&target, &link) {
                 tracing::debug!(%error, link = %link.display(), "cannot link a disk");

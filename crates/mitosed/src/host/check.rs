@@ -3,6 +3,7 @@
 
 use api_types::{CloneMode, DryRun, ForkRequest, MAX_CLONES, Problem, RunRequest, WouldMake};
 
+use super::fork::extra_disks_at;
 use super::run::plan::Plan;
 use super::states::Operation;
 use super::{Host, Vm};
@@ -106,10 +107,12 @@ impl Host {
         self.check_clones(&row, request, MAX_CLONES as usize, &mut problems);
         let mut would_make = Vec::new();
         if problems.is_empty() {
-            let disks = row.spec.disks.iter().filter(|disk| !disk.read_only).count();
-            let disk_bytes = match request.mode {
+            let disk_bytes = |index| match request.mode {
                 CloneMode::Full => self.content_of(&row).map_or(0, |content| content.bytes),
-                _ => DELTA_BYTES * disks as u64,
+                _ => {
+                    let extra = extra_disks_at(request, index).len();
+                    DELTA_BYTES * (row.deltas_of_fork() + extra) as u64
+                }
             };
             for (index, name) in request.names.iter().enumerate() {
                 let edit = request.each.get(index);
@@ -121,7 +124,7 @@ impl Host {
                     path: self.path_in(folder.as_deref().or(row.folder.as_deref()), name),
                     macs: given_macs(nets.unwrap_or(&request.nets)),
                     memory_bytes: row.spec.memory_bytes,
-                    disk_bytes,
+                    disk_bytes: disk_bytes(index),
                 });
             }
         }

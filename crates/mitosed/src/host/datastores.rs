@@ -294,8 +294,8 @@ impl Host {
         for vm in self.all() {
             let row = vm.row();
             let layers = self.layers();
-            let below = row.disks.iter().any(|disk| {
-                let chain = layers.chain(&disk.top).unwrap_or_default();
+            let below = row.tops().iter().flatten().any(|top| {
+                let chain = layers.chain(top).unwrap_or_default();
                 chain.iter().any(|layer| layer.path.starts_with(root))
             });
             if row.datastore == store.id || below {

@@ -34,6 +34,7 @@ use anyhow::Context;
 use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest, MAX_CLONES};
 use vmm_protocol::{CloneRam, Command, Fork, ForkStep, Forked, LayerFd, Newborn, Outcome, RamView};
 
+pub(in crate::host) use self::edits::extra_disks_at;
 pub(in crate::host) use self::flatten::{AtWork, History};
 pub(in crate::host) use self::of_snapshot::Held;
 pub use self::point::PointFork;

@@ -229,19 +229,23 @@ impl Host {
             let mut chains = batch.content.chains.iter();
             for (index, disk) in batch.source.disks.iter().enumerate() {
                 let mut top = disk.top.clone();
-                if !batch.source.spec.disks[index].read_only
+                if top.is_some()
+                    && !batch.source.spec.disks[index].read_only
                     && let Some(chain) = chains.next()
                 {
                     let mut copy = self.next_delta(row, index, &chain[0]);
                     copy.parent = None;
-                    top.clone_from(&copy.id);
+                    top = Some(copy.id.clone());
                     copies.push(copy);
                 }
-                row.disks.push(DiskRow { top, pending: None });
+                row.disks.push(DiskRow::of(top));
             }
             let mut layers = self.layers();
             layers.insert(copies.iter().cloned());
-            row.disks.iter().for_each(|disk| layers.hold(&disk.top));
+            row.disks
+                .iter()
+                .filter_map(|disk| disk.top.as_ref())
+                .for_each(|top| layers.hold(top));
         });
         let changes = Changes {
             layers: copies.clone(),

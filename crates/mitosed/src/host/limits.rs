@@ -109,7 +109,7 @@ impl Host {
         let disks = row.disks.iter().zip(&row.spec.disks);
         disks
             .filter(|(_, spec)| !spec.read_only)
-            .filter_map(|(disk, _)| layers.get(&disk.top))
+            .filter_map(|(disk, _)| layers.get(disk.top.as_ref()?))
             .map(|layer| layer.size_bytes)
             .sum()
     }

@@ -64,7 +64,8 @@ impl Host {
         let disk_depths = {
             let layers = self.layers();
             let depth = |top: &str| layers.chain(top).map_or(0, |chain| chain.len());
-            row.disks.iter().map(|disk| depth(&disk.top)).collect()
+            let tops = row.disks.iter().map(|disk| disk.top.as_deref());
+            tops.map(|top| top.map_or(0, depth)).collect()
         };
         let pid = row.pid.filter(|_| link);
         LineageVm {
@@ -98,7 +99,10 @@ impl Host {
     /// Files of a VM's own tops.
     fn own_layers(&self, row: &VmRow) -> Vec<PathBuf> {
         let layers = self.layers();
-        let tops = row.disks.iter().filter_map(|disk| layers.get(&disk.top));
+        let tops = row
+            .disks
+            .iter()
+            .filter_map(|disk| layers.get(disk.top.as_ref()?));
         tops.filter(|layer| layer.owned)
             .map(|layer| layer.path.clone())
             .collect()
@@ -117,8 +121,8 @@ impl Host {
             used.private_kib += memory.private_kib;
             used.pss_kib += memory.pss_kib;
             let row = vm.row();
-            for disk in &row.disks {
-                let chain = self.layers().chain(&disk.top).unwrap_or_default();
+            for top in row.disks.iter().filter_map(|disk| disk.top.as_ref()) {
+                let chain = self.layers().chain(top).unwrap_or_default();
                 for layer in chain.into_iter().filter(|layer| layer.owned) {
                     *layers.entry(layer.path).or_default() += 1;
                 }

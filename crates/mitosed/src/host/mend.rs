@@ -23,8 +23,7 @@ impl Host {
         }
         let writable = row.disks.iter().zip(&row.spec.disks);
         for (disk, _) in writable.filter(|(_, spec)| !spec.read_only) {
-            let tops = [Some(&disk.top), disk.pending.as_ref()];
-            for id in tops.into_iter().flatten() {
+            for id in disk.held() {
                 let Some(layer) = self.layers().get(id).cloned() else {
                     continue;
                 };

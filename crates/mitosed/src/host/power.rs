@@ -34,8 +34,9 @@ impl Host {
         Ok(())
     }
 
-    /// Powers a VM off: asks the guest and waits, or at once.
-    pub fn power_off(&self, vm: &Arc<Vm>, request: &StopRequest) -> OpResult<()> {
+    /// Powers a VM off: asks the guest and waits, or at once. A child that is not persistent has
+    /// given back what it wrote when this returns.
+    pub fn power_off(self: &Arc<Self>, vm: &Arc<Vm>, request: &StopRequest) -> OpResult<()> {
         let _turn = self.turn(vm)?;
         let operation = if request.force {
             Operation::PowerOff
@@ -54,7 +55,10 @@ impl Host {
             self.ask_to_stop(vm, request.timeout_s.unwrap_or(STOP_TIMEOUT_S))?;
         }
         match vm.state() {
-            state if state.is_off() => Ok(()),
+            state if state.is_off() => {
+                self.discard_changes(vm);
+                Ok(())
+            }
             state => Err(OpError::failed(format!(
                 "{} is still {}; its process does not end",
                 vm.name(),

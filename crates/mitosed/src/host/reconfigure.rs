@@ -3,11 +3,13 @@
 //! ```text
 //! any time    name, folder, pool, words      the record alone
 //! any time    cables, serial back ends       the record, then the VM's process
+//! any time    disks into empty slots         the record, files, then the VM's process
 //! powered off everything else                the record with intents, then files
 //! ```
 //! All of a change is checked before any of it is done.
 
 mod cold;
+mod insert;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +21,10 @@ use vmm_protocol::{Command, SetSerial};
 use self::cold::Rebuilt;
 use super::backends::FdList;
 use super::check::Problems;
+use super::datastores::Promise;
 use super::describe::Description;
 use super::events::with_event;
+use super::media::{Media, check_slots};
 use super::run::plan::check_serial;
 use super::states::Operation;
 use super::{Host, Vm, check_version, vm_event};
@@ -37,6 +41,10 @@ struct Planned {
     description: Description,
     /// The machine, where it changes.
     rebuilt: Option<Rebuilt>,
+    /// What goes into empty slots.
+    media: Media,
+    /// Space of its tops.
+    _space: Option<Promise>,
 }
 
 impl Host {
@@ -55,9 +63,10 @@ impl Host {
         if let Some(rebuilt) = planned.rebuilt {
             self.rebuild(vm, rebuilt)?;
         }
-        if is_hot(change) {
+        if changes_ports(change) {
             self.adjust(vm, change)?;
         }
+        self.insert_media(vm, &planned.media)?;
         if let Some(template) = planned.mark {
             self.mark(vm, template)?;
         }
@@ -100,13 +109,21 @@ impl Host {
         let description = problems.take(self.plan_description(vm, change));
         problems.take(check_hot(&vm.row(), change));
         let rebuilt = cold.then(|| problems.take(self.plan_rebuilt(vm, change)));
+        let media = problems.take(self.plan_media("insert_disks", &change.insert_disks));
+        let rebuilt = match rebuilt {
+            Some(rebuilt) => Some(rebuilt?),
+            None => None,
+        };
+        let row = rebuilt.as_ref().map_or_else(|| vm.row(), Rebuilt::row);
+        let count = change.insert_disks.len();
+        problems.take(check_slots("insert_disks", &row, count));
+        let space = (count > 0).then(|| self.promise_deltas(&row.datastore, count));
         Some(Planned {
             mark: mark?,
             description: description?,
-            rebuilt: match rebuilt {
-                Some(rebuilt) => Some(rebuilt?),
-                None => None,
-            },
+            rebuilt,
+            media: media?,
+            _space: problems.take(space.transpose())?,
         })
     }
 
@@ -209,6 +226,11 @@ impl Host {
 
 /// Whether a change has something that goes to the VM's process.
 fn is_hot(change: &ReconfigureRequest) -> bool {
+    changes_ports(change) || !change.insert_disks.is_empty()
+}
+
+/// Whether a change has cables or serial ports.
+fn changes_ports(change: &ReconfigureRequest) -> bool {
     let plugged = |nic: &api_types::NicChange| nic.connected.is_some();
     change.nics.iter().any(plugged) || !change.serial.is_empty()
 }
@@ -225,6 +247,7 @@ fn is_cold(change: &ReconfigureRequest) -> bool {
         || change.uuid.is_some()
         || change.bios_uuid.is_some()
         || change.serial_ports.is_some()
+        || change.spare_disks.is_some()
         || !change.add_disks.is_empty()
         || !change.remove_disks.is_empty()
         || !change.add_nics.is_empty()

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use disk_layers::inspect_as;
+use disk_layers::{DiskHeader, inspect_as};
 use vmm_protocol::{Command, Outcome, Status, VmState};
 
 use super::shell::VMM_LOG_SUFFIX;
@@ -60,8 +60,7 @@ impl Host {
         let mut vms = Vec::new();
         for row in contents.vms {
             for disk in &row.disks {
-                layers.hold(&disk.top);
-                disk.pending.iter().for_each(|pending| layers.hold(pending));
+                disk.held().for_each(|layer| layers.hold(layer));
             }
             vms.push(Vm::new(row));
         }
@@ -217,9 +216,13 @@ impl Host {
                 .filter_map(|disk| disk.pending.as_ref())
                 .all(|pending| layers.get(pending).is_some_and(is_valid_delta))
         };
+        let slots = row.disks.iter().enumerate();
+        let slots = slots.filter(|(_, disk)| disk.top.is_none() && disk.pending.is_some());
+        let slots: Vec<usize> = slots.map(|(slot, _)| slot).collect();
         let mut changes = Changes::default();
         if valid {
             self.take_pending_tops(vm);
+            self.send_again(vm, &slots);
         } else {
             let gone = self.drop_pending_tops(vm);
             changes.removed_layers = gone.iter().map(|layer| layer.id.clone()).collect();
@@ -236,7 +239,8 @@ impl Host {
             if disk.pending.is_some() || row.spec.disks.get(index).is_none_or(|d| d.read_only) {
                 continue;
             }
-            let Some(top) = self.layers().get(&disk.top).cloned() else {
+            let top = disk.top.as_ref();
+            let Some(top) = top.and_then(|top| self.layers().get(top).cloned()) else {
                 continue;
             };
             let mut probe = row.clone();
@@ -315,12 +319,13 @@ impl Host {
     }
 }
 
-/// Whether the file of a delta is there and complete.
+/// Whether the file of a top is there and complete.
 fn is_valid_delta(row: &LayerRow) -> bool {
     let header = File::open(&row.path)
         .ok()
         .and_then(|file| inspect_as(&file, disk_format(row.format)).ok());
-    header.is_some_and(|h| h.virtual_size_bytes == row.size_bytes && h.backing.is_some())
+    let stands = |h: &DiskHeader| h.backing.is_some() == row.parent.is_some();
+    header.is_some_and(|h| h.virtual_size_bytes == row.size_bytes && stands(&h))
 }
 
 fn stands_on(delta: &LayerRow, top: &LayerRow) -> bool {

@@ -198,14 +198,17 @@ impl Host {
                     deltas.push((delta.clone(), below.clone()));
                     delta.id
                 };
-                live.row.disks.push(DiskRow { top, pending: None });
+                live.row.disks.push(DiskRow::of(Some(top)));
             }
+            let slots = live.row.spec.disks.len();
+            live.row.disks.resize(slots, DiskRow::default());
             let mut layers = self.layers();
             layers.insert(changes.layers.iter().cloned());
             live.row
                 .disks
                 .iter()
-                .for_each(|disk| layers.hold(&disk.top));
+                .flat_map(DiskRow::held)
+                .for_each(|layer| layers.hold(layer));
         });
         self.commit(&[vm], changes)?;
         for (delta, below) in &deltas {
@@ -221,6 +224,17 @@ impl Host {
 
     /// Names the next delta of disk `index` on `parent`.
     pub(super) fn next_delta(&self, row: &mut VmRow, index: usize, parent: &LayerRow) -> LayerRow {
+        self.next_top(row, index, Some(parent), parent.size_bytes)
+    }
+
+    /// Names the next top of disk `index` on `parent`, or of an empty disk where there is none.
+    pub(super) fn next_top(
+        &self,
+        row: &mut VmRow,
+        index: usize,
+        parent: Option<&LayerRow>,
+        size_bytes: u64,
+    ) -> LayerRow {
         let id = format!("{}-{index}-{}", row.id, row.next_layer);
         row.next_layer += 1;
         LayerRow {
@@ -229,9 +243,9 @@ impl Host {
                 .layers()
                 .join(format!("{id}.qcow2")),
             id,
-            parent: Some(parent.id.clone()),
+            parent: parent.map(|parent| parent.id.clone()),
             format: LayerFormat::Qcow2,
-            size_bytes: parent.size_bytes,
+            size_bytes,
             owned: true,
             content: None,
         }
@@ -254,11 +268,7 @@ impl Host {
         self.commit_logged(&[], changes);
         let debris = self.let_go(&snapshots);
         self.forget_debris(&debris);
-        let tops = row.disks.iter().flat_map(|disk| {
-            let pending = disk.pending.as_ref();
-            [Some(&disk.top), pending].into_iter().flatten().cloned()
-        });
-        self.drop_layers(&tops.collect::<Vec<_>>());
+        self.drop_layers(row.disks.iter().flat_map(DiskRow::held));
         row.memory_files()
             .into_iter()
             .for_each(|files| self.remove_memory(files));

@@ -10,7 +10,7 @@ use api_types::{
 
 use super::vm::Place;
 use super::{Host, Vm};
-use crate::inventory::VmRow;
+use crate::inventory::{DiskRow, VmRow};
 use crate::usage;
 
 impl Host {
@@ -87,7 +87,7 @@ impl Host {
         let delta_bytes = row
             .disks
             .iter()
-            .filter_map(|disk| layers.get(&disk.top))
+            .filter_map(|disk| layers.get(disk.top.as_ref()?))
             .filter(|layer| layer.owned)
             .filter_map(|layer| fs::metadata(&layer.path).ok())
             .map(|file| file.blocks() * 512)
@@ -97,14 +97,16 @@ impl Host {
 
     fn disk_details(&self, row: &VmRow) -> Vec<DiskDetail> {
         let layers = self.layers();
+        let layer_of = |disk: &DiskRow| layers.get(disk.top.as_ref()?);
         row.disks
             .iter()
             .zip(&row.spec.disks)
             .map(|(disk, spec)| DiskDetail {
                 serial: spec.serial.clone(),
                 read_only: spec.read_only,
-                layers: layers
-                    .chain(&disk.top)
+                size_bytes: layer_of(disk).map_or(0, |layer| layer.size_bytes),
+                layers: layer_of(disk)
+                    .and_then(|top| layers.chain(&top.id).ok())
                     .unwrap_or_default()
                     .iter()
                     .map(|layer| layer.path.display().to_string())

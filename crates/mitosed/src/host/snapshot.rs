@@ -87,7 +87,7 @@ impl Host {
         request: &SnapshotRequest,
     ) -> OpResult<(Object<Snapshot>, Option<SealedMemory>)> {
         let row = vm.row();
-        let tops: Vec<_> = row.disks.iter().map(|disk| disk.top.clone()).collect();
+        let tops = row.tops();
         let mut doc = Snapshot {
             labels: Labels::default(),
             description: request.description.clone(),
@@ -100,7 +100,7 @@ impl Host {
             io_held_us: 0,
         };
         // From here on they are the snapshot's.
-        self.hold_layers(&tops);
+        self.hold_layers(tops.iter().flatten());
         let sealed = if vm.state().has_process() {
             let sealed = self.seal(vm, request.memory, None);
             sealed.map(|sealed| {
@@ -111,7 +111,7 @@ impl Host {
         } else {
             self.seal_powered_off(vm).map(|_| None)
         };
-        let memory = sealed.inspect_err(|_| self.drop_layers(&tops))?;
+        let memory = sealed.inspect_err(|_| self.drop_layers(tops.iter().flatten()))?;
         let memory = memory.filter(|memory| !matches!(memory, SealedMemory::None));
         if memory.is_some() {
             doc.memory = SnapshotMemory::Writing;
@@ -200,7 +200,7 @@ impl Host {
                 ..Changes::default()
             };
             self.commit_logged(&[vm], removed);
-            self.drop_layers(&object.doc.tops);
+            self.drop_layers(object.doc.tops.iter().flatten());
             return Err(error);
         }
         Ok(object)

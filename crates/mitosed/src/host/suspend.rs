@@ -90,7 +90,7 @@ impl Host {
         vm: &Arc<Vm>,
         place: &MemoryPlace,
     ) -> OpResult<MemoryFiles> {
-        let tops: Vec<_> = vm.row().disks.into_iter().map(|disk| disk.top).collect();
+        let tops: Vec<_> = vm.row().tops().into_iter().flatten().collect();
         self.hold_layers(&tops);
         let sealed = self.seal(vm, true, None);
         self.drop_layers(&tops);

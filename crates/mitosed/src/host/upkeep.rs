@@ -181,7 +181,8 @@ impl Host {
         disks
             .filter(|(_, (_, spec))| !spec.read_only)
             .filter_map(|(index, (disk, _))| {
-                let stack = self.stack_of(&layers, &row.id, index, &disk.top);
+                let top = disk.top.as_ref()?;
+                let stack = self.stack_of(&layers, &row.id, index, top);
                 Some((index, stack.ok()?))
             })
             .collect()

@@ -41,8 +41,8 @@ pub struct ForkPoint {
     pub labels: Labels,
     /// The VM as it was at that instant.
     pub row: Box<VmRow>,
-    /// Immutable top layer of each disk, in the order of the description.
-    pub tops: Vec<LayerId>,
+    /// Immutable top layer of each disk, in the order of the description; none of an empty slot.
+    pub tops: Vec<Option<LayerId>>,
     /// Where memory and checkpoint are.
     pub memory: PointMemory,
     /// The guest had been brought to rest: what was on its way to the disks is there.

@@ -88,15 +88,52 @@ pub struct BootSource {
     pub initrd: Option<PathBuf>,
 }
 
-/// One disk of a VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One disk of a VM; without a top it is an empty slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskRow {
-    /// Layer that the VM writes to, or reads where the disk is read-only.
-    pub top: LayerId,
+    /// Layer that the VM writes to, or reads where the disk is read-only; none in an empty slot.
+    #[serde(default)]
+    pub top: Option<LayerId>,
     /// Next top of a fork under way. An empty overlay equals its base, so whoever finds a valid
     /// pending top may take it as the top.
     #[serde(default)]
     pub pending: Option<LayerId>,
+    /// The medium that the clone was given at its fork: a child has it again when it returns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extra: Option<MediumRow>,
+}
+
+impl DiskRow {
+    /// A disk with this top, or an empty slot.
+    pub fn of(top: Option<LayerId>) -> Self {
+        Self {
+            top,
+            ..Self::default()
+        }
+    }
+
+    /// Layers that it holds.
+    pub fn held(&self) -> impl Iterator<Item = &LayerId> {
+        self.top.iter().chain(&self.pending)
+    }
+}
+
+/// A medium as it is put into an empty slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MediumRow {
+    /// An empty disk.
+    Blank {
+        /// Its size, bytes.
+        size_bytes: u64,
+    },
+    /// A delta on a file that nobody writes to.
+    On {
+        /// That file, absolute.
+        path: PathBuf,
+        /// Its format.
+        format: LayerFormat,
+    },
 }
 
 /// One NIC of a VM, host side.
@@ -255,6 +292,24 @@ fn first_datastore() -> ObjectId {
 }
 
 impl VmRow {
+    /// Top layer of each disk, in the order of the description; none of an empty slot.
+    pub fn tops(&self) -> Vec<Option<LayerId>> {
+        self.disks.iter().map(|disk| disk.top.clone()).collect()
+    }
+
+    /// Deltas that it needs for a fork: one for each disk that can be written to.
+    pub fn deltas_of_fork(&self) -> usize {
+        let disks = self.disks.iter().zip(&self.spec.disks);
+        disks
+            .filter(|(disk, spec)| disk.top.is_some() && !spec.read_only)
+            .count()
+    }
+
+    /// Disk slots without a medium.
+    pub fn empty_slots(&self) -> usize {
+        self.disks.iter().filter(|disk| disk.top.is_none()).count()
+    }
+
     /// Whether the next start is at a fork point.
     pub fn returns_to_point(&self) -> bool {
         self.child.as_ref().is_some_and(ChildRow::starts_at_point)

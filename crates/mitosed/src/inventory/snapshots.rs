@@ -43,8 +43,8 @@ pub struct Snapshot {
     pub created_at_ms: i64,
     /// The VM as it was.
     pub row: Box<VmRow>,
-    /// Immutable top layer of each disk, in the order of the description.
-    pub tops: Vec<LayerId>,
+    /// Immutable top layer of each disk, in the order of the description; none of an empty slot.
+    pub tops: Vec<Option<LayerId>>,
     /// Its memory.
     pub memory: SnapshotMemory,
     /// Time that the VM stood still for it, microseconds.

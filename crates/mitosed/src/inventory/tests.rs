@@ -163,3 +163,21 @@ fn objects_need_a_place_and_cannot_leave_others_without_one() {
             .any(|o| o.id == VM_FOLDER)
     );
 }
+
+#[test]
+fn disks_of_earlier_daemons_are_read_and_slots_are_short() {
+    let read = |text: &str| serde_json::from_str::<DiskRow>(text).unwrap();
+    let earlier = read(r#"{"top":"a","pending":null}"#);
+    assert_eq!(earlier, DiskRow::of(Some("a".into())));
+    assert_eq!(read(r#"{"top":null}"#), DiskRow::default());
+    let child = DiskRow {
+        extra: Some(MediumRow::Blank { size_bytes: 512 }),
+        ..DiskRow::default()
+    };
+    let written = serde_json::to_string(&child).unwrap();
+    assert_eq!(
+        written,
+        r#"{"top":null,"pending":null,"extra":{"blank":{"size_bytes":512}}}"#
+    );
+    assert_eq!(read(&written), child);
+}

@@ -262,6 +262,16 @@ impl Drop for Bed {
     }
 }
 
+/// Has `qemu-img` look at a file; says what is wrong with it.
+pub fn qemu_check(path: &str) {
+    let checked = Command::new("qemu-img")
+        .args(["check", "-q", path])
+        .output();
+    let checked = checked.unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{path}: {said}");
+}
+
 /// Removes cgroups without processes; those that have some are left.
 fn remove_groups(dir: &Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {

@@ -26,6 +26,7 @@ from .exec_reply import ExecReply
 from .exec_request import ExecRequest
 from .exec_request_env import ExecRequestEnv
 from .export_request import ExportRequest
+from .extra_disk_request import ExtraDiskRequest
 from .family_use import FamilyUse
 from .folder import Folder
 from .folder_request import FolderRequest
@@ -123,6 +124,7 @@ __all__ = (
     "ExecRequest",
     "ExecRequestEnv",
     "ExportRequest",
+    "ExtraDiskRequest",
     "FamilyUse",
     "Folder",
     "FolderRequest",

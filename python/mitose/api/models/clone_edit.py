@@ -11,6 +11,7 @@ from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.clone_edit_attributes import CloneEditAttributes
+    from ..models.extra_disk_request import ExtraDiskRequest
     from ..models.net_request import NetRequest
     from ..models.serial_request_type_1 import SerialRequestType1
     from ..models.serial_request_type_2 import SerialRequestType2
@@ -27,6 +28,8 @@ class CloneEdit:
         annotation (None | str | Unset):
         attributes (CloneEditAttributes | Unset):
         bios_uuid (None | str | Unset):
+        extra_disks (list[ExtraDiskRequest] | Unset): Disks for the source's spare slots, in their order, in the place
+            of those of the request.
         folder (None | str | Unset):
         nets (list[NetRequest] | Unset): NICs, in the source's order; those not given are on the source's networks.
         serial (list[SerialRequestType0 | SerialRequestType1 | SerialRequestType2] | Unset): Back ends of serial ports,
@@ -37,6 +40,7 @@ class CloneEdit:
     annotation: None | str | Unset = UNSET
     attributes: CloneEditAttributes | Unset = UNSET
     bios_uuid: None | str | Unset = UNSET
+    extra_disks: list[ExtraDiskRequest] | Unset = UNSET
     folder: None | str | Unset = UNSET
     nets: list[NetRequest] | Unset = UNSET
     serial: (
@@ -62,6 +66,13 @@ class CloneEdit:
             bios_uuid = UNSET
         else:
             bios_uuid = self.bios_uuid
+
+        extra_disks: list[dict[str, Any]] | Unset = UNSET
+        if not isinstance(self.extra_disks, Unset):
+            extra_disks = []
+            for extra_disks_item_data in self.extra_disks:
+                extra_disks_item = extra_disks_item_data.to_dict()
+                extra_disks.append(extra_disks_item)
 
         folder: None | str | Unset
         if isinstance(self.folder, Unset):
@@ -105,6 +116,8 @@ class CloneEdit:
             field_dict["attributes"] = attributes
         if bios_uuid is not UNSET:
             field_dict["bios_uuid"] = bios_uuid
+        if extra_disks is not UNSET:
+            field_dict["extra_disks"] = extra_disks
         if folder is not UNSET:
             field_dict["folder"] = folder
         if nets is not UNSET:
@@ -119,6 +132,7 @@ class CloneEdit:
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.clone_edit_attributes import CloneEditAttributes
+        from ..models.extra_disk_request import ExtraDiskRequest
         from ..models.net_request import NetRequest
         from ..models.serial_request_type_1 import SerialRequestType1
         from ..models.serial_request_type_2 import SerialRequestType2
@@ -149,6 +163,15 @@ class CloneEdit:
             return cast(None | str | Unset, data)
 
         bios_uuid = _parse_bios_uuid(d.pop("bios_uuid", UNSET))
+
+        _extra_disks = d.pop("extra_disks", UNSET)
+        extra_disks: list[ExtraDiskRequest] | Unset = UNSET
+        if _extra_disks is not UNSET:
+            extra_disks = []
+            for extra_disks_item_data in _extra_disks:
+                extra_disks_item = ExtraDiskRequest.from_dict(extra_disks_item_data)
+
+                extra_disks.append(extra_disks_item)
 
         def _parse_folder(data: object) -> None | str | Unset:
             if data is None:
@@ -224,6 +247,7 @@ class CloneEdit:
             annotation=annotation,
             attributes=attributes,
             bios_uuid=bios_uuid,
+            extra_disks=extra_disks,
             folder=folder,
             nets=nets,
             serial=serial,

@@ -7,6 +7,8 @@ from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 from typing_extensions import Self
 
+from ..types import UNSET, Unset
+
 T = TypeVar("T", bound="DiskDetail")
 
 
@@ -15,14 +17,16 @@ class DiskDetail:
     """One disk of a VM.
 
     Attributes:
-        layers (list[str]): Files of the stack, the writable top first.
+        layers (list[str]): Files of the stack, the writable top first; none of an empty slot.
         read_only (bool): The guest cannot write.
         serial (str): Serial number that the guest reads.
+        size_bytes (int | Unset): Size that the guest sees, bytes; 0 of an empty slot.
     """
 
     layers: list[str]
     read_only: bool
     serial: str
+    size_bytes: int | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -31,6 +35,8 @@ class DiskDetail:
         read_only = self.read_only
 
         serial = self.serial
+
+        size_bytes = self.size_bytes
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -41,6 +47,8 @@ class DiskDetail:
                 "serial": serial,
             }
         )
+        if size_bytes is not UNSET:
+            field_dict["size_bytes"] = size_bytes
 
         return field_dict
 
@@ -53,10 +61,13 @@ class DiskDetail:
 
         serial = d.pop("serial")
 
+        size_bytes = d.pop("size_bytes", UNSET)
+
         disk_detail = cls(
             layers=layers,
             read_only=read_only,
             serial=serial,
+            size_bytes=size_bytes,
         )
 
         disk_detail.additional_properties = d

@@ -12,6 +12,7 @@ from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.clone_edit import CloneEdit
+    from ..models.extra_disk_request import ExtraDiskRequest
     from ..models.fork_request_attributes import ForkRequestAttributes
     from ..models.guest_info import GuestInfo
     from ..models.net_request import NetRequest
@@ -38,6 +39,8 @@ class ForkRequest:
         drain_ms_max (int | None | Unset): Longest time that disk requests in flight may take, milliseconds.
         each (list[CloneEdit] | Unset): What is special about each clone, in the order of the names; none, or one for
             each.
+        extra_disks (list[ExtraDiskRequest] | Unset): Disks that each instant clone gets at the fork, in the source's
+            spare slots in their order.
         fail_at (None | str | Unset): Step of the fork at which to fail, for tests of the failure paths.
         folder (None | str | Unset):
         guestinfo (GuestInfo | Unset): Values of guestinfo by key.
@@ -63,6 +66,7 @@ class ForkRequest:
     datastore: None | str | Unset = UNSET
     drain_ms_max: int | None | Unset = UNSET
     each: list[CloneEdit] | Unset = UNSET
+    extra_disks: list[ExtraDiskRequest] | Unset = UNSET
     fail_at: None | str | Unset = UNSET
     folder: None | str | Unset = UNSET
     guestinfo: GuestInfo | Unset = UNSET
@@ -120,6 +124,13 @@ class ForkRequest:
             for each_item_data in self.each:
                 each_item = each_item_data.to_dict()
                 each.append(each_item)
+
+        extra_disks: list[dict[str, Any]] | Unset = UNSET
+        if not isinstance(self.extra_disks, Unset):
+            extra_disks = []
+            for extra_disks_item_data in self.extra_disks:
+                extra_disks_item = extra_disks_item_data.to_dict()
+                extra_disks.append(extra_disks_item)
 
         fail_at: None | str | Unset
         if isinstance(self.fail_at, Unset):
@@ -217,6 +228,8 @@ class ForkRequest:
             field_dict["drain_ms_max"] = drain_ms_max
         if each is not UNSET:
             field_dict["each"] = each
+        if extra_disks is not UNSET:
+            field_dict["extra_disks"] = extra_disks
         if fail_at is not UNSET:
             field_dict["fail_at"] = fail_at
         if folder is not UNSET:
@@ -251,6 +264,7 @@ class ForkRequest:
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.clone_edit import CloneEdit
+        from ..models.extra_disk_request import ExtraDiskRequest
         from ..models.fork_request_attributes import ForkRequestAttributes
         from ..models.guest_info import GuestInfo
         from ..models.net_request import NetRequest
@@ -312,6 +326,15 @@ class ForkRequest:
                 each_item = CloneEdit.from_dict(each_item_data)
 
                 each.append(each_item)
+
+        _extra_disks = d.pop("extra_disks", UNSET)
+        extra_disks: list[ExtraDiskRequest] | Unset = UNSET
+        if _extra_disks is not UNSET:
+            extra_disks = []
+            for extra_disks_item_data in _extra_disks:
+                extra_disks_item = ExtraDiskRequest.from_dict(extra_disks_item_data)
+
+                extra_disks.append(extra_disks_item)
 
         def _parse_fail_at(data: object) -> None | str | Unset:
             if data is None:
@@ -458,6 +481,7 @@ class ForkRequest:
             datastore=datastore,
             drain_ms_max=drain_ms_max,
             each=each,
+            extra_disks=extra_disks,
             fail_at=fail_at,
             folder=folder,
             guestinfo=guestinfo,

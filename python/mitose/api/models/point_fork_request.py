@@ -9,6 +9,7 @@ from typing_extensions import Self
 from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
+    from ..models.extra_disk_request import ExtraDiskRequest
     from ..models.guest_info import GuestInfo
     from ..models.nic_address_request import NicAddressRequest
 
@@ -25,6 +26,9 @@ class PointForkRequest:
             first child gets those
             given, each further one the next.
         count (int | Unset): How many, where no names are given: children that were made ahead first, then new ones.
+        extra_disks (list[ExtraDiskRequest] | Unset): Disks that each child gets at the fork, in the parent's spare
+            slots in their order. A child
+            that returns to the fork point has them again as they were.
         guestinfo (GuestInfo | Unset): Values of guestinfo by key.
         keep_mac (bool | Unset): Children keep the parent's hardware addresses.
         memory_limit_bytes (int | None | Unset):
@@ -39,6 +43,7 @@ class PointForkRequest:
 
     addresses: list[NicAddressRequest] | Unset = UNSET
     count: int | Unset = UNSET
+    extra_disks: list[ExtraDiskRequest] | Unset = UNSET
     guestinfo: GuestInfo | Unset = UNSET
     keep_mac: bool | Unset = UNSET
     memory_limit_bytes: int | None | Unset = UNSET
@@ -57,6 +62,13 @@ class PointForkRequest:
                 addresses.append(addresses_item)
 
         count = self.count
+
+        extra_disks: list[dict[str, Any]] | Unset = UNSET
+        if not isinstance(self.extra_disks, Unset):
+            extra_disks = []
+            for extra_disks_item_data in self.extra_disks:
+                extra_disks_item = extra_disks_item_data.to_dict()
+                extra_disks.append(extra_disks_item)
 
         guestinfo: dict[str, Any] | Unset = UNSET
         if not isinstance(self.guestinfo, Unset):
@@ -101,6 +113,8 @@ class PointForkRequest:
             field_dict["addresses"] = addresses
         if count is not UNSET:
             field_dict["count"] = count
+        if extra_disks is not UNSET:
+            field_dict["extra_disks"] = extra_disks
         if guestinfo is not UNSET:
             field_dict["guestinfo"] = guestinfo
         if keep_mac is not UNSET:
@@ -122,6 +136,7 @@ class PointForkRequest:
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
+        from ..models.extra_disk_request import ExtraDiskRequest
         from ..models.guest_info import GuestInfo
         from ..models.nic_address_request import NicAddressRequest
 
@@ -136,6 +151,15 @@ class PointForkRequest:
                 addresses.append(addresses_item)
 
         count = d.pop("count", UNSET)
+
+        _extra_disks = d.pop("extra_disks", UNSET)
+        extra_disks: list[ExtraDiskRequest] | Unset = UNSET
+        if _extra_disks is not UNSET:
+            extra_disks = []
+            for extra_disks_item_data in _extra_disks:
+                extra_disks_item = ExtraDiskRequest.from_dict(extra_disks_item_data)
+
+                extra_disks.append(extra_disks_item)
 
         _guestinfo = d.pop("guestinfo", UNSET)
         guestinfo: GuestInfo | Unset
@@ -191,6 +215,7 @@ class PointForkRequest:
         point_fork_request = cls(
             addresses=addresses,
             count=count,
+            extra_disks=extra_disks,
             guestinfo=guestinfo,
             keep_mac=keep_mac,
             memory_limit_bytes=memory_limit_bytes,

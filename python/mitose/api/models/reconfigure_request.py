@@ -17,6 +17,7 @@ from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.disk_request import DiskRequest
+    from ..models.extra_disk_request import ExtraDiskRequest
     from ..models.net_request import NetRequest
     from ..models.nic_change import NicChange
     from ..models.reconfigure_request_attributes import ReconfigureRequestAttributes
@@ -28,8 +29,9 @@ T = TypeVar("T", bound="ReconfigureRequest")
 
 @_attrs_define
 class ReconfigureRequest:
-    """Change a VM. What is not given stays. Name, folder, pool, annotation, attributes, cables and back
-    ends of serial ports can change at any time, everything else while the VM is off.
+    """Change a VM. What is not given stays. Name, folder, pool, annotation, attributes, cables, back ends
+    of serial ports and disks for empty slots can change at any time, everything else while the VM is
+    off.
 
         Attributes:
             add_disks (list[DiskRequest] | Unset): Disks to add behind those it has.
@@ -42,6 +44,8 @@ class ReconfigureRequest:
             engine (None | ReconfigureRequestEngineType1 | ReconfigureRequestEngineType2Type1 |
                 ReconfigureRequestEngineType3Type1 | Unset):
             folder (None | str | Unset):
+            insert_disks (list[ExtraDiskRequest] | Unset): Disks to put into its empty slots in their order, also while it
+                runs.
             memory_bytes (int | None | Unset):
             memory_limit_bytes (int | None | Unset):
             name (None | str | Unset):
@@ -51,6 +55,7 @@ class ReconfigureRequest:
             remove_nics (list[int] | Unset):
             serial (list[SerialChange] | Unset): Back ends of serial ports.
             serial_ports (int | None | Unset): Number of serial ports; new ones are logs.
+            spare_disks (int | None | Unset): Number of empty disk slots that it is to have.
             template (bool | None | Unset): Mark it as a template, or take the mark off.
             uuid (None | str | Unset):
     """
@@ -70,6 +75,7 @@ class ReconfigureRequest:
         | Unset
     ) = UNSET
     folder: None | str | Unset = UNSET
+    insert_disks: list[ExtraDiskRequest] | Unset = UNSET
     memory_bytes: int | None | Unset = UNSET
     memory_limit_bytes: int | None | Unset = UNSET
     name: None | str | Unset = UNSET
@@ -79,6 +85,7 @@ class ReconfigureRequest:
     remove_nics: list[int] | Unset = UNSET
     serial: list[SerialChange] | Unset = UNSET
     serial_ports: int | None | Unset = UNSET
+    spare_disks: int | None | Unset = UNSET
     template: bool | None | Unset = UNSET
     uuid: None | str | Unset = UNSET
 
@@ -143,6 +150,13 @@ class ReconfigureRequest:
         else:
             folder = self.folder
 
+        insert_disks: list[dict[str, Any]] | Unset = UNSET
+        if not isinstance(self.insert_disks, Unset):
+            insert_disks = []
+            for insert_disks_item_data in self.insert_disks:
+                insert_disks_item = insert_disks_item_data.to_dict()
+                insert_disks.append(insert_disks_item)
+
         memory_bytes: int | None | Unset
         if isinstance(self.memory_bytes, Unset):
             memory_bytes = UNSET
@@ -195,6 +209,12 @@ class ReconfigureRequest:
         else:
             serial_ports = self.serial_ports
 
+        spare_disks: int | None | Unset
+        if isinstance(self.spare_disks, Unset):
+            spare_disks = UNSET
+        else:
+            spare_disks = self.spare_disks
+
         template: bool | None | Unset
         if isinstance(self.template, Unset):
             template = UNSET
@@ -228,6 +248,8 @@ class ReconfigureRequest:
             field_dict["engine"] = engine
         if folder is not UNSET:
             field_dict["folder"] = folder
+        if insert_disks is not UNSET:
+            field_dict["insert_disks"] = insert_disks
         if memory_bytes is not UNSET:
             field_dict["memory_bytes"] = memory_bytes
         if memory_limit_bytes is not UNSET:
@@ -246,6 +268,8 @@ class ReconfigureRequest:
             field_dict["serial"] = serial
         if serial_ports is not UNSET:
             field_dict["serial_ports"] = serial_ports
+        if spare_disks is not UNSET:
+            field_dict["spare_disks"] = spare_disks
         if template is not UNSET:
             field_dict["template"] = template
         if uuid is not UNSET:
@@ -256,6 +280,7 @@ class ReconfigureRequest:
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.disk_request import DiskRequest
+        from ..models.extra_disk_request import ExtraDiskRequest
         from ..models.net_request import NetRequest
         from ..models.nic_change import NicChange
         from ..models.reconfigure_request_attributes import ReconfigureRequestAttributes
@@ -380,6 +405,15 @@ class ReconfigureRequest:
 
         folder = _parse_folder(d.pop("folder", UNSET))
 
+        _insert_disks = d.pop("insert_disks", UNSET)
+        insert_disks: list[ExtraDiskRequest] | Unset = UNSET
+        if _insert_disks is not UNSET:
+            insert_disks = []
+            for insert_disks_item_data in _insert_disks:
+                insert_disks_item = ExtraDiskRequest.from_dict(insert_disks_item_data)
+
+                insert_disks.append(insert_disks_item)
+
         def _parse_memory_bytes(data: object) -> int | None | Unset:
             if data is None:
                 return data
@@ -449,6 +483,15 @@ class ReconfigureRequest:
 
         serial_ports = _parse_serial_ports(d.pop("serial_ports", UNSET))
 
+        def _parse_spare_disks(data: object) -> int | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(int | None | Unset, data)
+
+        spare_disks = _parse_spare_disks(d.pop("spare_disks", UNSET))
+
         def _parse_template(data: object) -> bool | None | Unset:
             if data is None:
                 return data
@@ -477,6 +520,7 @@ class ReconfigureRequest:
             cpus=cpus,
             engine=engine,
             folder=folder,
+            insert_disks=insert_disks,
             memory_bytes=memory_bytes,
             memory_limit_bytes=memory_limit_bytes,
             name=name,
@@ -486,6 +530,7 @@ class ReconfigureRequest:
             remove_nics=remove_nics,
             serial=serial,
             serial_ports=serial_ports,
+            spare_disks=spare_disks,
             template=template,
             uuid=uuid,
         )

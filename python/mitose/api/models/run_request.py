@@ -53,6 +53,8 @@ class RunRequest:
         powered_off (bool | Unset): Make it and do not start it.
         serial (SerialRequestType0 | SerialRequestType1 | SerialRequestType2 | Unset): Back end of a serial port: a log
             in the VM's home folder, nothing, a pseudo-terminal beside the log, or a file or socket of the host.
+        spare_disks (int | Unset): Empty disk slots behind its disks: clones made of it while it runs can be given disks
+            there.
         uuid (None | str | Unset):
         wait_ready_s (int | None | Unset):
     """
@@ -82,6 +84,7 @@ class RunRequest:
     pool: None | str | Unset = UNSET
     powered_off: bool | Unset = UNSET
     serial: SerialRequestType0 | SerialRequestType1 | SerialRequestType2 | Unset = UNSET
+    spare_disks: int | Unset = UNSET
     uuid: None | str | Unset = UNSET
     wait_ready_s: int | None | Unset = UNSET
 
@@ -219,6 +222,8 @@ class RunRequest:
         else:
             serial = self.serial.to_dict()
 
+        spare_disks = self.spare_disks
+
         uuid: None | str | Unset
         if isinstance(self.uuid, Unset):
             uuid = UNSET
@@ -282,6 +287,8 @@ class RunRequest:
             field_dict["powered_off"] = powered_off
         if serial is not UNSET:
             field_dict["serial"] = serial
+        if spare_disks is not UNSET:
+            field_dict["spare_disks"] = spare_disks
         if uuid is not UNSET:
             field_dict["uuid"] = uuid
         if wait_ready_s is not UNSET:
@@ -531,6 +538,8 @@ class RunRequest:
 
         serial = _parse_serial(d.pop("serial", UNSET))
 
+        spare_disks = d.pop("spare_disks", UNSET)
+
         def _parse_uuid(data: object) -> None | str | Unset:
             if data is None:
                 return data
@@ -573,6 +582,7 @@ class RunRequest:
             pool=pool,
             powered_off=powered_off,
             serial=serial,
+            spare_disks=spare_disks,
             uuid=uuid,
             wait_ready_s=wait_ready_s,
         )

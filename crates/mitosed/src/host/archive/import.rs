@@ -268,7 +268,11 @@ impl Host {
                 .iter()
                 .zip(&manifest.machine.spec.disks);
             for (index, (top, spec)) in tops.enumerate() {
-                let top = top.as_ref().and_then(|top| taken.rows.get(top));
+                let Some(top) = top else {
+                    disks.push(DiskRow::default());
+                    continue;
+                };
+                let top = taken.rows.get(top);
                 let top = top.with_context(|| format!("disk {index} has no layer"))?;
                 let mut own = top.id.clone();
                 if !spec.read_only {
@@ -276,15 +280,13 @@ impl Host {
                     own.clone_from(&delta.id);
                     deltas.push((delta, top.clone()));
                 }
-                disks.push(DiskRow {
-                    top: own,
-                    pending: None,
-                });
+                disks.push(DiskRow::of(Some(own)));
             }
             let mut layers = self.layers();
             layers.insert(taken.rows.values().cloned());
             layers.insert(deltas.iter().map(|(delta, _)| delta.clone()));
-            disks.iter().for_each(|disk| layers.hold(&disk.top));
+            let held = disks.iter().flat_map(DiskRow::held);
+            held.for_each(|layer| layers.hold(layer));
             live.row.disks = disks;
             Ok(())
         })?;

@@ -67,7 +67,7 @@ impl Host {
     pub(super) fn subject_of_vm(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<Subject> {
         let _turn = self.turn(vm)?;
         let row = vm.row();
-        let present: Vec<_> = row.disks.iter().map(|disk| disk.top.clone()).collect();
+        let present: Vec<_> = row.tops().into_iter().flatten().collect();
         match vm.state() {
             PowerState::Creating => {
                 needs_process(&vm.name(), PowerState::Creating)?;
@@ -146,12 +146,12 @@ impl Host {
         &self,
         kind: Kind,
         row: VmRow,
-        tops: &[LayerId],
+        tops: &[Option<LayerId>],
         memory: Option<&MemoryFiles>,
         stun_us: u64,
     ) -> OpResult<Subject> {
         let mut layers: Vec<SubjectLayer> = Vec::new();
-        for top in tops {
+        for top in tops.iter().flatten() {
             let chain = self.layers().chain(top)?;
             for row in chain.into_iter().rev() {
                 if layers.iter().all(|layer| layer.row.id != row.id) {
@@ -170,7 +170,7 @@ impl Host {
         Ok(Subject {
             kind,
             row,
-            tops: tops.iter().cloned().map(Some).collect(),
+            tops: tops.to_vec(),
             layers,
             memory,
             stun_us,

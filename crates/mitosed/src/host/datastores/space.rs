@@ -97,8 +97,8 @@ impl Host {
         let mut used = vec![row.datastore.clone()];
         let dirs = self.stores.all_dirs();
         let layers = self.layers();
-        for disk in &row.disks {
-            for layer in layers.chain(&disk.top).unwrap_or_default() {
+        for top in row.disks.iter().filter_map(|disk| disk.top.as_ref()) {
+            for layer in layers.chain(top).unwrap_or_default() {
                 let holds = |(_, dir): &&(String, StoreDir)| layer.path.starts_with(dir.root());
                 if let Some((id, _)) = dirs.iter().find(holds)
                     && !used.contains(id)

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use api_types::{CloneEdit, ForkRequest, NetRequest};
+use api_types::{CloneEdit, ExtraDiskRequest, ForkRequest, NetRequest};
 
 use crate::error::{OpError, OpResult};
 use crate::host::Host;
@@ -26,7 +26,15 @@ pub(super) fn request_for(request: &ForkRequest, index: usize) -> Cow<'_, ForkRe
     if !edit.serial.is_empty() {
         own.serial.clone_from(&edit.serial);
     }
+    extra_disks_at(request, index).clone_into(&mut own.extra_disks);
     Cow::Owned(own)
+}
+
+/// Extra disks of clone `index`: its own, or those of all.
+pub(in crate::host) fn extra_disks_at(request: &ForkRequest, index: usize) -> &[ExtraDiskRequest] {
+    let own = request.each.get(index).map(|edit| &edit.extra_disks);
+    own.filter(|own| !own.is_empty())
+        .unwrap_or(&request.extra_disks)
 }
 
 /// Refuses edits that fit no clones.

@@ -30,12 +30,10 @@ pub(in crate::host) struct Held<'a> {
 
 impl<'a> Held<'a> {
     /// Counts one more user of each layer.
-    pub fn new(host: &'a Host, layers: &[LayerId]) -> Self {
-        host.hold_layers(layers);
-        Self {
-            host,
-            layers: layers.to_vec(),
-        }
+    pub fn new(host: &'a Host, tops: &[Option<LayerId>]) -> Self {
+        let layers: Vec<_> = tops.iter().flatten().cloned().collect();
+        host.hold_layers(&layers);
+        Self { host, layers }
     }
 }
 
@@ -51,8 +49,8 @@ struct Instant {
     from: String,
     /// The machine.
     row: VmRow,
-    /// Immutable top layer of each disk.
-    tops: Vec<LayerId>,
+    /// Immutable top layer of each disk, none of an empty slot.
+    tops: Vec<Option<LayerId>>,
     files: MemoryFiles,
     ground: Ground,
 }
@@ -105,7 +103,7 @@ impl Host {
     }
 
     /// Records clones on the snapshot's layers, and makes their tops.
-    fn link_to(self: &Arc<Self>, tops: &[LayerId], seats: &mut [Seat]) -> OpResult<()> {
+    fn link_to(self: &Arc<Self>, tops: &[Option<LayerId>], seats: &mut [Seat]) -> OpResult<()> {
         let mut recording = self.record_children(tops, seats)?;
         recording.wait_recorded()?;
         for seat in seats.iter_mut() {
@@ -267,10 +265,7 @@ impl Host {
 
 /// The VM as it was when the snapshot was made, powered off; it is not listed.
 fn past_of(vm: &Vm, snapshot: &Object<Snapshot>) -> Arc<Vm> {
-    let disk = |top: &LayerId| DiskRow {
-        top: top.clone(),
-        pending: None,
-    };
+    let disk = |top: &Option<LayerId>| DiskRow::of(top.clone());
     Vm::new(VmRow {
         name: vm.name().to_string(),
         folder: vm.row().folder,

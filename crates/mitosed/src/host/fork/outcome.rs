@@ -9,7 +9,7 @@ use super::Phases;
 use super::seats::Seat;
 use crate::clock::{now_ms, us_between};
 use crate::host::{Host, Vm, vm_event};
-use crate::inventory::{Changes, LayerRow, MAX_STUN_RECORDS, NewEvent, PowerState};
+use crate::inventory::{Changes, LayerId, LayerRow, MAX_STUN_RECORDS, NewEvent, PowerState};
 use crate::layers::remove_files;
 
 /// What became of clones.
@@ -19,6 +19,8 @@ pub(super) struct Settled {
     pub living: Vec<Arc<Vm>>,
     /// What to tell.
     pub events: Vec<NewEvent>,
+    /// Layers that their rows name no more.
+    pub outdated: Vec<LayerId>,
     /// The answer about each.
     pub clones: Vec<ClonedVm>,
 }
@@ -29,6 +31,7 @@ impl Settled {
     fn take_back(&mut self, host: &Arc<Host>, seat: &Seat, message: String) {
         host.abandon_process(&seat.vm);
         if seat.was_there {
+            self.outdated.extend(seat.give_up_unmade());
             seat.vm.update(|live| {
                 live.starting = false;
                 live.row.state = PowerState::PoweredOff;
@@ -139,6 +142,8 @@ impl Host {
         };
         let changed: Vec<_> = settled.living.iter().collect();
         self.commit_logged(&changed, changes);
+        let outdated = seats.iter().flat_map(|seat| &seat.outdated);
+        self.drop_layers(outdated.chain(&settled.outdated));
         for vm in &changed {
             self.link_tops(&vm.row());
         }
@@ -191,8 +196,8 @@ impl Host {
             let mut layers = self.layers();
             for disk in &mut live.row.disks {
                 if let Some(pending) = disk.pending.take() {
-                    let old = std::mem::replace(&mut disk.top, pending);
-                    gone.extend(layers.release(&old));
+                    let old = disk.top.replace(pending);
+                    gone.extend(old.iter().flat_map(|old| layers.release(old)));
                 }
             }
         });
@@ -209,7 +214,7 @@ impl Host {
     }
 
     /// After a failed fork: takes the pending tops, or forgets them and removes their files.
-    pub(super) fn end_pending(&self, source: &Arc<Vm>, take: bool) {
+    pub(in crate::host) fn end_pending(&self, source: &Arc<Vm>, take: bool) {
         let mut changes = Changes::default();
         if take {
             self.take_pending_tops(source);

@@ -1,11 +1,12 @@
 //! Checking a clone request and working out the clones.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use api_types::{CloneMode, ForkRequest, MAX_CLONES, SerialRequest};
+use api_types::{CloneEdit, CloneMode, ForkRequest, MAX_CLONES, SerialRequest};
 
-use super::edits::{check_edits, request_for};
+use super::edits::{check_edits, extra_disks_at, request_for};
 use super::record::Recording;
 use super::seats::Seat;
 use crate::clock::{now_ms, random_hex, random_uuid};
@@ -14,12 +15,14 @@ use crate::host::check::Problems;
 use crate::host::datastores::Promise;
 use crate::host::guestinfo::guestinfo_of_new;
 use crate::host::identity::new_mac;
+use crate::host::media::check_slots;
 use crate::host::memory::CLONE_COST_BYTES;
 use crate::host::run::plan::{check_serial, claim_mac};
 use crate::host::{Host, Vm, static_net};
 use crate::inventory::{
     Changes, DiskRow, LayerId, LayerRow, ObjectId, PowerState, VM_FOLDER, VmRow,
 };
+use crate::layers::Layers;
 
 impl Host {
     /// Returns a seat for each clone of the request, of which there are at most `max`.
@@ -35,6 +38,7 @@ impl Host {
         let count = request.names.len();
         let (store, space) = self.promise_clones(row, request)?;
         let space = Arc::new(space);
+        let media = self.plan_media("extra_disks", &request.extra_disks)?;
         let mut used = self.macs_in_use();
         let ids = self.new_ids("vm", count)?;
         request
@@ -51,6 +55,10 @@ impl Host {
                 let taps = self.open_taps(&clone)?;
                 let mut seat = Seat::new(Vm::new(clone), taps);
                 seat.space = Some(Arc::clone(&space));
+                seat.media = Some(match own {
+                    Cow::Borrowed(_) => Arc::clone(&media),
+                    Cow::Owned(own) => self.plan_media("extra_disks", &own.extra_disks)?,
+                });
                 Ok(seat)
             })
             .collect()
@@ -70,25 +78,26 @@ impl Host {
     /// as `creating`.
     pub(super) fn record_children(
         self: &Arc<Self>,
-        tops: &[LayerId],
+        tops: &[Option<LayerId>],
         seats: &mut [Seat],
     ) -> OpResult<Recording> {
         let mut changes = Changes::default();
         let mut layers = self.layers();
-        for seat in seats.iter_mut().filter(|seat| !seat.was_there) {
+        for seat in seats.iter_mut() {
             let disks = seat.vm.row().spec.disks;
-            for (index, (top, spec)) in tops.iter().zip(&disks).enumerate() {
-                seat.add_disk(self, index, &layers.chain(top)?, spec.read_only)?;
+            if seat.was_there {
+                seat.renew_slots(self, tops);
+            } else {
+                for (index, (top, spec)) in tops.iter().zip(&disks).enumerate() {
+                    match top {
+                        Some(top) => {
+                            seat.add_disk(self, index, &layers.chain(top)?, spec.read_only);
+                        }
+                        None => seat.add_slot(self, index),
+                    }
+                }
             }
-            changes.layers.extend(seat.deltas().cloned());
-            layers.insert(seat.deltas().cloned());
-            seat.vm.update(|live| {
-                live.row.disks = seat.disk_rows();
-                live.row
-                    .disks
-                    .iter()
-                    .for_each(|disk| layers.hold(&disk.top));
-            });
+            take_disks(seat, &mut layers, &mut changes);
         }
         drop(layers);
         let vms = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
@@ -115,12 +124,17 @@ impl Host {
             let bytes = row.spec.memory_bytes.saturating_mul(clones.into());
             self.check_pool(&pool, clones, bytes)
         }));
+        problems.take(self.plan_media("extra_disks", &request.extra_disks));
         let mut used = self.macs_in_use();
         let mut names = HashSet::new();
         // Names that are too many are not looked at one by one.
         for (index, name) in request.names.iter().enumerate().take(max) {
             let own = request_for(request, index);
             problems.take(check_nets(row, &own));
+            problems.take(check_slots("extra_disks", row, own.extra_disks.len()));
+            if let Cow::Owned(own) = &own {
+                problems.take(self.plan_media("extra_disks", &own.extra_disks));
+            }
             let planned =
                 clone_row(self, row, String::new(), name, &own, &mut used).and_then(|mut clone| {
                     self.edit_clone(&mut clone, request, index)?;
@@ -160,9 +174,9 @@ impl Host {
         }
         let store = request.datastore.as_deref().unwrap_or(&source.datastore);
         let store = self.store_for_disks(store)?.id;
-        let writable = source.spec.disks.iter().filter(|disk| !disk.read_only);
-        let disks = writable.count();
+        let disks = source.deltas_of_fork();
         let of_clones = disks.saturating_mul(request.names.len());
+        let of_clones = of_clones.saturating_add(extra_disks_of(request));
         let space = if source.datastore == store {
             vec![self.promise_deltas(&store, disks.saturating_add(of_clones))?]
         } else {
@@ -185,7 +199,13 @@ impl Host {
             let mut layers = self.layers();
             let row = &mut live.row;
             for index in 0..row.disks.len() {
-                let chain = layers.chain(&row.disks[index].top)?;
+                let Some(top) = &row.disks[index].top else {
+                    for seat in seats.iter_mut() {
+                        seat.add_slot(self, index);
+                    }
+                    continue;
+                };
+                let chain = layers.chain(top)?;
                 if chain.len() + 1 >= disk_layers::MAX_LAYERS {
                     anyhow::bail!(
                         "disk {index} of {} has {} layers, the most that a disk can have; \
@@ -200,36 +220,26 @@ impl Host {
                     deltas.push((delta, chain[0].clone()));
                 }
                 for seat in seats.iter_mut() {
-                    seat.add_disk(self, index, &chain, read_only)?;
+                    seat.add_disk(self, index, &chain, read_only);
                 }
             }
             // Nothing fails from here on, so references are counted once.
             let mut next = deltas.iter();
             for (disk, spec) in row.disks.iter_mut().zip(&row.spec.disks) {
-                if !spec.read_only {
+                if disk.top.is_some() && !spec.read_only {
                     disk.pending = next.next().map(|(delta, _)| delta.id.clone());
                 }
             }
             changes
                 .layers
                 .extend(deltas.iter().map(|(delta, _)| delta.clone()));
-            for seat in seats.iter() {
-                changes.layers.extend(seat.deltas().cloned());
-            }
             layers.insert(changes.layers.iter().cloned());
             row.disks
                 .iter()
                 .filter_map(|disk| disk.pending.as_ref())
                 .for_each(|pending| layers.hold(pending));
             for seat in seats.iter() {
-                seat.vm.update(|live| {
-                    live.row.disks = seat.disk_rows();
-                    live.row
-                        .disks
-                        .iter()
-                        .for_each(|disk| layers.hold(&disk.top));
-                    live.row.next_layer = live.row.disks.len() as u32;
-                });
+                take_disks(seat, &mut layers, &mut changes);
             }
             Ok(())
         })?;
@@ -237,6 +247,27 @@ impl Host {
         vms.extend(seats.iter().map(|seat| Arc::clone(&seat.vm)));
         Ok((deltas, Recording::start(self, vms, changes)?))
     }
+}
+
+/// Takes a seat's disks over into its VM's row: the layers that are new are used from here on.
+fn take_disks(seat: &Seat, layers: &mut Layers, changes: &mut Changes) {
+    seat.vm.update(|live| {
+        let before = std::mem::replace(&mut live.row.disks, seat.disk_rows());
+        let had = |id: &&LayerId| before.iter().all(|disk| disk.top.as_ref() != Some(*id));
+        let new: Vec<_> = live
+            .row
+            .disks
+            .iter()
+            .filter_map(|d| d.top.as_ref())
+            .filter(had)
+            .collect();
+        let rows = seat.below_media().chain(seat.deltas());
+        let rows = rows.filter(|row| layers.get(&row.id).is_none()).cloned();
+        let rows: Vec<_> = rows.collect();
+        layers.insert(rows.iter().cloned());
+        new.into_iter().for_each(|top| layers.hold(top));
+        changes.layers.extend(rows);
+    });
 }
 
 /// Sets what the agent of clone number `index` (from 0) is told of its own.
@@ -250,6 +281,13 @@ fn tell_clone(
     let given = &request.guestinfo.0;
     clone.guestinfo = guestinfo_of_new(&source.guestinfo, given, &clone.name, index + 1)?;
     Ok(())
+}
+
+/// Extra disks of all clones of a request.
+fn extra_disks_of(request: &ForkRequest) -> usize {
+    (0..request.names.len())
+        .map(|index| extra_disks_at(request, index).len())
+        .sum()
 }
 
 fn check_count(count: usize, max: usize) -> OpResult<()> {
@@ -283,6 +321,15 @@ fn check_choices(request: &ForkRequest) -> OpResult<()> {
         return Err(OpError::invalid(
             "quiesce: only before full and linked clones are file systems synced; leave it out, or \
              use --mode full",
+        ));
+    }
+    let extra = |edit: &CloneEdit| !edit.extra_disks.is_empty();
+    if (!request.extra_disks.is_empty() || request.each.iter().any(extra))
+        && request.mode != CloneMode::Instant
+    {
+        return Err(OpError::invalid(
+            "extra_disks: only instant clones get disks at the fork; leave them out, and add disks to \
+             the clone with 'mitose set'",
         ));
     }
     if request.paused && request.mode != CloneMode::Instant {

@@ -13,6 +13,7 @@ mod batch;
 mod children;
 mod keeper;
 mod recover;
+mod renew;
 mod seal;
 
 use std::collections::HashMap;
@@ -98,8 +99,8 @@ impl Host {
         row.uid = None;
         row.group = None;
         row.stuns.clear();
-        let tops: Vec<_> = row.disks.iter().map(|disk| disk.top.clone()).collect();
-        tops.iter().for_each(|top| self.layers().hold(top));
+        let tops = row.tops();
+        self.hold_layers(tops.iter().flatten());
         let doc = ForkPoint {
             labels: Default::default(),
             created_at_ms: crate::clock::now_ms(),
@@ -112,7 +113,7 @@ impl Host {
         };
         let tops = doc.tops.clone();
         self.make_object(None, name, doc, None).inspect_err(|_| {
-            for top in &tops {
+            for top in tops.iter().flatten() {
                 // The VM's disk holds it too.
                 let _ = self.layers().release(top);
             }
@@ -144,7 +145,7 @@ impl Host {
             };
             self.commit_logged(&[], changes);
         }
-        self.drop_layers(&point.doc.tops);
+        self.drop_layers(point.doc.tops.iter().flatten());
         self.free_memory(&point);
         true
     }

@@ -1,5 +1,6 @@
 //! One clone in the making.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -16,9 +17,10 @@ use crate::error::OpError;
 use crate::host::backends::{FdList, OpenTaps, reopen_read_only};
 use crate::host::datastores::Promise;
 use crate::host::identity::identity_message;
+use crate::host::media::Media;
 use crate::host::{Host, Vm};
-use crate::inventory::{DiskRow, LayerRow};
-use crate::layers::{OpenLayer, make_delta, open_layer};
+use crate::inventory::{DiskRow, LayerId, LayerRow};
+use crate::layers::{OpenLayer, make_top, open_layer};
 use crate::nursery;
 use crate::vmm::{Link, Pending};
 use std::os::fd::AsFd;
@@ -29,7 +31,8 @@ const BIRTH_TIMEOUT: Duration = Duration::from_secs(20);
 /// One disk of a clone: its top where it has one of its own, and what lies below.
 #[derive(Debug)]
 struct SeatDisk {
-    delta: Option<(LayerRow, LayerRow)>,
+    /// The top and what it stands on, if anything.
+    delta: Option<(LayerRow, Option<LayerRow>)>,
     row: DiskRow,
     below: Vec<OpenLayer>,
     top: Option<OpenLayer>,
@@ -41,6 +44,11 @@ pub(super) struct Seat {
     /// The clone.
     pub vm: Arc<Vm>,
     disks: Vec<SeatDisk>,
+    /// Media for its empty slots, in their order. A VM that was there before keeps those that it
+    /// has where none are named.
+    pub media: Option<Media>,
+    /// Layers of disks that it had before and has no more.
+    pub outdated: Vec<LayerId>,
     taps: OpenTaps,
     /// Space of the call's deltas, shared by its seats.
     pub space: Option<Arc<Vec<Promise>>>,
@@ -72,6 +80,8 @@ impl Seat {
         Self {
             vm,
             disks: Vec::new(),
+            media: None,
+            outdated: Vec::new(),
             taps,
             space: None,
             host_keys: Vec::new(),
@@ -94,29 +104,73 @@ impl Seat {
     }
 
     /// Gives the clone its disk `index` on the source's stack `chain`.
-    pub fn add_disk(
-        &mut self,
-        host: &Host,
-        index: usize,
-        chain: &[LayerRow],
-        read_only: bool,
-    ) -> anyhow::Result<()> {
+    pub fn add_disk(&mut self, host: &Host, index: usize, chain: &[LayerRow], read_only: bool) {
         let parent = &chain[0];
         let delta = (!read_only).then(|| {
             let delta = host.next_delta(&mut self.vm.live().row, index, parent);
-            (delta, parent.clone())
+            (delta, Some(parent.clone()))
         });
         let top = delta.as_ref().map_or(&parent.id, |(delta, _)| &delta.id);
         self.disks.push(SeatDisk {
-            row: DiskRow {
-                top: top.clone(),
-                pending: None,
-            },
+            row: DiskRow::of(Some(top.clone())),
             delta,
             below: Vec::new(),
             top: None,
         });
-        Ok(())
+    }
+
+    /// Gives the clone its disk `index`, which is an empty slot of the source: the next of its media
+    /// goes there.
+    pub fn add_slot(&mut self, host: &Host, index: usize) {
+        let disk = self.slot(host, index, self.slots_filled());
+        self.disks.push(disk);
+    }
+
+    /// Puts the media of the call into the slots that are empty at the fork point with these `tops`,
+    /// in the place of those that a VM that was there before has.
+    pub fn renew_slots(&mut self, host: &Host, tops: &[Option<LayerId>]) {
+        if self.media.is_none() {
+            return;
+        }
+        let empty = tops.iter().enumerate().filter(|(_, top)| top.is_none());
+        for (number, (index, _)) in empty.enumerate() {
+            let disk = self.slot(host, index, number);
+            let Some(present) = self.disks.get_mut(index) else {
+                continue;
+            };
+            self.outdated.extend(present.row.held().cloned());
+            *present = disk;
+        }
+    }
+
+    /// Slot `index` with medium `number` of the call, or empty.
+    fn slot(&self, host: &Host, index: usize, number: usize) -> SeatDisk {
+        let medium = self.media.as_ref().and_then(|media| media.get(number));
+        let delta = medium.map(|medium| {
+            let top = medium.top(host, &mut self.vm.live().row, index);
+            (top, medium.parent().cloned())
+        });
+        SeatDisk {
+            row: DiskRow {
+                extra: medium.map(|medium| medium.row.clone()),
+                ..DiskRow::of(delta.as_ref().map(|(top, _)| top.id.clone()))
+            },
+            delta,
+            below: Vec::new(),
+            top: None,
+        }
+    }
+
+    /// Disks that got a medium of the call so far.
+    fn slots_filled(&self) -> usize {
+        let extra = self.disks.iter().filter(|disk| disk.row.extra.is_some());
+        extra.count()
+    }
+
+    /// Rows of the layers that its media stand on.
+    pub fn below_media(&self) -> impl Iterator<Item = &LayerRow> {
+        let media = self.media.iter().flat_map(|media| media.iter());
+        media.flat_map(|medium| &medium.below)
     }
 
     /// Rows of the layers that only this clone uses.
@@ -135,9 +189,14 @@ impl Seat {
     pub fn add_present_disks(&mut self, host: &Host) -> anyhow::Result<()> {
         let row = self.vm.row();
         for (disk, spec) in row.disks.iter().zip(&row.spec.disks) {
-            let chain = host.layers().chain(&disk.top)?;
+            let chain = match &disk.top {
+                Some(top) => host.layers().chain(top)?,
+                None => Vec::new(),
+            };
             let delta = match &chain[..] {
-                [top, parent, ..] if !spec.read_only => Some((top.clone(), parent.clone())),
+                [top, below @ ..] if !spec.read_only && top.owned => {
+                    Some((top.clone(), below.first().cloned()))
+                }
                 _ => None,
             };
             self.disks.push(SeatDisk {
@@ -157,7 +216,7 @@ impl Seat {
     pub fn make_tops(&mut self) -> anyhow::Result<()> {
         for disk in self.disks.iter_mut().filter(|disk| disk.top.is_none()) {
             if let Some((delta, parent)) = &disk.delta {
-                let file = make_delta(delta, parent)?;
+                let file = make_top(delta, parent.as_ref())?;
                 disk.top = Some(OpenLayer {
                     file: Arc::new(file.into()),
                     format: delta.format,
@@ -165,6 +224,20 @@ impl Seat {
             }
         }
         Ok(())
+    }
+
+    /// Takes the media whose files were not made out of the VM's slots: the next start makes them.
+    /// Returns their layers.
+    pub fn give_up_unmade(&self) -> Vec<LayerId> {
+        let unmade = self.disks.iter().enumerate();
+        let unmade = unmade.filter(|(_, disk)| disk.row.extra.is_some() && disk.top.is_none());
+        let indices: Vec<_> = unmade.map(|(index, _)| index).collect();
+        self.vm.update(|live| {
+            let slots = indices.into_iter();
+            slots
+                .filter_map(|index| live.row.disks.get_mut(index)?.top.take())
+                .collect()
+        })
     }
 
     /// Has its process build ahead what it can; what fails there fails again later and is told then.
@@ -259,28 +332,24 @@ pub(super) fn for_each(
 }
 
 impl Host {
-    /// Opens what lies below the clones' tops once for all of them.
+    /// Opens what lies below the clones' tops, each stack once for all of them.
     pub(super) fn open_below(&self, seats: &mut [Seat]) -> anyhow::Result<()> {
-        let Some(first) = seats.first() else {
-            return Ok(());
-        };
-        let mut stacks = Vec::new();
-        for disk in &first.disks {
-            let from = disk
-                .delta
-                .as_ref()
-                .map_or(&disk.row.top, |(_, parent)| &parent.id);
-            let chain = self.layers().chain(from)?;
-            let open: Vec<OpenLayer> = chain
-                .iter()
-                .map(|layer| open_layer(layer, false))
-                .collect::<anyhow::Result<_>>()?;
-            stacks.push(open);
-        }
-        for seat in seats {
-            for (disk, below) in seat.disks.iter_mut().zip(&stacks) {
-                disk.below.clone_from(below);
+        let mut stacks: HashMap<LayerId, Vec<OpenLayer>> = HashMap::new();
+        for disk in seats.iter_mut().flat_map(|seat| &mut seat.disks) {
+            let from = match &disk.delta {
+                Some((_, parent)) => parent.as_ref().map(|parent| &parent.id),
+                None => disk.row.top.as_ref(),
+            };
+            let Some(from) = from else { continue };
+            if let Some(open) = stacks.get(from) {
+                disk.below.clone_from(open);
+                continue;
             }
+            let chain = self.layers().chain(from)?;
+            let open = chain.iter().map(|layer| open_layer(layer, false));
+            let open: Vec<OpenLayer> = open.collect::<anyhow::Result<_>>()?;
+            disk.below.clone_from(&open);
+            stacks.insert(from.clone(), open);
         }
         Ok(())
     }

@@ -13,8 +13,8 @@ impl Host {
     pub(in crate::host) fn seal_powered_off(
         self: &Arc<Self>,
         vm: &Arc<Vm>,
-    ) -> OpResult<Vec<LayerId>> {
-        let tops = vm.row().disks.into_iter().map(|disk| disk.top).collect();
+    ) -> OpResult<Vec<Option<LayerId>>> {
+        let tops = vm.row().tops();
         let (deltas, mut recording) = self.record_intent(vm, &mut [])?;
         let made = (|| -> OpResult<()> {
             recording.wait_recorded()?;

@@ -26,7 +26,7 @@ const TABLES_BYTES: u64 = 1 << 20;
 /// Longest file that is looked at for being an empty delta, bytes.
 const MAX_EMPTY_BYTES: u64 = 64 << 20;
 
-/// Disks that a full clone gets copies of, in order.
+/// Disks that a full clone gets copies of, in order; empty slots stay empty.
 #[derive(Clone, Debug)]
 pub(in crate::host) struct Content {
     /// Layers of each disk, nearest first.
@@ -42,8 +42,8 @@ impl Host {
     pub(in crate::host) fn content_of(&self, row: &VmRow) -> OpResult<Content> {
         let mut chains = Vec::new();
         for (disk, spec) in row.disks.iter().zip(&row.spec.disks) {
-            if !spec.read_only {
-                chains.push(self.layers().chain(&disk.top)?);
+            if let (Some(top), false) = (&disk.top, spec.read_only) {
+                chains.push(self.layers().chain(top)?);
             }
         }
         Ok(Content::of(chains)?)

@@ -34,7 +34,7 @@ impl Host {
             let tops = self.below_empty_tops(&row)?;
             (Held::new(self, &tops), tops, Stun::default())
         } else {
-            let tops: Vec<_> = row.disks.iter().map(|disk| disk.top.clone()).collect();
+            let tops = row.tops();
             let held = Held::new(self, &tops);
             let sealed = self.seal(vm, false, None)?;
             let stun = Stun {
@@ -43,7 +43,7 @@ impl Host {
             };
             (held, sealed.tops, stun)
         };
-        let disks = tops.into_iter().map(|top| DiskRow { top, pending: None });
+        let disks = tops.into_iter().map(DiskRow::of);
         let row = VmRow {
             state: PowerState::PoweredOff,
             disks: disks.collect(),

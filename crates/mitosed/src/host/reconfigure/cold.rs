@@ -10,7 +10,7 @@ use vm_spec::{DiskSpec, SpecError};
 use super::missing;
 use crate::error::{OpError, OpResult};
 use crate::host::describe::pool_of;
-use crate::host::run::plan::{Base, add_nics, check_uuid, invalid_spec};
+use crate::host::run::plan::{Base, add_nics, add_slots, check_uuid, free_serial, invalid_spec};
 use crate::host::{Host, Vm, vm_event};
 use crate::inventory::{Changes, DiskRow, LayerRow, VmRow};
 use crate::layers::{make_delta, remove_files};
@@ -25,12 +25,27 @@ pub(super) struct Rebuilt {
     changed: Vec<&'static str>,
 }
 
+impl Rebuilt {
+    /// The machine as it is to be, without the disks that come.
+    pub(super) fn row(&self) -> VmRow {
+        self.row.clone()
+    }
+}
+
 impl Host {
     /// Works out the machine after a change; nothing is made.
     pub(super) fn plan_rebuilt(&self, vm: &Vm, change: &ReconfigureRequest) -> OpResult<Rebuilt> {
         let mut row = vm.row();
         let mut changed = Vec::new();
         self.plan_machine(&mut row, change, &mut changed)?;
+        let disks = !change.remove_disks.is_empty() || !change.add_disks.is_empty();
+        if row.returns_to_point() && (disks || change.spare_disks.is_some()) {
+            return Err(OpError::conflict(format!(
+                "disks: {} returns to its fork point, whose machine has the disks that it has; make \
+                 it persistent, or change a clone of it",
+                row.name
+            )));
+        }
         let mut gone = Vec::new();
         for index in descending(
             "remove_disks",
@@ -48,6 +63,10 @@ impl Host {
             changed.push("nics");
         }
         self.plan_nics(&mut row, change, &mut changed)?;
+        if let Some(count) = change.spare_disks {
+            set_spare(&mut row, count);
+            changed.push("spare_disks");
+        }
         let mut added = Vec::new();
         for disk in &change.add_disks {
             let base = self.inspect("add_disks", &disk.path, disk.format, disk.read_only)?;
@@ -179,13 +198,14 @@ impl Host {
                 changes.layers.push(delta.clone());
                 deltas.push((delta, below.clone()));
             }
-            row.disks.push(DiskRow { top, pending: None });
+            row.disks.push(DiskRow::of(Some(top)));
         }
         {
             let mut layers = self.layers();
             layers.insert(changes.layers.iter().cloned());
             let new = row.disks.iter().rev().take(added.len());
-            new.for_each(|disk| layers.hold(&disk.top));
+            let new = new.flat_map(DiskRow::held);
+            new.for_each(|layer| layers.hold(layer));
         }
         row.version += 1;
         let made = self
@@ -202,8 +222,8 @@ impl Host {
         let mut released = Vec::new();
         {
             let mut layers = self.layers();
-            for disk in &gone {
-                released.extend(layers.release(&disk.top));
+            for layer in gone.iter().flat_map(DiskRow::held) {
+                released.extend(layers.release(layer));
             }
         }
         self.forget_layers(&released);
@@ -229,8 +249,9 @@ impl Host {
         let mut released = Vec::new();
         {
             let mut layers = self.layers();
-            for disk in row.disks.iter().rev().take(added) {
-                released.extend(layers.release(&disk.top));
+            let added = row.disks.iter().rev().take(added);
+            for layer in added.flat_map(DiskRow::held) {
+                released.extend(layers.release(layer));
             }
         }
         vm.update(|live| {
@@ -283,6 +304,27 @@ impl Host {
     }
 }
 
+/// Gives a machine so many empty slots: those that are too many go from the end.
+fn set_spare(row: &mut VmRow, count: u32) {
+    let mut left = count as usize;
+    let kept: Vec<bool> = row
+        .disks
+        .iter()
+        .map(|disk| {
+            let empty = disk.top.is_none();
+            let kept = !empty || left > 0;
+            left -= usize::from(empty && kept);
+            kept
+        })
+        .collect();
+    let mut keep = kept.iter();
+    row.disks.retain(|_| keep.next() == Some(&true));
+    let mut keep = kept.iter();
+    row.spec.disks.retain(|_| keep.next() == Some(&true));
+    add_slots(&mut row.spec.disks, left as u32);
+    row.disks.resize(row.spec.disks.len(), DiskRow::default());
+}
+
 /// Takes over what a rebuild can change, and leaves what happens by itself.
 fn set_machine(live: &mut VmRow, row: &VmRow) {
     live.spec.clone_from(&row.spec);
@@ -313,10 +355,53 @@ fn descending(field: &str, what: &str, given: &[u8], count: usize) -> OpResult<V
     }
 }
 
-/// A serial number that no disk of the VM has.
-fn free_serial(disks: &[DiskSpec]) -> String {
-    (0..)
-        .map(|number| format!("mitose-disk{number}"))
-        .find(|serial| disks.iter().all(|disk| disk.serial != *serial))
-        .unwrap_or_default()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::BootSource;
+    use vm_spec::VmSpec;
+
+    /// A machine whose slot n has a medium where bit n of `media` is set.
+    fn machine(slots: usize, media: usize) -> VmRow {
+        let boot = BootSource {
+            image: None,
+            kernel: "/k".into(),
+            initrd: None,
+        };
+        let spec = VmSpec {
+            cpus: 1,
+            memory_bytes: 64 << 20,
+            cmdline: String::new(),
+            entry: None,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            serial_ports: 1,
+        };
+        let mut row = VmRow::new("vm-1".into(), "a".into(), "kvm".into(), boot, spec);
+        add_slots(&mut row.spec.disks, slots as u32);
+        let top = |slot: usize| (media >> slot & 1 == 1).then(|| format!("top{slot}"));
+        row.disks = (0..slots).map(|slot| DiskRow::of(top(slot))).collect();
+        row
+    }
+
+    #[test]
+    fn spare_slots_come_and_go_and_media_stay() {
+        for (media, count) in (0..32).flat_map(|media| (0..7).map(move |count| (media, count))) {
+            let before = machine(5, media);
+            let mut row = before.clone();
+            set_spare(&mut row, count);
+            assert_eq!(row.empty_slots(), count as usize, "{media:b}");
+            let disks = |row: &VmRow| {
+                let all = row.disks.iter().zip(&row.spec.disks);
+                let full = all.filter(|(disk, _)| disk.top.is_some());
+                let full = full.map(|(disk, spec)| (disk.top.clone(), spec.serial.clone()));
+                full.collect::<Vec<_>>()
+            };
+            assert_eq!(disks(&row), disks(&before), "{media:b} {count}");
+            let mut serials: Vec<_> = row.spec.disks.iter().map(|disk| &disk.serial).collect();
+            serials.sort_unstable();
+            serials.dedup();
+            assert_eq!(serials.len(), row.disks.len());
+        }
+    }
 }

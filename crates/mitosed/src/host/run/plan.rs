@@ -127,6 +127,7 @@ impl Host {
                 read_only: base.read_only,
             });
         }
+        add_slots(&mut row.spec.disks, request.spare_disks);
         if let Err(error @ SpecError::Devices(_)) = row.spec.validate() {
             problems.take(Err::<(), _>(invalid_spec(error)));
         }
@@ -360,8 +361,7 @@ impl Host {
                 let disks = live.row.disks.iter().zip(&live.row.spec.disks);
                 disks
                     .filter(|(_, spec)| !spec.read_only)
-                    .flat_map(|(disk, _)| [Some(disk.top.clone()), disk.pending.clone()])
-                    .flatten()
+                    .flat_map(|(disk, _)| disk.held().cloned())
                     .collect::<Vec<_>>()
             })
             .collect();
@@ -453,6 +453,24 @@ fn check_image_memory(name: &str, least: u64, bytes: u64) -> OpResult<()> {
         format_size(least),
         format_size(bytes)
     )))
+}
+
+/// Gives a machine further disk slots, more than it can have at the most.
+pub(in crate::host) fn add_slots(disks: &mut Vec<DiskSpec>, count: u32) {
+    for _ in 0..count.min(vm_spec::MAX_VIRTIO_DEVICES as u32 + 1) {
+        disks.push(DiskSpec {
+            serial: free_serial(disks),
+            read_only: false,
+        });
+    }
+}
+
+/// A serial number that no disk of the VM has.
+pub(in crate::host) fn free_serial(disks: &[DiskSpec]) -> String {
+    (0..)
+        .map(|number| format!("mitose-disk{number}"))
+        .find(|serial| disks.iter().all(|disk| disk.serial != *serial))
+        .unwrap_or_default()
 }
 
 /// Gives a VM further NICs.

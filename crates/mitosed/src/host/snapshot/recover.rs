@@ -10,7 +10,7 @@ impl Host {
     /// Counts the layers that snapshots hold; before layers without users are removed.
     pub(in crate::host) fn hold_snapshots(&self) {
         for snapshot in self.objects::<Snapshot>() {
-            self.hold_layers(&snapshot.doc.tops);
+            self.hold_layers(snapshot.doc.tops.iter().flatten());
         }
     }
 

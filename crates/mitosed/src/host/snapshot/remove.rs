@@ -127,7 +127,7 @@ impl Host {
         let mut debris = Debris::default();
         for snapshot in snapshots {
             let mut layers = self.layers();
-            for top in &snapshot.doc.tops {
+            for top in snapshot.doc.tops.iter().flatten() {
                 debris.layers.extend(layers.release(top));
             }
             if let SnapshotMemory::Files(files) = &snapshot.doc.memory {
@@ -150,13 +150,13 @@ impl Host {
     }
 
     /// Counts one more user of each layer.
-    pub(in crate::host) fn hold_layers(&self, ids: &[LayerId]) {
+    pub(in crate::host) fn hold_layers<'a>(&self, ids: impl IntoIterator<Item = &'a LayerId>) {
         let mut layers = self.layers();
-        ids.iter().for_each(|id| layers.hold(id));
+        ids.into_iter().for_each(|id| layers.hold(id));
     }
 
     /// Counts one user less of each layer; those that nobody uses any more go.
-    pub(in crate::host) fn drop_layers(&self, ids: &[LayerId]) {
+    pub(in crate::host) fn drop_layers<'a>(&self, ids: impl IntoIterator<Item = &'a LayerId>) {
         let mut debris = Debris::default();
         {
             let mut layers = self.layers();

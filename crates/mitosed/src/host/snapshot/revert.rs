@@ -118,8 +118,7 @@ impl Host {
         let old: Vec<LayerId> = before
             .disks
             .iter()
-            .flat_map(|disk| [Some(disk.top.clone()), disk.pending.clone()])
-            .flatten()
+            .flat_map(|disk| disk.held().cloned())
             .collect();
         self.drop_layers(&old);
         old_memory

@@ -34,7 +34,7 @@ impl Host {
             created_at_ms: snapshot.doc.created_at_ms,
             memory,
             memory_bytes,
-            layers: snapshot.doc.tops.clone(),
+            layers: snapshot.doc.tops.iter().flatten().cloned().collect(),
             stun_us: snapshot.doc.stun_us,
             io_held_us: snapshot.doc.io_held_us,
         }

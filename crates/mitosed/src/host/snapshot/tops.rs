@@ -25,7 +25,7 @@ impl Host {
     pub(in crate::host) fn make_tops_on(
         &self,
         vm: &Arc<Vm>,
-        below: &[LayerId],
+        below: &[Option<LayerId>],
         specs: &[DiskSpec],
     ) -> OpResult<Tops> {
         let mut deltas = Vec::new();
@@ -33,6 +33,19 @@ impl Host {
         vm.update(|live| -> anyhow::Result<()> {
             let mut layers = self.layers();
             for (index, (top, spec)) in below.iter().zip(specs).enumerate() {
+                // A child that returns to its fork point later has its extra disks again.
+                let extra = live
+                    .row
+                    .disks
+                    .get(index)
+                    .and_then(|disk| disk.extra.clone());
+                let Some(top) = top else {
+                    tops.disks.push(DiskRow {
+                        extra,
+                        ..DiskRow::default()
+                    });
+                    continue;
+                };
                 let chain = layers.chain(top)?;
                 let top = if spec.read_only {
                     top.clone()
@@ -42,10 +55,17 @@ impl Host {
                     deltas.push((delta, chain[0].clone()));
                     id
                 };
-                tops.disks.push(DiskRow { top, pending: None });
+                tops.disks.push(DiskRow {
+                    extra,
+                    ..DiskRow::of(Some(top))
+                });
             }
             layers.insert(deltas.iter().map(|(delta, _)| delta.clone()));
-            tops.held = tops.disks.iter().map(|disk| disk.top.clone()).collect();
+            tops.held = tops
+                .disks
+                .iter()
+                .filter_map(|disk| disk.top.clone())
+                .collect();
             tops.held.iter().for_each(|top| layers.hold(top));
             Ok(())
         })?;
@@ -72,12 +92,15 @@ impl Host {
     }
 
     /// What the disks of a suspended VM show: its tops are empty, so it is what lies below them.
-    pub(in crate::host) fn below_empty_tops(&self, row: &VmRow) -> OpResult<Vec<LayerId>> {
+    pub(in crate::host) fn below_empty_tops(&self, row: &VmRow) -> OpResult<Vec<Option<LayerId>>> {
         let layers = self.layers();
         let below = row.disks.iter().zip(&row.spec.disks).map(|(disk, spec)| {
-            let chain = layers.chain(&disk.top)?;
+            let Some(top) = &disk.top else {
+                return Ok(None);
+            };
+            let chain = layers.chain(top)?;
             let index = usize::from(!spec.read_only && chain.len() > 1);
-            Ok(chain[index].id.clone())
+            Ok(Some(chain[index].id.clone()))
         });
         below.collect()
     }

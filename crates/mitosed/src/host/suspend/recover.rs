@@ -84,7 +84,7 @@ impl Host {
             self.drop_layers(&made.held);
             return Err(error);
         }
-        let old: Vec<_> = row.disks.into_iter().map(|disk| disk.top).collect();
+        let old: Vec<_> = row.tops().into_iter().flatten().collect();
         self.drop_layers(&old);
         self.link_tops(&vm.row());
         Ok(())

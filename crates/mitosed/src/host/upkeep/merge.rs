@@ -121,8 +121,9 @@ impl Host {
         let (top, pid) = {
             let live = vm.live();
             let row = live.row.disks.get(disk);
-            let row = row.ok_or_else(|| OpError::conflict(format!("disk {disk} is gone")))?;
-            (row.top.clone(), live.link.is_some().then_some(live.row.pid))
+            let top = row.and_then(|row| row.top.clone());
+            let top = top.ok_or_else(|| OpError::conflict(format!("disk {disk} is gone")))?;
+            (top, live.link.is_some().then_some(live.row.pid))
         };
         let stack = self.stack_of(&self.layers(), &vm.id, disk, &top)?;
         // After a fork that came to nobody knows what, a process may still write to a layer that
@@ -246,7 +247,8 @@ impl Job<'_> {
         let (top, below) = {
             let layers = self.host.layers();
             let row = self.vm.row();
-            let top = layers.get(&row.disks[self.disk].top).cloned();
+            let top = row.disks[self.disk].top.as_ref();
+            let top = top.and_then(|top| layers.get(top)).cloned();
             (top.context("the top is gone")?, layers.chain(&newest.id)?)
         };
         let name = backing_name(&top.path, &newest.path);
@@ -310,6 +312,7 @@ impl Job<'_> {
             return Ok(());
         };
         let top = self.vm.row().disks[self.disk].top.clone();
+        let top = top.context("the disk is gone")?;
         let message = format!(
             "disk {}: {} layers merged into {}, {} MiB copied",
             merged.disk,

@@ -41,12 +41,13 @@ impl Host {
         for vm in self.all() {
             let row = vm.row();
             for (disk, of) in row.disks.iter().enumerate() {
-                let found = self.merged_below(&vm, disk, &of.top);
+                let Some(top) = &of.top else { continue };
+                let found = self.merged_below(&vm, disk, top);
                 let Some(merged) = found else { continue };
                 let message =
                     format!("disk {disk}: a merge that the daemon's end interrupted is done");
                 let told = vm_event(&vm, "disk.merged", message);
-                if let Err(error) = self.put_on(&of.top, &merged, Some(told)) {
+                if let Err(error) = self.put_on(top, &merged, Some(told)) {
                     tracing::error!("{}", error.message());
                 }
             }

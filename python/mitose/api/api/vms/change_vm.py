@@ -161,8 +161,10 @@ def sync_detailed(
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (ReconfigureRequest): Change a VM. What is not given stays. Name, folder, pool,
-            annotation, attributes, cables and back
-            ends of serial ports can change at any time, everything else while the VM is off.
+            annotation, attributes, cables, back ends
+            of serial ports and disks for empty slots can change at any time, everything else while
+            the VM is
+            off.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -204,8 +206,10 @@ def sync(
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (ReconfigureRequest): Change a VM. What is not given stays. Name, folder, pool,
-            annotation, attributes, cables and back
-            ends of serial ports can change at any time, everything else while the VM is off.
+            annotation, attributes, cables, back ends
+            of serial ports and disks for empty slots can change at any time, everything else while
+            the VM is
+            off.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -242,8 +246,10 @@ async def asyncio_detailed(
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (ReconfigureRequest): Change a VM. What is not given stays. Name, folder, pool,
-            annotation, attributes, cables and back
-            ends of serial ports can change at any time, everything else while the VM is off.
+            annotation, attributes, cables, back ends
+            of serial ports and disks for empty slots can change at any time, everything else while
+            the VM is
+            off.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -283,8 +289,10 @@ async def asyncio(
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
         body (ReconfigureRequest): Change a VM. What is not given stays. Name, folder, pool,
-            annotation, attributes, cables and back
-            ends of serial ports can change at any time, everything else while the VM is off.
+            annotation, attributes, cables, back ends
+            of serial ports and disks for empty slots can change at any time, everything else while
+            the VM is
+            off.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.

@@ -19,6 +19,7 @@ use crate::clock::{monotonic_ns, us_between};
 use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
 use crate::host::guestinfo::guestinfo_of_new;
+use crate::host::media::check_slots;
 use crate::host::{Host, TaskContext, Vm, static_net};
 use crate::inventory::{ChildRow, ForkPoint, Object, VmRow};
 
@@ -53,7 +54,7 @@ impl Host {
     pub fn fork_from_point(self: &Arc<Self>, fork: &PointFork<'_>) -> OpResult<PointForked> {
         let (point, request) = (fork.point, fork.request);
         let count = count_of(request);
-        request_problems(point, request).finish()?;
+        self.children_problems(point, request).finish()?;
         let ground = self.ground(point)?;
         let mut seats = self.seats_of(point, request, count)?;
         if let Some(context) = fork.context {
@@ -112,7 +113,7 @@ impl Host {
 
     /// Tries a request for children out.
     pub fn check_children(&self, point: &Object<ForkPoint>, request: &PointForkRequest) -> DryRun {
-        let mut problems = request_problems(point, request);
+        let mut problems = self.children_problems(point, request);
         let row = &point.doc.row;
         let count = count_of(request).min(MAX_CHILDREN as usize);
         problems.take(self.open_point(point));
@@ -129,6 +130,15 @@ impl Host {
             self.check_clones(row, &clone, MAX_CHILDREN as usize, &mut problems);
         }
         problems.dry_run()
+    }
+
+    /// What a request for children has wrong by itself, and its extra disks.
+    fn children_problems(&self, point: &Object<ForkPoint>, request: &PointForkRequest) -> Problems {
+        let mut problems = request_problems(point, request);
+        let disks = &request.extra_disks;
+        problems.take(self.plan_media("extra_disks", disks));
+        problems.take(check_slots("extra_disks", &point.doc.row, disks.len()));
+        problems
     }
 
     fn ground(&self, point: &Object<ForkPoint>) -> OpResult<Ground> {
@@ -148,6 +158,7 @@ impl Host {
         count: usize,
     ) -> OpResult<Vec<Seat>> {
         check_given(&point.doc.row, request, count)?;
+        let media = self.plan_media("extra_disks", &request.extra_disks)?;
         let mut seats = Vec::new();
         if request.names.is_empty() {
             for vm in self.registered_children(&point.id) {
@@ -155,7 +166,11 @@ impl Host {
                     break;
                 }
                 match self.claim_child(&vm, request.persistent) {
-                    Ok(seat) => seats.extend(seat),
+                    Ok(None) => {}
+                    Ok(Some(mut seat)) => {
+                        seat.media = Some(Arc::clone(&media));
+                        seats.push(seat);
+                    }
                     Err(error) => {
                         seats.iter().for_each(|seat: &Seat| unclaim(&seat.vm));
                         return Err(error);
@@ -167,7 +182,15 @@ impl Host {
             [] => self.child_names(point, request.prefix.as_deref(), count - seats.len()),
             names => names.to_vec(),
         };
-        let planned = self.new_children(point, made, request);
+        let tops = seats.len().saturating_mul(media.len());
+        let space = (tops > 0).then(|| self.promise_deltas(&point.doc.row.datastore, tops));
+        let planned = space.transpose().and_then(|space| {
+            let space = space.map(|space| Arc::new(vec![space]));
+            seats
+                .iter_mut()
+                .for_each(|seat| seat.space.clone_from(&space));
+            self.new_children(point, made, request)
+        });
         match planned {
             Ok(new) => seats.extend(new),
             Err(error) => {
@@ -335,6 +358,7 @@ fn count_of(request: &PointForkRequest) -> usize {
 fn clone_of(names: Vec<String>, request: &PointForkRequest) -> ForkRequest {
     ForkRequest {
         names,
+        extra_disks: request.extra_disks.clone(),
         keep_mac: request.keep_mac,
         memory_limit_bytes: request.memory_limit_bytes,
         ..ForkRequest::default()

@@ -9,17 +9,13 @@ use api_types::{
 };
 use vmm_protocol::RamView;
 
-use super::super::Held;
 use super::super::seats::Seat;
 use super::batch::{check_persistence, unclaim};
 use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
 use crate::host::states::Operation;
 use crate::host::{Host, TaskContext, Vm, event, vm_event};
-use crate::inventory::{
-    Changes, DiskRow, ForkPoint, Object, PointMemory, PowerState, sync_directory,
-};
-use crate::layers::make_delta;
+use crate::inventory::{Changes, ForkPoint, Object, PointMemory, PowerState};
 
 /// Longest time of a command that warms a parent up, where the request names none.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(600);
@@ -294,61 +290,6 @@ impl Host {
         seat.was_there = true;
         seat.add_present_disks(self)?;
         Ok(seat)
-    }
-
-    /// Gives a child that has run empty disks on its fork point. The caller has its turn.
-    pub(super) fn renew_child(
-        self: &Arc<Self>,
-        vm: &Arc<Vm>,
-        point: &Object<ForkPoint>,
-    ) -> OpResult<()> {
-        let row = vm.row();
-        if !row.child.as_ref().is_some_and(|child| child.started) {
-            return Ok(());
-        }
-        let mut changes = Changes::default();
-        let mut next = row.clone();
-        let mut made = Vec::new();
-        // Somebody may end the fork point meanwhile.
-        let _held = Held::new(self, &point.doc.tops);
-        for (index, top) in point.doc.tops.iter().enumerate() {
-            if row.spec.disks[index].read_only {
-                continue;
-            }
-            let parent = self.layers().get(top).cloned();
-            let parent = parent.context("a layer of the fork point is gone")?;
-            let delta = self.next_delta(&mut next, index, &parent);
-            made.push((index, delta.clone(), parent));
-            changes.layers.push(delta);
-        }
-        let old = vm.update(|live| {
-            let mut layers = self.layers();
-            layers.insert(changes.layers.iter().cloned());
-            live.row.next_layer = next.next_layer;
-            let mut old = Vec::new();
-            for (index, delta, _) in &made {
-                layers.hold(&delta.id);
-                let disk = DiskRow {
-                    top: delta.id.clone(),
-                    pending: None,
-                };
-                old.push(std::mem::replace(&mut live.row.disks[*index], disk));
-            }
-            if let Some(child) = live.row.child.as_mut() {
-                child.started = false;
-            }
-            old
-        });
-        for (_, delta, parent) in &made {
-            make_delta(delta, parent)?;
-        }
-        sync_directory(&self.store(&row.datastore).layers())
-            .context("cannot sync the datastore")?;
-        self.commit(&[vm], changes)?;
-        let old: Vec<_> = old.into_iter().map(|disk| disk.top).collect();
-        self.drop_layers(&old);
-        self.link_tops(&vm.row());
-        Ok(())
     }
 
     /// After a power-off: a child that is not persistent gives back what it wrote.

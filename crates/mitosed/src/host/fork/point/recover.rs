@@ -18,7 +18,8 @@ impl Host {
     pub(in crate::host) fn hold_points(&self) {
         let mut layers = self.layers();
         for point in self.objects::<ForkPoint>() {
-            point.doc.tops.iter().for_each(|top| layers.hold(top));
+            let tops = point.doc.tops.iter().flatten();
+            tops.for_each(|top| layers.hold(top));
         }
     }
 

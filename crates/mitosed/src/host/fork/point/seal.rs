@@ -34,9 +34,9 @@ const COPY_BYTES: usize = 1 << 20;
 pub(in crate::host) struct Sealed {
     /// The source's figures.
     pub forked: Forked,
-    /// Immutable top layer of each disk. The caller holds them before the call: the source's
+    /// Immutable top layer of each disk, none of an empty slot. The caller holds them before the call: the source's
     /// next tops stand on them, which may be removed.
-    pub tops: Vec<LayerId>,
+    pub tops: Vec<Option<LayerId>>,
     /// Where its memory is.
     pub memory: SealedMemory,
 }
@@ -84,7 +84,7 @@ impl Host {
         };
         let _busy = self.pool.busy();
         let splits = source.live().ram == Some(RamView::Private);
-        let tops: Vec<_> = source.row().disks.into_iter().map(|d| d.top).collect();
+        let tops = source.row().tops();
         if !memory {
             return self.seal_disks(source, &link, tops, drain_ms_max);
         }
@@ -133,7 +133,7 @@ impl Host {
         self: &Arc<Self>,
         source: &Arc<Vm>,
         link: &Arc<Link>,
-        tops: Vec<LayerId>,
+        tops: Vec<Option<LayerId>>,
         drain_ms_max: Option<u32>,
     ) -> OpResult<Sealed> {
         let (forked, ..) = self.seal_now(source, link, None, drain_ms_max)?;
