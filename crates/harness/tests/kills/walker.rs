@@ -160,6 +160,11 @@ fn wrong_layers(database: &Database) -> Vec<String> {
     let mut used: HashSet<&str> = HashSet::new();
     let mut found = Vec::new();
     for vm in &database.vms {
+        let [rows, slots] = [&vm["disks"], &vm["spec"]["disks"]];
+        let count = |list: &Value| list.as_array().map_or(0, Vec::len);
+        if count(rows) != count(slots) {
+            found.push(format!("{} has {rows} in slots {slots}", text(vm, "name")));
+        }
         for disk in vm["disks"].as_array().into_iter().flatten() {
             used.extend([text(disk, "top"), text(disk, "pending")]);
             let top = text(disk, "top");
@@ -262,7 +267,9 @@ fn wrong_pools(home: &Path, database: &Database, started: SystemTime) -> Vec<Str
                 let mut files = names_in(&dir.join(&name));
                 files.sort();
                 // One that was just taken or removed is empty, or gone.
-                if !files.is_empty() && files != ["content", "disk0.qcow2"] {
+                let disks = (0..files.len().saturating_sub(1)).map(|n| format!("disk{n}.qcow2"));
+                let whole = std::iter::once("content".to_owned()).chain(disks);
+                if !files.is_empty() && (files.len() < 2 || !whole.eq(files.iter().cloned())) {
                     found.push(format!("{}/{name} has {files:?}", dir.display()));
                 }
             }
@@ -432,6 +439,11 @@ fn wrong_processes(home: &Path, database: &Database, shells: usize) -> Vec<Strin
     found
 }
 
+/// Whether the record has a layer.
+fn is_layer(home: &Path, id: &str) -> bool {
+    read(home).is_ok_and(|database| database.layers.contains_key(id))
+}
+
 /// What `qemu-img check` says against the disks of VMs that are off.
 pub fn broken_disks(home: &Path) -> Vec<String> {
     let Ok(database) = read(home) else {
@@ -451,6 +463,8 @@ pub fn broken_disks(home: &Path) -> Vec<String> {
                 .output();
             match check {
                 Ok(done) if done.status.success() => {}
+                // A child that was powered off gives its disks back.
+                Ok(_) if !is_layer(home, text(disk, "top")) => {}
                 Ok(done) => found.push(format!(
                     "{}: {}",
                     text(layer, "path"),

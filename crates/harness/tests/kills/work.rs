@@ -2,7 +2,8 @@
 
 use api_types::{
     CloneMode, DatastoreAddRequest, DiskPoolChangeRequest, DiskPoolRequest, ExportRequest,
-    ForkRequest, ImportRequest, PointForkRequest, PrepareRequest, StopRequest, Vm,
+    ExtraDiskRequest, ForkRequest, ImportRequest, PointForkRequest, PrepareRequest,
+    ReconfigureRequest, StopRequest, Vm,
 };
 
 use super::{Bench, MAX_VMS, Random, TEMPLATE, WRITER};
@@ -87,7 +88,8 @@ impl Bench {
             22 => self.stores(random),
             23 => self.export(random, &sight, number),
             24 if !sight.crowded => self.import(random, number),
-            25..=26 => self.writer(random, &vms),
+            25 => self.insert(random, name),
+            26 => self.writer(random, &vms),
             _ => self.snapshots(random, name, number),
         }
     }
@@ -99,7 +101,29 @@ impl Bench {
         args.extend(["--cmdline", "mode=dirty touch=8 idle=1"]);
         args.extend(["--engine", "kvm", "--disk", &disk]);
         args.extend(["--datastore", self.store(random)]);
+        args.extend([
+            "--spare-disks",
+            random.pick(&["0", "1", "2"]).expect("some"),
+        ]);
         let _ = self.cli.output(&args);
+    }
+
+    /// Disks for spare slots, mostly none; there may be too few slots for them.
+    fn extra_disks(&self, random: &mut Random) -> Vec<ExtraDiskRequest> {
+        let blank = ExtraDiskRequest {
+            size_bytes: Some(4 << 20),
+            ..ExtraDiskRequest::default()
+        };
+        let data = ExtraDiskRequest {
+            path: Some(self.path("disk.raw").into()),
+            ..ExtraDiskRequest::default()
+        };
+        match random.next(6) {
+            0..=1 => vec![blank],
+            2 => vec![data],
+            3 => vec![blank, data],
+            _ => Vec::new(),
+        }
     }
 
     /// A datastore, mostly one that is there.
@@ -120,6 +144,7 @@ impl Bench {
         let request = ForkRequest {
             names: names.collect(),
             datastore: self.some_store(random),
+            extra_disks: self.extra_disks(random),
             ..ForkRequest::default()
         };
         let _ = self.client.fork(name, &request);
@@ -150,10 +175,20 @@ impl Bench {
             let request = PointForkRequest {
                 count: 1 + random.next(4) as u32,
                 prefix: Some(format!("k{number}-")),
+                extra_disks: self.extra_disks(random),
                 ..PointForkRequest::default()
             };
             let _ = self.client.fork_children(&point.id, &request, |_| ());
         }
+    }
+
+    /// Puts a disk into an empty slot, if there is one.
+    fn insert(&self, random: &mut Random, name: &str) {
+        let change = ReconfigureRequest {
+            insert_disks: self.extra_disks(random),
+            ..ReconfigureRequest::default()
+        };
+        let _ = self.client.reconfigure(name, None, &change);
     }
 
     fn unprepare(&self, random: &mut Random) {
