@@ -223,10 +223,17 @@ fn clones_of_a_running_guest_see_the_disks_that_they_are_given() {
         ("c1".into(), "c2".into())
     );
     bed.sees("web", [FIRST, 0, 0]);
+    // A slot is filled while the guest runs, which it goes on with; its clones have the disk.
+    bed.run(&["set", "web", "--insert-disk", "size=48M"]);
+    bed.sees("web", [FIRST, BLANK, 0]);
+    bed.write("web", "vdb", "late", BLANK);
+    let clone = ["clone", "web", "--name", "e", "--wait", "240"];
+    bed.run(&clone);
+    assert_eq!(bed.read("e", "vdb"), "late");
     bed.run(&["suspend", "d"]);
     bed.run(&["resume", "d"]);
     assert_eq!(bed.read("d", "vdc"), "mine");
-    for name in ["c1", "c2", "d"] {
+    for name in ["c1", "c2", "d", "e", "web"] {
         bed.stop_and_check(name);
     }
     bed.run(&["start", "d"]);

@@ -72,6 +72,25 @@ fn top(bed: &Bed, name: &str, disk: usize) -> String {
     bed.detail(name).disks[disk].layers[0].clone()
 }
 
+/// Exports a VM and imports it under another name.
+fn copy_by_archive(bed: &Bed, from: &str, to: &str) {
+    let path = bed.file(&format!("{from}.tar"));
+    let export = ExportRequest {
+        path: path.clone(),
+        snapshot: None,
+        since: None,
+        without_base: false,
+    };
+    bed.client.export(from, &export, |_| ()).unwrap();
+    let import = ImportRequest {
+        path,
+        name: Some(to.into()),
+        datastore: None,
+        new_identity: true,
+    };
+    bed.client.import(&import, |_| ()).unwrap();
+}
+
 fn check_all(bed: &Bed, name: &str) {
     for disk in bed.detail(name).disks {
         let made = disk.layers.iter().filter(|path| path.ends_with(".qcow2"));
@@ -114,20 +133,7 @@ fn spare_slots_are_empty_disks_wherever_the_vm_goes() {
     for name in ["l", "f"] {
         bed.client.start(name).unwrap();
     }
-    let export = ExportRequest {
-        path: bed.file("a.tar"),
-        snapshot: None,
-        since: None,
-        without_base: false,
-    };
-    bed.client.export("a", &export, |_| ()).unwrap();
-    let import = ImportRequest {
-        path: bed.file("a.tar"),
-        name: Some("b".into()),
-        datastore: None,
-        new_identity: true,
-    };
-    bed.client.import(&import, |_| ()).unwrap();
+    copy_by_archive(&bed, "a", "b");
     assert_eq!(shape(&bed, "b")[1..], [(0, 0), (0, 0)]);
     // Too many are refused by name, and their number can change while the VM is off.
     let mut many = bed.with_disk(bed.request("m", ""));
@@ -300,7 +306,10 @@ fn clones_of_a_running_vm_and_of_clones_get_disks() {
         "{refused}"
     );
     bed.assert_only(&["a", "b", "c", "d"]);
-    for name in ["b", "c"] {
+    copy_by_archive(&bed, "c", "e");
+    assert_eq!(shape(&bed, "e")[1..], [(DATA, 3), (BLANK, 2)]);
+    bed.client.resume("e").unwrap();
+    for name in ["b", "c", "e"] {
         bed.client.remove(name, true).unwrap();
     }
     bed.client.stop("d", &OFF).unwrap();
@@ -471,11 +480,29 @@ fn a_vm_is_given_disks_while_it_runs_and_while_it_does_not() {
     bed.client.fork("a", &clones(&["b"])).unwrap();
     assert_eq!(shape(&bed, "a")[1], (BLANK, 2));
     assert_eq!(shape(&bed, "b")[1], (BLANK, 2));
+    let snapshot = serde_json::from_value(json!({ "name": "s", "memory": true })).unwrap();
+    bed.client.create_snapshot("a", &snapshot, |_| ()).unwrap();
+    assert_eq!(shape(&bed, "a")[1], (BLANK, 3));
     bed.client.stop("a", &OFF).unwrap();
     insert(&bed, "a", vec![shows(&data(&bed)), blank(BLANK)]).unwrap();
     bed.client.start("a").unwrap();
-    assert_eq!(shape(&bed, "a")[1..], [(BLANK, 2), (DATA, 2), (BLANK, 1)]);
+    assert_eq!(shape(&bed, "a")[1..], [(BLANK, 3), (DATA, 2), (BLANK, 1)]);
+    // A snapshot of before has the slots of before.
+    let past = ForkRequest {
+        snapshot: Some("s".into()),
+        extra_disks: vec![blank(DATA), blank(DATA)],
+        ..clones(&["p"])
+    };
+    let found = bed.client.check_fork("a", &past).unwrap();
+    assert!(found.problems.is_empty(), "{found:?}");
+    bed.client.fork("a", &past).unwrap();
+    assert_eq!(shape(&bed, "p")[1..], [(BLANK, 3), (DATA, 1), (DATA, 1)]);
+    bed.client.revert("a", "s", |_| ()).unwrap();
+    assert_eq!(shape(&bed, "a")[1..], [(BLANK, 3), (0, 0), (0, 0)]);
+    bed.client.remove_snapshot("a", "s", false).unwrap();
+    bed.client.remove("p", true).unwrap();
     check_all(&bed, "a");
+    insert(&bed, "a", vec![blank(BLANK), shows(&data(&bed))]).unwrap();
     let refused = insert(&bed, "a", vec![blank(BLANK)]).unwrap_err();
     assert!(
         refused.to_string().contains("0 spare disk slots"),

@@ -3,7 +3,7 @@
 
 use api_types::{CloneMode, DryRun, ForkRequest, MAX_CLONES, Problem, RunRequest, WouldMake};
 
-use super::fork::extra_disks_at;
+use super::fork::{extra_disks_at, past_of};
 use super::run::plan::Plan;
 use super::states::Operation;
 use super::{Host, Vm};
@@ -99,11 +99,16 @@ impl Host {
             CloneMode::Linked => Operation::Copy,
             CloneMode::Full => Operation::CopyWhole,
         };
-        problems.take(match &request.snapshot {
-            Some(name) => self.find_snapshot(source, name).map(|_| true),
-            None => self.allow(source, operation),
-        });
-        let row = source.row();
+        let mut row = source.row();
+        match &request.snapshot {
+            Some(name) => {
+                let snapshot = problems.take(self.find_snapshot(source, name));
+                row = snapshot.map_or(row, |snapshot| past_of(source, &snapshot).row());
+            }
+            None => {
+                problems.take(self.allow(source, operation));
+            }
+        }
         self.check_clones(&row, request, MAX_CLONES as usize, &mut problems);
         let mut would_make = Vec::new();
         if problems.is_empty() {

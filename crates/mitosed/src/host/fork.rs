@@ -36,7 +36,7 @@ use vmm_protocol::{CloneRam, Command, Fork, ForkStep, Forked, LayerFd, Newborn, 
 
 pub(in crate::host) use self::edits::extra_disks_at;
 pub(in crate::host) use self::flatten::{AtWork, History};
-pub(in crate::host) use self::of_snapshot::Held;
+pub(in crate::host) use self::of_snapshot::{Held, past_of};
 pub use self::point::PointFork;
 pub(in crate::host) use self::point::{OpenPoints, SealedMemory};
 

@@ -264,7 +264,7 @@ impl Host {
 }
 
 /// The VM as it was when the snapshot was made, powered off; it is not listed.
-fn past_of(vm: &Vm, snapshot: &Object<Snapshot>) -> Arc<Vm> {
+pub(in crate::host) fn past_of(vm: &Vm, snapshot: &Object<Snapshot>) -> Arc<Vm> {
     let disk = |top: &Option<LayerId>| DiskRow::of(top.clone());
     Vm::new(VmRow {
         name: vm.name().to_string(),
