@@ -417,6 +417,8 @@ fn what_is_wrong_with_disks_is_told_at_once() {
         assert!(with(json!([{ "size_bytes": 1 << 20 }])).is_empty());
         let found = with(json!([{ "size_bytes": 1 << 20 }, { "path": "/nowhere" }]));
         assert_eq!(found.len(), 2, "{found:?}");
+        let both = with(json!([{ "image": "none" }, { "path": "/nowhere" }]));
+        assert_eq!(both.len(), 3, "{both:?}");
         assert!(
             found.iter().any(|text| text.contains("1 spare disk slots")),
             "{found:?}"
@@ -431,7 +433,7 @@ fn what_is_wrong_with_disks_is_told_at_once() {
                 json!({ "size_bytes": 512, "path": "/x" }),
                 "one of size, image and path",
             ),
-            (json!({ "image": "none" }), "image"),
+            (json!({ "image": "none" }), "extra_disks: there is no image"),
             (json!({ "path": bed.home() }), "extra_disks"),
         ] {
             let found = with(json!([disk]));

@@ -11,6 +11,7 @@ use vm_spec::format_size;
 use vmm_protocol::LayerFormat;
 
 use super::Host;
+use super::check::Problems;
 use crate::error::{OpError, OpResult};
 use crate::inventory::{LayerRow, MediumRow, VmRow};
 
@@ -54,6 +55,20 @@ impl Host {
     pub(super) fn plan_media(&self, field: &str, disks: &[ExtraDiskRequest]) -> OpResult<Media> {
         let media = disks.iter().map(|disk| self.plan_medium(field, disk));
         Ok(Arc::new(media.collect::<OpResult<_>>()?))
+    }
+
+    /// As [`Host::plan_media`], with all that is wrong with any of them added to `problems`.
+    pub(super) fn try_media(
+        &self,
+        field: &str,
+        disks: &[ExtraDiskRequest],
+        problems: &mut Problems,
+    ) -> Option<Media> {
+        let tried: Vec<_> = disks
+            .iter()
+            .map(|disk| problems.take(self.plan_medium(field, disk)))
+            .collect();
+        tried.into_iter().collect::<Option<_>>().map(Arc::new)
     }
 
     fn plan_medium(&self, field: &str, disk: &ExtraDiskRequest) -> OpResult<Medium> {
@@ -118,8 +133,11 @@ impl Host {
     }
 
     fn disk_of_image(&self, field: &str, name: &str) -> OpResult<(PathBuf, ImageFormat)> {
-        let image =
-            crate::image::resolve(&self.config.home, name).map_err(|error| error.about(field))?;
+        let image = crate::image::resolve(&self.config.home, name).map_err(|error| {
+            let message = error.message();
+            let plain = message.strip_prefix("image: ").unwrap_or(&message);
+            OpError::new(error.kind, format!("{field}: {plain}")).about(field)
+        })?;
         image.disk.ok_or_else(|| {
             OpError::new(
                 ErrorKind::Invalid,

@@ -109,7 +109,7 @@ impl Host {
         let description = problems.take(self.plan_description(vm, change));
         problems.take(check_hot(&vm.row(), change));
         let rebuilt = cold.then(|| problems.take(self.plan_rebuilt(vm, change)));
-        let media = problems.take(self.plan_media("insert_disks", &change.insert_disks));
+        let media = self.try_media("insert_disks", &change.insert_disks, problems);
         let rebuilt = match rebuilt {
             Some(rebuilt) => Some(rebuilt?),
             None => None,

@@ -124,7 +124,7 @@ impl Host {
             let bytes = row.spec.memory_bytes.saturating_mul(clones.into());
             self.check_pool(&pool, clones, bytes)
         }));
-        problems.take(self.plan_media("extra_disks", &request.extra_disks));
+        self.try_media("extra_disks", &request.extra_disks, problems);
         let mut used = self.macs_in_use();
         let mut names = HashSet::new();
         // Names that are too many are not looked at one by one.
@@ -133,7 +133,7 @@ impl Host {
             problems.take(check_nets(row, &own));
             problems.take(check_slots("extra_disks", row, own.extra_disks.len()));
             if let Cow::Owned(own) = &own {
-                problems.take(self.plan_media("extra_disks", &own.extra_disks));
+                self.try_media("extra_disks", &own.extra_disks, problems);
             }
             let planned =
                 clone_row(self, row, String::new(), name, &own, &mut used).and_then(|mut clone| {

@@ -136,7 +136,7 @@ impl Host {
     fn children_problems(&self, point: &Object<ForkPoint>, request: &PointForkRequest) -> Problems {
         let mut problems = request_problems(point, request);
         let disks = &request.extra_disks;
-        problems.take(self.plan_media("extra_disks", disks));
+        self.try_media("extra_disks", disks, &mut problems);
         problems.take(check_slots("extra_disks", &point.doc.row, disks.len()));
         problems
     }
