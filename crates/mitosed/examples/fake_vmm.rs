@@ -36,7 +36,13 @@ use vmm_protocol::{
 /// Pieces in which its RAM is moved onto a new layer.
 const FLATTEN_PIECES: u32 = 3;
 /// What stands in for a checkpoint.
-const CHECKPOINT: &[u8] = b"checkpoint";
+fn checkpoint_bytes() -> Vec<u8> {
+    let kind = saved_state::Kind {
+        tag: *b"FAKE",
+        version: 1,
+    };
+    saved_state::encode(kind, &"checkpoint").expect("a text can be encoded")
+}
 
 /// What a process has become.
 struct Machine {
@@ -337,7 +343,7 @@ impl Server {
         }
         let mut checkpoint = File::from(take(fds, fork.checkpoint));
         checkpoint
-            .write_all(CHECKPOINT)
+            .write_all(&checkpoint_bytes())
             .expect("the checkpoint takes bytes");
         let layer = match machine.view {
             RamView::Shared => {
@@ -468,7 +474,7 @@ impl Server {
         let written = rustix::fs::ftruncate(&ram, inherited.memory_bytes)
             .map_err(std::io::Error::from)
             .and_then(|()| ram.write_all(b"ram"))
-            .and_then(|()| checkpoint.write_all(CHECKPOINT));
+            .and_then(|()| checkpoint.write_all(&checkpoint_bytes()));
         match written {
             Ok(()) => Outcome::Done,
             Err(error) => refused(&format!("cannot write guest RAM: {error}")),

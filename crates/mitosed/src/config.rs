@@ -1,7 +1,7 @@
 //! What a daemon is told when it starts, and the layout of its data directory.
 //!
 //! ```text
-//! $MITOSE_HOME/  mitosed.lock  inventory.db
+//! $MITOSE_HOME/  mitosed.lock  inventory.db  inventory.db.bak  inventory.epoch
 //!     images/    one directory per image
 //!     datastore1/          the first datastore, see `datastore`
 //!     run/       mitosed.sock, <id>.sock, <id>.vsock, sh-<n>.sock

@@ -35,10 +35,12 @@ mod probe;
 mod reconfigure;
 mod recover;
 mod remove;
+mod restored;
 mod run;
 mod shell;
 mod show;
 mod snapshot;
+mod sound;
 mod states;
 mod static_net;
 mod suspend;
@@ -49,6 +51,7 @@ mod vm;
 mod wait;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use api_types::{DaemonStatus, ErrorKind, Event};
@@ -73,6 +76,7 @@ pub use image_store::kind_and_name;
 pub use memory::host_memory;
 pub use objects::{check_version, row_of};
 pub use probe::KvmSpeed;
+pub use restored::refuse_lost;
 use snapshot::number_of;
 pub use states::Operation;
 pub use tasks::{TaskContext, TaskHandle, TaskSpec};
@@ -106,6 +110,8 @@ pub struct Host {
     /// Whether the RAM of a source is being moved onto a new layer.
     flattening: fork::AtWork,
     kvm_speed: Mutex<Option<KvmSpeed>>,
+    /// Whether the inventory is older than what it lists.
+    keeps_unlisted: AtomicBool,
 }
 
 impl Host {
@@ -143,6 +149,7 @@ impl Host {
             upkeep: Arc::default(),
             flattening: fork::AtWork::default(),
             kvm_speed: Mutex::new(None),
+            keeps_unlisted: AtomicBool::new(false),
         })
     }
 

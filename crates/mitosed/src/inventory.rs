@@ -97,7 +97,7 @@ impl InventoryError {
 }
 
 /// What to do about a damaged inventory.
-const RESTORE: &str = "stop mitosed, move inventory.db.bak in its directory to inventory.db, remove \
+pub const RESTORE: &str = "stop mitosed, move inventory.db.bak in its directory to inventory.db, remove \
                        inventory.db-wal, then start mitosed";
 
 /// Folder of VMs that every inventory has.
@@ -215,6 +215,8 @@ pub trait Inventory: Send + Sync {
     fn load(&self) -> Result<Contents, InventoryError>;
     /// Applies changes whole; returns the events with their numbers.
     fn apply(&self, changes: &Changes) -> Result<Vec<Event>, InventoryError>;
+    /// The last number that was given for ids that begin with `prefix`; 0 where none was.
+    fn last_number(&self, prefix: &str) -> Result<u64, InventoryError>;
     /// Takes `count` numbers for ids with `prefix`, never given before; returns the first.
     fn take_numbers(&self, prefix: &str, count: u64) -> Result<u64, InventoryError>;
     /// Makes everything applied so far durable.

@@ -63,6 +63,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let _ = rustix::process::setsid();
     raise_file_limit();
     protect_from_oom();
+    host::refuse_lost(&config.home)?;
     let inventory = Sqlite::open(&config.home.inventory())?;
     let host = Host::recover(config, Box::new(inventory))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -96,6 +96,33 @@ fn a_deaf_guest_is_a_timeout_and_force_ends_it() {
 }
 
 #[test]
+fn a_vm_that_could_not_boot_again_is_not_reset() {
+    let bed = Bed::new();
+    let kernel = bed.file("other");
+    let disk = bed.file("disk.raw");
+    std::fs::write(&kernel, b"kernel").unwrap();
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    let mut request = bed.request("a", "");
+    request.kernel = Some(kernel.clone());
+    request.disks = vec![serde_json::from_value(serde_json::json!({"path": disk})).unwrap()];
+    bed.client.run(&request).unwrap();
+    let pid = bed.detail("a").pid;
+    for file in [&kernel, &disk] {
+        let away = bed.file("away");
+        std::fs::rename(file, &away).unwrap();
+        let error = bed.client.reset("a").unwrap_err().to_string();
+        assert!(error.contains(file.to_str().unwrap()), "{error}");
+        assert_eq!(
+            (bed.state("a"), bed.detail("a").pid),
+            ("running".into(), pid)
+        );
+        std::fs::rename(&away, file).unwrap();
+    }
+    assert_eq!(bed.client.reset("a").unwrap().state, "running");
+    assert_ne!(bed.detail("a").pid, pid);
+}
+
+#[test]
 fn guests_end_by_themselves_and_endless_resets_are_stopped() {
     let bed = Bed::new();
     bed.run("off", "end=off");

@@ -220,7 +220,7 @@ fn memory_is_in_files_that_never_change_and_is_gone_back_to() {
         assert_eq!(file.permissions().mode() & 0o777, 0o400);
         assert_eq!(file.len(), 16 << 20);
         let state = std::fs::read(dir.join(format!("{}.state", made.id))).unwrap();
-        assert_eq!(state, b"checkpoint");
+        saved_state::check(&state).unwrap();
         let vm = bed.client.revert("a", name, |_| ()).unwrap();
         assert_eq!(vm.state, "running");
         let serial = std::fs::read_to_string(bed.detail("a").serial.unwrap()).unwrap();
@@ -235,6 +235,55 @@ fn memory_is_in_files_that_never_change_and_is_gone_back_to() {
     bed.client.remove("a", true).unwrap();
     assert!(memory_files(&bed).is_empty());
     bed.assert_only(&[]);
+}
+
+#[test]
+fn a_vm_runs_on_where_its_snapshot_cannot_be_gone_back_to() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let made = snapshot(&bed, "a", "one", true);
+    let pid = bed.detail("a").pid;
+    let dir = bed.home().join("datastore1/memory");
+    let [ram, state] = ["ram", "state"].map(|kind| dir.join(format!("{}.{kind}", made.id)));
+    let whole = std::fs::read(&state).unwrap();
+    let away = bed.file("away");
+    let still_runs = |words: &str| {
+        let error = bed
+            .client
+            .revert("a", "one", |_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("its memory cannot be loaded") && error.contains(words),
+            "{error}"
+        );
+        assert_eq!(
+            (bed.state("a"), bed.detail("a").pid),
+            ("running".into(), pid)
+        );
+    };
+    std::fs::rename(&ram, &away).unwrap();
+    still_runs(".ram: No such file");
+    std::fs::write(&ram, b"short").unwrap();
+    still_runs("has 5 bytes, not the 16777216");
+    std::fs::remove_file(&ram).unwrap();
+    std::fs::rename(&away, &ram).unwrap();
+    std::fs::remove_file(&state).unwrap();
+    for at in 0..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        std::fs::write(&state, &flipped).unwrap();
+        if at % 7 == 0 {
+            still_runs(".state: ");
+        }
+    }
+    std::fs::write(&state, &whole[..whole.len() - 1]).unwrap();
+    still_runs("is cut");
+    std::fs::write(&state, &whole).unwrap();
+    assert_eq!(
+        bed.client.revert("a", "one", |_| ()).unwrap().state,
+        "running"
+    );
 }
 
 #[test]

@@ -170,3 +170,118 @@ fn without_space_nothing_is_lost_and_the_daemon_goes_on() {
     bed.kill();
     drop(bed);
 }
+
+/// Files below `dir`, sorted.
+fn files_in(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files_in(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_lost_inventory_is_no_first_start() {
+    let mut bed = Bed::new();
+    bed.run("a", "");
+    let pid = bed.client.vm("a").unwrap().pid.unwrap();
+    let backup = bed.home().join("inventory.db.bak");
+    bed.until("there is a backup", || backup.exists());
+    // What the log holds is moved into the file when a daemon starts.
+    bed.restart();
+    bed.kill();
+    let file = bed.home().join("inventory.db");
+    let kept = std::fs::read(&file).unwrap();
+    let kept_log = std::fs::read(bed.home().join("inventory.db-wal")).ok();
+    let store = bed.home().join("datastore1");
+    let before = files_in(&store);
+    assert!(before.iter().any(|path| path.ends_with("serial.log")));
+    for (has_backup, is_there) in [(true, true), (true, false), (false, true), (false, false)] {
+        if !has_backup {
+            let _ = std::fs::remove_file(&backup);
+        }
+        let _ = std::fs::remove_file(bed.home().join("inventory.db-wal"));
+        match is_there {
+            true => std::fs::write(&file, b"").unwrap(),
+            false => std::fs::remove_file(&file).unwrap(),
+        }
+        let line = refusal(&bed);
+        assert!(
+            line.contains("inventory.db is ") && line.contains("to begin anew"),
+            "{line}"
+        );
+        assert_eq!(line.contains("inventory.db.bak"), has_backup, "{line}");
+        assert_eq!(files_in(&store), before);
+    }
+    std::fs::write(&file, kept).unwrap();
+    if let Some(log) = kept_log {
+        std::fs::write(bed.home().join("inventory.db-wal"), log).unwrap();
+    }
+    bed.start();
+    assert_eq!(bed.client.vm("a").unwrap().pid, Some(pid));
+}
+
+#[test]
+fn what_is_younger_than_a_backup_is_kept_when_it_is_put_back() {
+    let mut bed = Bed::new();
+    bed.run("old", "");
+    let backup = bed.home().join("inventory.db.bak");
+    std::fs::remove_file(&backup).unwrap_or_default();
+    bed.restart();
+    bed.until("there is a backup", || backup.exists());
+    // The epoch that the backup ended is over when the next has its number.
+    let epoch = || std::fs::read_to_string(bed.home().join("inventory.epoch")).unwrap_or_default();
+    let of_backup: i64 = rusqlite::Connection::open(&backup)
+        .unwrap()
+        .query_row(
+            "SELECT last FROM counters WHERE prefix = 'epoch'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    bed.until("a backup ends an epoch", || {
+        epoch().trim().parse().is_ok_and(|now: i64| now > of_backup)
+    });
+    bed.run("young", "");
+    let young = bed.client.vm("young").unwrap();
+    let pid = young.pid.unwrap();
+    bed.kill();
+    let store = bed.home().join("datastore1");
+    let before = files_in(&store);
+    std::fs::rename(&backup, bed.home().join("inventory.db")).unwrap();
+    let _ = std::fs::remove_file(bed.home().join("inventory.db-wal"));
+    bed.start();
+    assert_eq!(bed.state("old"), "running");
+    assert!(bed.client.vm("young").is_err());
+    let process = std::path::PathBuf::from(format!("/proc/{pid}/stat"));
+    assert!(process.exists(), "{}", bed.log());
+    assert_eq!(files_in(&store), before);
+    assert!(
+        bed.log().contains("put back from a backup"),
+        "{}",
+        bed.log()
+    );
+    // A new VM takes no name of a file that is there.
+    bed.run("new", "");
+    assert_ne!(bed.client.vm("new").unwrap().vm.id, young.vm.id);
+    bed.restart();
+    assert!(process.exists());
+    std::fs::remove_file(bed.home().join("inventory.restored")).unwrap();
+    bed.restart();
+    bed.until("the process goes", || !process.exists());
+    let left = files_in(&store);
+    assert!(
+        left.iter()
+            .all(|path| !path.to_string_lossy().contains(&young.vm.id)),
+        "{left:?}"
+    );
+    assert_eq!(
+        (bed.state("old"), bed.state("new")),
+        ("running".into(), "running".into())
+    );
+}

@@ -26,6 +26,8 @@ use serde::de::DeserializeOwned;
 pub const CONTAINER_VERSION: u32 = 1;
 /// Longest body, bytes.
 pub const MAX_BODY_BYTES: usize = 16 << 20;
+/// Longest container, bytes.
+pub const MAX_BYTES: usize = MAX_BODY_BYTES + HEADER_BYTES;
 const MAGIC: [u8; 8] = *b"MITOSEST";
 const HEADER_BYTES: usize = 32;
 
@@ -117,6 +119,17 @@ pub fn encode<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>, EncodeErro
 
 /// Returns the value in `bytes`, a whole container of `kind` and nothing else.
 pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, DecodeError> {
+    let body = open(Some(kind), bytes)?;
+    ciborium::from_reader(body).map_err(DecodeError::Body)
+}
+
+/// Says whether `bytes` are a whole container of any kind, whatever its body means.
+pub fn check(bytes: &[u8]) -> Result<(), DecodeError> {
+    open(None, bytes).map(drop)
+}
+
+/// Returns the body of a whole container, of `kind` where that is given.
+fn open(kind: Option<Kind>, bytes: &[u8]) -> Result<&[u8], DecodeError> {
     let cut = |wanted| DecodeError::Cut {
         found: bytes.len(),
         wanted,
@@ -145,12 +158,14 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, Decode
         CONTAINER_VERSION.to_string(),
     )?;
     let tag = |tag: &[u8]| tag.escape_ascii().to_string();
-    version("kind", tag(&header[12..16]), tag(&kind.tag))?;
-    version(
-        "schema version",
-        word(16).to_string(),
-        kind.version.to_string(),
-    )?;
+    if let Some(kind) = kind {
+        version("kind", tag(&header[12..16]), tag(&kind.tag))?;
+        version(
+            "schema version",
+            word(16).to_string(),
+            kind.version.to_string(),
+        )?;
+    }
     let length = u64::from_le_bytes(header[24..32].try_into().expect("8 bytes"));
     if length > MAX_BODY_BYTES as u64 {
         return Err(DecodeError::Length(length));
@@ -166,7 +181,7 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, Decode
     if found != wanted {
         return Err(DecodeError::Damaged { found, wanted });
     }
-    ciborium::from_reader(body).map_err(DecodeError::Body)
+    Ok(body)
 }
 
 #[cfg(test)]

@@ -29,6 +29,9 @@ impl Host {
 
     /// Removes boot files of archives that no machine boots any more.
     pub(super) fn sweep_boot_files(&self) {
+        if self.keeps_unlisted() {
+            return;
+        }
         let dir = self.boot_dir();
         let Ok(entries) = std::fs::read_dir(&dir) else {
             return;

@@ -17,7 +17,7 @@ use crate::inventory::{Changes, VmRow};
 /// Pause between two attempts to write the backlog.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two backups of the inventory.
-const BACKUP_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+const BACKUP_INTERVAL: Duration = Duration::from_secs(3600);
 /// Events that wait for the store; older ones are dropped.
 const MAX_WAITING_EVENTS: usize = 10_000;
 
@@ -148,9 +148,12 @@ impl Host {
                 host.end_waiting_tasks();
                 if backed_up.is_none_or(|at| at.elapsed() > BACKUP_INTERVAL) {
                     backed_up = Some(Instant::now());
-                    if let Err(error) = host.inventory.back_up() {
-                        let error = anyhow::Error::from(error);
-                        tracing::warn!("{}", crate::error::chain_line(&error));
+                    match host.inventory.back_up() {
+                        Ok(()) => host.end_epoch(),
+                        Err(error) => {
+                            let error = anyhow::Error::from(error);
+                            tracing::warn!("{}", crate::error::chain_line(&error));
+                        }
                     }
                 }
                 drop(host);

@@ -232,7 +232,8 @@ impl Host {
         let store = self.store(store_id);
         let pools = self.objects::<DiskPool>();
         super::recover::sweep(&store.pools(), |name| {
-            pools.iter().any(|pool| pool.id == name) || self.object::<DiskPool>(name).is_ok()
+            let is_listed = || self.object::<DiskPool>(name).is_ok();
+            self.keeps_unlisted() || pools.iter().any(|pool| pool.id == name) || is_listed()
         });
         for pool in pools {
             let here = pool.parent.as_deref() == Some(store_id);

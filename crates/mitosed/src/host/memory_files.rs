@@ -81,7 +81,7 @@ impl Host {
     pub(in crate::host) fn sweep_memory(&self, store: &str) {
         let dir = self.store(store).memory();
         let (_, operations) = self.stores.promised_of(store);
-        if operations == 0 && dir.exists() {
+        if operations == 0 && dir.exists() && !self.keeps_unlisted() {
             let used: HashSet<PathBuf> = self.memory_in_use().map(|(path, _)| path).collect();
             sweep(&dir, |name| used.contains(&dir.join(name)));
         }

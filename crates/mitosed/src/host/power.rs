@@ -134,6 +134,7 @@ impl Host {
         let _busy = self.pool.busy();
         let _turn = self.turn(vm)?;
         self.allow(vm, Operation::Reset)?;
+        self.check_boots(&vm.row())?;
         if vm.row().returns_to_point() {
             // Nothing of its process is of use any more.
             self.leave_process(vm);

@@ -33,6 +33,7 @@ impl Host {
         let uids: HashSet<u32> = contents.vms.iter().filter_map(|row| row.uid).collect();
         let host = Self::new(config, inventory, Reactor::start()?, uids);
         host.load(contents);
+        host.meet_epoch()?;
         host.meet_datastores()?;
         host.meet_processes();
         host.meet_keepers();
@@ -40,17 +41,23 @@ impl Host {
         host.settle_snapshots();
         host.settle_archives();
         host.settle_merges();
+        host.make_way_for_unlisted()?;
         host.remove_leftovers();
         host.tell_limits();
         host.fail_interrupted_tasks();
         host.settle_in(host.all(), None);
-        host.sweep_bridges();
+        if !host.keeps_unlisted() {
+            host.sweep_bridges();
+        }
         host.all().iter().for_each(|vm| host.pull_cables(vm));
         host.pool.fill_in_background()?;
         host.keep_catching_up()?;
         host.watch_datastores()?;
         host.fill_disk_pools()?;
-        host.start_upkeep()?;
+        if !host.keeps_unlisted() {
+            // VMs that are not named may stand on the layers that it takes away.
+            host.start_upkeep()?;
+        }
         Ok(host)
     }
 
@@ -278,6 +285,9 @@ impl Host {
             };
             self.commit_logged(&[], changes);
             remove_files(&gone);
+        }
+        if self.keeps_unlisted() {
+            return;
         }
         let mut pids: HashSet<i32> = self.all().iter().filter_map(|vm| vm.row().pid).collect();
         pids.extend(self.keeper_pids());

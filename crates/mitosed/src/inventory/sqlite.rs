@@ -164,6 +164,19 @@ impl Inventory for Sqlite {
         write_all(&mut connection, changes).map_err(access("change"))
     }
 
+    fn last_number(&self, prefix: &str) -> Result<u64, InventoryError> {
+        let last: Option<i64> = self
+            .lock()
+            .query_row(
+                "SELECT last FROM counters WHERE prefix = ?1",
+                [prefix],
+                |row| row.get(0),
+            )
+            .optional()
+            .map_err(access("read"))?;
+        Ok(last.unwrap_or(0).cast_unsigned())
+    }
+
     fn take_numbers(&self, prefix: &str, count: u64) -> Result<u64, InventoryError> {
         let count = count.cast_signed();
         let last: i64 = self

@@ -154,6 +154,9 @@ impl Host {
     /// Removes files and folders of a datastore that no row names. A file or folder that comes
     /// to be meanwhile has its row before it.
     pub(in crate::host) fn sweep_datastore(&self, id: &str) {
+        if self.keeps_unlisted() {
+            return;
+        }
         let dir = self.store(id);
         sweep(&dir.vms(), |name| self.listing().get(name).is_some());
         let layers = dir.layers();

@@ -65,6 +65,8 @@ impl Host {
         let mut problems = Problems::default();
         problems.take(self.check_complete(snapshot));
         problems.take(self.allow(vm, Operation::Revert));
+        problems.take(self.check_stores_of(&vm.row()));
+        problems.take(self.check_snapshot_files(snapshot));
         let with_memory = !matches!(snapshot.doc.memory, SnapshotMemory::None);
         if with_memory && !vm.state().has_process() {
             let bytes = snapshot.doc.row.spec.memory_bytes;

@@ -337,7 +337,7 @@ impl Host {
         }
     }
 
-    fn point_of(&self, row: &VmRow) -> OpResult<Object<ForkPoint>> {
+    pub(in crate::host) fn point_of(&self, row: &VmRow) -> OpResult<Object<ForkPoint>> {
         let id = row.child.as_ref().map_or("", |child| child.point.as_str());
         self.object::<ForkPoint>(id).map_err(|_| {
             OpError::conflict(format!(
