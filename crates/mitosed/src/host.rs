@@ -6,6 +6,7 @@
 
 mod archive;
 mod backends;
+mod begun;
 mod check;
 mod commit;
 mod datastores;

@@ -20,8 +20,8 @@ pub use objects::{
     Folder, HostSystem, Kind, Labels, Network, Object, ObjectId, ObjectRow, ResourcePool,
 };
 pub use rows::{
-    AddressRow, BootSource, DiskRow, FreezeRow, LayerId, LayerRow, MAX_STUN_RECORDS, MediumRow,
-    NicRow, PowerState, VmRow,
+    AddressRow, Begun, BootSource, DiskRow, FreezeRow, LayerId, LayerRow, MAX_STUN_RECORDS,
+    MediumRow, NicRow, PowerState, VmRow,
 };
 pub use snapshots::{MemoryFiles, Snapshot, SnapshotMemory, SuspendRow};
 pub use sqlite::{Sqlite, sync_directory};

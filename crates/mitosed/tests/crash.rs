@@ -216,3 +216,37 @@ fn the_disk_of_a_process_that_was_killed_is_put_right() {
     assert!(bed.log().contains("put right"), "{}", bed.log());
     bed.assert_only(&["a"]);
 }
+
+#[test]
+fn what_ends_a_process_first_is_finished_by_the_next_daemon() {
+    let mut bed = Bed::new();
+    for round in 0..24_u64 {
+        bed.run("a", "");
+        let snapshot = serde_json::json!({"name": "one", "memory": true});
+        let snapshot = serde_json::from_value(snapshot).unwrap();
+        bed.client.create_snapshot("a", &snapshot, |_| ()).unwrap();
+        let client = bed.client.clone();
+        let operate = std::thread::spawn(move || match round % 3 {
+            0 => drop(client.reset("a")),
+            1 => drop(client.revert("a", "one", |_| ())),
+            _ => drop(client.remove("a", true)),
+        });
+        std::thread::sleep(Duration::from_micros(1000 * (round / 3)));
+        bed.kill();
+        operate.join().unwrap();
+        bed.start();
+        // A removal has not begun, or is done; the others leave a VM that runs.
+        let there = bed.client.vm("a").is_ok();
+        assert!(there || round % 3 == 2, "round {round}: {}", bed.log());
+        if there {
+            let detail = bed.detail("a");
+            assert_eq!(
+                detail.vm.state, "running",
+                "round {round}: {:?}",
+                detail.reason
+            );
+            bed.client.remove("a", true).unwrap();
+        }
+        bed.assert_only(&[]);
+    }
+}

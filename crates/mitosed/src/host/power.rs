@@ -10,7 +10,7 @@ use super::events::with_event;
 use super::states::Operation;
 use super::{Host, Vm, needs_process, vm_event};
 use crate::error::{OpError, OpResult};
-use crate::inventory::PowerState;
+use crate::inventory::{Begun, PowerState};
 use crate::vmm::LinkError;
 
 /// Wait for a guest to power off, seconds.
@@ -135,6 +135,11 @@ impl Host {
         let _turn = self.turn(vm)?;
         self.allow(vm, Operation::Reset)?;
         self.check_boots(&vm.row())?;
+        self.with_begun(vm, Begun::Reset, || self.reset_now(vm))
+    }
+
+    /// As [`Host::reset`], for a caller that has the VM's turn and has looked that it boots.
+    pub(super) fn reset_now(self: &Arc<Self>, vm: &Arc<Vm>) -> OpResult<()> {
         if vm.row().returns_to_point() {
             // Nothing of its process is of use any more.
             self.leave_process(vm);

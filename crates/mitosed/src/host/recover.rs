@@ -45,6 +45,7 @@ impl Host {
         host.remove_leftovers();
         host.tell_limits();
         host.fail_interrupted_tasks();
+        host.finish_begun();
         host.settle_in(host.all(), None);
         if !host.keeps_unlisted() {
             host.sweep_bridges();
@@ -168,6 +169,14 @@ impl Host {
             PowerState::Creating => {
                 let message = "was being made when the daemon ended; removed";
                 self.erase(vm, Some(vm_event(vm, "vm.removed", message)));
+            }
+            // What had been begun is finished, and then told.
+            _ if vm.row().begun.is_some() => {
+                self.give_memory_up(vm);
+                vm.update(|live| {
+                    live.row.state = PowerState::PoweredOff;
+                    live.row.freeze = None;
+                });
             }
             _ => {
                 let (off, kind) = match verdict {

@@ -5,16 +5,23 @@ use std::sync::Arc;
 use super::states::Operation;
 use super::{Host, Vm, vm_event};
 use crate::error::{OpError, OpResult};
-use crate::inventory::PowerState;
+use crate::inventory::{Begun, PowerState};
 
 impl Host {
     /// Removes a VM with its own disks; a running one only with `force`.
-    pub fn remove(&self, vm: &Arc<Vm>, force: bool) -> OpResult<()> {
+    pub fn remove(self: &Arc<Self>, vm: &Arc<Vm>, force: bool) -> OpResult<()> {
         let _turn = self.turn(vm)?;
         self.check_removal(vm, force)?;
         if vm.state().has_process() {
-            self.end_process(vm);
+            return self.with_begun(vm, Begun::Removal, || {
+                self.end_process(vm);
+                self.remove_now(vm)
+            });
         }
+        self.remove_now(vm)
+    }
+
+    fn remove_now(&self, vm: &Arc<Vm>) -> OpResult<()> {
         if !vm.state().is_off() && vm.state() != PowerState::Suspended {
             return Err(OpError::failed(format!(
                 "{} cannot be removed: its process does not end",

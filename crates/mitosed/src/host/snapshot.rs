@@ -260,6 +260,7 @@ fn still(row: &VmRow) -> VmRow {
         group: None,
         stuns: Vec::new(),
         suspend: None,
+        begun: None,
         ..row.clone()
     }
 }

@@ -96,6 +96,7 @@ impl Live {
         self.starting = false;
         self.ram = Some(ram);
         self.row.reason = None;
+        self.row.begun = None;
         let no_space = self.early_no_space.take();
         self.row.state = match no_space {
             Some(_) => PowerState::PausedNoSpace,

@@ -281,6 +281,24 @@ pub struct VmRow {
     /// Where it is on its way to disk or back.
     #[serde(default)]
     pub suspend: Option<SuspendRow>,
+    /// What was begun with it and has not ended.
+    #[serde(default)]
+    pub begun: Option<Begun>,
+}
+
+/// An operation that ends a VM's process first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Begun {
+    /// It boots again, or returns to its fork point.
+    Reset,
+    /// It returns to a snapshot.
+    Revert {
+        /// Id of the snapshot.
+        snapshot: ObjectId,
+    },
+    /// It goes.
+    Removal,
 }
 
 fn first_version() -> u64 {
@@ -356,6 +374,7 @@ impl VmRow {
             next_layer: 0,
             snapshot: None,
             suspend: None,
+            begun: None,
         }
     }
 }

@@ -377,6 +377,7 @@ pub(super) fn clone_row(
         child: None,
         snapshot: None,
         suspend: None,
+        begun: None,
         serial: clone_serial(&source.serial, &request.serial)?,
         uid: None,
         pid: None,

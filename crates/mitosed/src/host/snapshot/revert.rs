@@ -16,7 +16,7 @@ use crate::host::check::Problems;
 use crate::host::states::Operation;
 use crate::host::suspend::GoesOn;
 use crate::inventory::{
-    Changes, DiskRow, LayerId, MemoryFiles, Object, PowerState, Snapshot, SnapshotMemory,
+    Begun, Changes, DiskRow, LayerId, MemoryFiles, Object, PowerState, Snapshot, SnapshotMemory,
     SuspendRow, VmRow,
 };
 
@@ -33,11 +33,21 @@ impl Host {
         let _turn = self.turn(vm)?;
         let snapshot = self.find_snapshot(vm, reference)?;
         self.revert_problems(vm, &snapshot).finish()?;
-        let memory = match &snapshot.doc.memory {
-            SnapshotMemory::Files(files) => Some(files.clone()),
-            _ => None,
+        let begun = Begun::Revert {
+            snapshot: snapshot.id.clone(),
         };
-        task.progress(0.1, "ending what runs");
+        let tell = |fraction: f32, message: &str| task.progress(fraction, message);
+        self.with_begun(vm, begun, || self.revert_now(vm, &snapshot, &tell))
+    }
+
+    /// As [`Host::revert`], for a caller that has the VM's turn and has looked at the snapshot.
+    pub(in crate::host) fn revert_now(
+        self: &Arc<Self>,
+        vm: &Arc<Vm>,
+        snapshot: &Object<Snapshot>,
+        tell: &dyn Fn(f32, &str),
+    ) -> OpResult<()> {
+        tell(0.1, "ending what runs");
         self.end_process(vm);
         if vm.state().has_process() {
             return Err(OpError::failed(format!(
@@ -45,14 +55,14 @@ impl Host {
                 vm.name()
             )));
         }
-        task.progress(0.3, "taking back the disks");
-        self.revert_disks(vm, &snapshot)?;
-        match memory {
-            Some(files) => {
-                task.progress(0.6, "loading the memory");
-                self.resume_snapshot(vm, &snapshot, &files)
+        tell(0.3, "taking back the disks");
+        self.revert_disks(vm, snapshot)?;
+        match &snapshot.doc.memory {
+            SnapshotMemory::Files(files) => {
+                tell(0.6, "loading the memory");
+                self.resume_snapshot(vm, snapshot, files)
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -153,6 +163,7 @@ fn reverted(present: &VmRow, snapshot: &Object<Snapshot>, disks: Vec<DiskRow>) -
         has_host_keys: present.has_host_keys,
         snapshot: Some(snapshot.id.clone()),
         suspend: None,
+        begun: present.begun,
         disks,
         ..VmRow::clone(&snapshot.doc.row)
     }
