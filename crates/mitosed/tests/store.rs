@@ -171,6 +171,50 @@ fn without_space_nothing_is_lost_and_the_daemon_goes_on() {
     drop(bed);
 }
 
+#[test]
+fn on_a_full_file_system_vms_can_be_removed() {
+    let mut bed = Bed::new();
+    bed.kill();
+    let home = bed.home();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=96m", "small"])
+        .arg(&home)
+        .status();
+    if !mount.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this place mounts nothing");
+        bed.start();
+        return;
+    }
+    let _small = Small(&home);
+    bed.start();
+    for name in ["a", "b", "c"] {
+        bed.run(name, "");
+    }
+    let mut file = std::fs::File::create(home.join("fill")).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    let change = |n: u32| ReconfigureRequest {
+        annotation: Some("x".repeat(4000)),
+        attributes: [(format!("k{n}"), Some("y".repeat(1000)))].into(),
+        ..ReconfigureRequest::default()
+    };
+    for n in 0..60 {
+        bed.client.reconfigure("a", None, &change(n)).unwrap();
+    }
+    let force = api_types::StopRequest {
+        force: true,
+        timeout_s: None,
+    };
+    bed.client.stop("c", &force).unwrap();
+    assert_eq!(bed.state("c"), "poweredOff");
+    for name in ["b", "c", "a"] {
+        bed.client.remove(name, true).unwrap();
+    }
+    bed.assert_only(&[]);
+    drop(file);
+    bed.kill();
+    drop(bed);
+}
+
 /// Files below `dir`, sorted.
 fn files_in(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();

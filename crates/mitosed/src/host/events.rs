@@ -129,6 +129,11 @@ impl Host {
              'mitose resume {}'",
             vm.name()
         );
+        vm.update(|live| {
+            if live.row.state == PowerState::PausedNoSpace {
+                live.row.reason = Some(message.clone());
+            }
+        });
         self.commit_logged(&[vm], with_event(vm_event(vm, "vm.no_space", message)));
     }
 

@@ -117,11 +117,15 @@ impl Host {
             return self.thaw(vm);
         }
         // Set first: the retried write may find no space again before the answer is here.
-        vm.update(|live| live.row.state = PowerState::Running);
+        let reason = vm.update(|live| {
+            live.row.state = PowerState::Running;
+            live.row.reason.take()
+        });
         if let Err(error) = self.order(vm, Command::Resume) {
             vm.update(|live| {
                 if live.row.state == PowerState::Running {
                     live.row.state = state;
+                    live.row.reason = reason;
                 }
             });
             return Err(error);

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api_types::{Event, Task, TaskState};
 use rusqlite::{Connection, OptionalExtension, params};
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use super::migrations::{FORM, migrate};
 use super::{
@@ -22,6 +23,13 @@ const MAX_EVENTS: i64 = 100_000;
 
 /// Tasks kept; older ones that have ended are forgotten.
 const MAX_TASKS: i64 = 20_000;
+
+/// Space that is reserved for the log, which SQLite moves into the file at about 4 MiB, bytes.
+const LOG_RESERVE_BYTES: u64 = 8 << 20;
+/// Space that is reserved for the file to grow, bytes.
+const FILE_RESERVE_BYTES: u64 = 4 << 20;
+/// Nothing is reserved where there is less than this, bytes.
+const RESERVE_BELOW_BYTES: u64 = 64 << 20;
 
 /// Inventory in a SQLite file.
 #[derive(Debug)]
@@ -61,11 +69,41 @@ impl Sqlite {
         log.push("-wal");
         let log = PathBuf::from(log);
         sync_directory(path.parent().unwrap_or(Path::new("/"))).map_err(InventoryError::Sync)?;
-        Ok(Self {
+        let store = Self {
             connection: Mutex::new(connection),
             path: path.to_owned(),
             log,
-        })
+        };
+        store.reserve_space();
+        Ok(store)
+    }
+
+    /// Takes space of the file system for what is still to be written, so that on one that guests
+    /// have filled VMs can be ended and removed: nothing else would make room.
+    fn reserve_space(&self) {
+        let dir = self.path.parent().unwrap_or(Path::new("/"));
+        let free = statvfs(dir).map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize));
+        if free < RESERVE_BELOW_BYTES {
+            return;
+        }
+        for (path, bytes) in [
+            (&self.log, LOG_RESERVE_BYTES),
+            (&self.path, FILE_RESERVE_BYTES),
+        ] {
+            let reserved = File::options().write(true).open(path).and_then(|file| {
+                // SQLite begins its log anew from the front, so there all of it counts.
+                let from = if *path == self.log {
+                    0
+                } else {
+                    file.metadata()?.len()
+                };
+                Ok(fallocate(&file, FallocateFlags::KEEP_SIZE, from, bytes)?)
+            });
+            if let Err(error) = reserved {
+                let path = path.display();
+                tracing::debug!(%error, %path, "no space is reserved for the inventory");
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -219,6 +257,7 @@ impl Inventory for Sqlite {
             .and_then(|file| file.sync_all())
             .and_then(|()| std::fs::rename(&new, &kept))
             .and_then(|()| sync_directory(kept.parent().unwrap_or(Path::new("/"))));
+        self.reserve_space();
         placed.map_err(InventoryError::Backup)
     }
 
