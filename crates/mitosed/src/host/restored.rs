@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
@@ -150,7 +150,7 @@ impl Host {
             }
         }
         let mut highest = BTreeMap::new();
-        for name in dirs.iter().flat_map(|dir| names_in(dir)) {
+        for name in dirs.iter().flat_map(names_in) {
             if let Some((prefix, number)) = number_of(&name) {
                 let last = highest.entry(prefix.to_owned()).or_insert(0);
                 *last = number.max(*last);
@@ -160,7 +160,7 @@ impl Host {
     }
 }
 
-fn names_in(dir: &PathBuf) -> Vec<String> {
+fn names_in(dir: impl AsRef<Path>) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().into_string().ok())
