@@ -57,8 +57,7 @@ pub(crate) fn detect(file: &File) -> io::Result<FileKind> {
         return Ok(FileKind::Qcow2);
     }
     let tar = head.get(257..262) == Some(b"ustar");
-    let compressed = head.starts_with(&[0x1f, 0x8b]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
-    Ok(if tar || compressed {
+    Ok(if tar || crate::oci::is_compressed(head) {
         FileKind::Archive
     } else {
         FileKind::Raw

@@ -4,6 +4,7 @@
 //! length is bounded, and digests are checked.
 
 mod archive;
+mod compressed;
 mod config;
 mod layer;
 #[cfg(test)]
@@ -14,12 +15,13 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+pub(crate) use compressed::is_compressed;
 pub(crate) use config::ContainerConfig;
 pub(crate) use tree::Tree;
 
 use crate::import::refused;
 use crate::{ImageError, Watch};
-use archive::Archive;
+use archive::{Archive, Blob};
 
 /// Why a container archive is refused.
 #[derive(Debug, thiserror::Error)]
@@ -73,11 +75,30 @@ fn try_unpack(
         let text = format!("unpack layer {} of {}", index + 1, image.layers.len());
         let fraction = 0.02 * index as f32 / image.layers.len() as f32;
         watch.stage(&text, fraction).map_err(OciError::Cancelled)?;
-        archive.check_digest(blob, watch)?;
-        let reader = archive.reader(blob)?;
-        layer::apply(layer::decompress(reader)?, &tree, watch)?;
+        let diff_id = image.diff_ids.get(index).map(String::as_str);
+        unpack_layer(&mut archive, blob, diff_id, &tree, watch).map_err(|error| match error {
+            OciError::Refused(problem) => OciError::Refused(format!(
+                "layer {} of {} ({}): {problem}",
+                index + 1,
+                image.layers.len(),
+                blob.name
+            )),
+            other => other,
+        })?;
     }
     Ok(image.config)
+}
+
+fn unpack_layer(
+    archive: &mut Archive,
+    blob: &Blob,
+    diff_id: Option<&str>,
+    tree: &Tree,
+    watch: &Watch,
+) -> OciResult<()> {
+    archive.check_digest(blob, watch)?;
+    let layer = compressed::decompress(archive.reader(blob)?)?;
+    layer::apply(layer, diff_id, tree, watch)
 }
 
 /// Returns the archive as a plain tar file.
@@ -86,12 +107,17 @@ fn plain_tar(mut file: File, scratch: &Path, watch: &Watch) -> OciResult<File> {
     file.read_exact(&mut magic)
         .or_else(|_| refuse("it is too short"))?;
     file.rewind()?;
-    if !layer::is_compressed(&magic) {
+    if !is_compressed(&magic) {
         return Ok(file);
     }
     let mut plain = tempfile::tempfile_in(scratch)?;
-    let mut reader = layer::Watched::new(layer::decompress(Box::new(file))?, watch.clone());
-    io::copy(&mut reader, &mut plain)?;
+    let mut reader =
+        compressed::Watched::new(compressed::decompress(Box::new(file))?, watch.clone());
+    io::copy(&mut reader, &mut plain).map_err(|error| match watch.check() {
+        Err(cancelled) => OciError::Cancelled(cancelled),
+        Ok(()) if error.raw_os_error().is_some() => OciError::Io(error),
+        Ok(()) => OciError::Refused(error.to_string()),
+    })?;
     plain.seek(SeekFrom::Start(0))?;
     Ok(plain)
 }

@@ -116,7 +116,7 @@ impl Archive {
             return Ok(());
         };
         let mut hash = Sha256::new();
-        let mut reader = super::layer::Watched::new(self.reader(blob)?, watch.clone());
+        let mut reader = super::compressed::Watched::new(self.reader(blob)?, watch.clone());
         let mut buffer = vec![0u8; 1 << 20];
         loop {
             match reader.read(&mut buffer)? {

@@ -24,6 +24,15 @@ pub(crate) struct ContainerConfig {
     architecture: String,
     #[serde(default)]
     os: String,
+    #[serde(default)]
+    rootfs: RootFs,
+}
+
+/// The digests of the plain layers.
+#[derive(Debug, Clone, Default, Deserialize)]
+struct RootFs {
+    #[serde(default)]
+    diff_ids: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -69,6 +78,8 @@ impl ContainerConfig {
 pub(super) struct ImageInArchive {
     pub(super) config: ContainerConfig,
     pub(super) layers: Vec<Blob>,
+    /// SHA-256 of each layer's plain form, in hexadecimal; empty when the configuration has none.
+    pub(super) diff_ids: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -127,7 +138,27 @@ pub(super) fn find_image(archive: &mut Archive) -> OciResult<ImageInArchive> {
             config.os, config.architecture
         ));
     }
-    Ok(ImageInArchive { config, layers })
+    let diff_ids = diff_ids(&config.rootfs, layers.len())?;
+    Ok(ImageInArchive {
+        config,
+        layers,
+        diff_ids,
+    })
+}
+
+fn diff_ids(rootfs: &RootFs, layers: usize) -> OciResult<Vec<String>> {
+    let ids = &rootfs.diff_ids;
+    if !ids.is_empty() && ids.len() != layers {
+        return refuse(format!(
+            "its configuration names {} layers (rootfs.diff_ids), and it has {layers}",
+            ids.len()
+        ));
+    }
+    let id = |id: &String| match sha256(id) {
+        Some(digest) => Ok(digest.to_owned()),
+        None => refuse(format!("diff_id {id:?} is not SHA-256")),
+    };
+    ids.iter().map(id).collect()
 }
 
 fn docker(archive: &mut Archive) -> OciResult<(Blob, Vec<Blob>)> {
@@ -180,17 +211,18 @@ fn layout(archive: &mut Archive) -> OciResult<(Blob, Vec<Blob>)> {
 }
 
 fn blob_of(descriptor: &Descriptor) -> OciResult<Blob> {
-    match descriptor
-        .digest
-        .strip_prefix("sha256:")
-        .filter(|d| is_digest(d))
-    {
+    match sha256(&descriptor.digest) {
         Some(digest) => Ok(Blob {
             name: format!("blobs/sha256/{digest}"),
             digest: Some(digest.to_owned()),
         }),
         None => refuse(format!("digest {:?} is not SHA-256", descriptor.digest)),
     }
+}
+
+/// The hexadecimal digits of `sha256:DIGITS`.
+fn sha256(digest: &str) -> Option<&str> {
+    digest.strip_prefix("sha256:").filter(|d| is_digest(d))
 }
 
 fn is_digest(text: &str) -> bool {

@@ -3,17 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
+use sha2::{Digest, Sha256};
 use tar::{Entry, EntryType, Header};
 
+use super::compressed::{Source, Watched};
 use super::tree::{Attributes, Place, Tree};
 use super::{OciError, OciResult, refuse};
 use crate::Watch;
+use crate::builder::hex;
 
 /// Longest path, link target or list of extended attributes of one entry, in bytes.
 const EXTENSION_MAX: u64 = 1 << 20;
@@ -21,66 +24,8 @@ const EXTENSION_MAX: u64 = 1 << 20;
 /// Most entries of one layer.
 const ENTRIES_MAX: u64 = 4_000_000;
 
-/// Most bytes that a layer unpacks to.
-const LAYER_BYTES_MAX: u64 = 256 << 30;
-
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-
-type Source = Box<dyn Read + Send>;
-
-/// Whether data is compressed in a form that [`decompress`] knows.
-pub(super) fn is_compressed(magic: &[u8]) -> bool {
-    magic.starts_with(&[0x1f, 0x8b]) || magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
-}
-
-/// Returns the plain form of a stream that is gzip, zstd or neither.
-pub(super) fn decompress(mut source: Source) -> OciResult<Source> {
-    let mut magic = Vec::new();
-    (&mut source).take(4).read_to_end(&mut magic)?;
-    let gzip = magic.starts_with(&[0x1f, 0x8b]);
-    let whole = BufReader::with_capacity(1 << 18, io::Cursor::new(magic.clone()).chain(source));
-    if gzip {
-        return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(whole)));
-    }
-    if is_compressed(&magic) {
-        let decoder = ruzstd::decoding::StreamingDecoder::new(whole)
-            .or_else(|e| refuse(format!("a zstd stream is damaged: {e}")))?;
-        return Ok(Box::new(decoder));
-    }
-    Ok(Box::new(whole))
-}
-
-/// A reader that ends with an error when the work is cancelled or grows beyond all measure.
-pub(super) struct Watched<R> {
-    inner: R,
-    watch: Watch,
-    left: u64,
-}
-
-impl<R> Watched<R> {
-    pub(super) fn new(inner: R, watch: Watch) -> Self {
-        Self {
-            inner,
-            watch,
-            left: LAYER_BYTES_MAX,
-        }
-    }
-}
-
-impl<R: Read> Read for Watched<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.watch.is_cancelled() {
-            return Err(io::Error::other("cancelled"));
-        }
-        let n = self.inner.read(out)?;
-        self.left = self
-            .left
-            .checked_sub(n as u64)
-            .ok_or_else(|| io::Error::other("a layer unpacks to more than 256 GiB"))?;
-        Ok(n)
-    }
-}
 
 /// What extension headers say about the entry behind them.
 #[derive(Debug, Default)]
@@ -90,28 +35,67 @@ struct Extensions {
     fields: BTreeMap<String, Vec<u8>>,
 }
 
-/// Applies a plain layer to the tree.
-pub(super) fn apply(layer: Source, tree: &Tree, watch: &Watch) -> OciResult<()> {
-    let mut archive = tar::Archive::new(Watched::new(layer, watch.clone()));
+/// A reader that takes the digest of all that goes through it.
+struct Hashed<R> {
+    inner: R,
+    hash: Sha256,
+    ended: bool,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(out)?;
+        self.hash.update(&out[..n]);
+        self.ended |= n == 0 && !out.is_empty();
+        Ok(n)
+    }
+}
+
+/// Applies a plain layer to the tree. `diff_id` is the SHA-256 that it must have, in hexadecimal.
+pub(super) fn apply(
+    layer: Source,
+    diff_id: Option<&str>,
+    tree: &Tree,
+    watch: &Watch,
+) -> OciResult<()> {
+    let mut archive = tar::Archive::new(Hashed {
+        inner: Watched::new(layer, watch.clone()),
+        hash: Sha256::new(),
+        ended: false,
+    });
     let mut layer = Layer {
         tree,
         extensions: Extensions::default(),
         added: Added::default(),
+    };
+    let damaged = |e: io::Error| match watch.check() {
+        Err(cancelled) => OciError::Cancelled(cancelled),
+        Ok(()) if e.raw_os_error().is_some() => OciError::Io(e),
+        Ok(()) => OciError::Refused(format!("it is damaged: {e}")),
     };
     let mut entries = 0;
     for entry in archive.entries()?.raw(true) {
         watch.check().map_err(OciError::Cancelled)?;
         entries += 1;
         if entries > ENTRIES_MAX {
-            return refuse(format!("a layer has more than {ENTRIES_MAX} entries"));
+            return refuse(format!("it has more than {ENTRIES_MAX} entries"));
         }
-        let mut entry = entry.or_else(|e| match watch.check() {
-            Err(cancelled) => Err(OciError::Cancelled(cancelled)),
-            Ok(()) => refuse(format!("a layer is damaged: {e}")),
-        })?;
-        layer.take(&mut entry)?;
+        layer.take(&mut entry.map_err(damaged)?)?;
     }
-    Ok(())
+    let mut rest = archive.into_inner();
+    let has_mark = !rest.ended;
+    io::copy(&mut rest, &mut io::sink()).map_err(damaged)?;
+    match diff_id {
+        Some(wanted) if hex(&rest.hash.finalize()) != *wanted => refuse(
+            "its content does not have the digest that the image's configuration names \
+             (rootfs.diff_ids): save the image anew",
+        ),
+        None if !has_mark => refuse(
+            "it has no end mark, so it may be cut off, and the image's configuration has no \
+             digest of it (rootfs.diff_ids) to tell: save the image anew",
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Names that this layer itself has added: an opaque mark removes only what is from below.
@@ -148,51 +132,53 @@ impl Layer<'_> {
     }
 
     fn put<R: Read>(&mut self, entry: &mut Entry<'_, R>, more: &Extensions) -> OciResult<()> {
-        let header = entry.header().clone();
         let path = match &more.path {
             Some(path) => path.clone(),
-            None => PathBuf::from(OsStr::from_bytes(&header.path_bytes())),
+            None => PathBuf::from(OsStr::from_bytes(&entry.header().path_bytes())),
         };
-        let shown = path.display().to_string();
-        let wrong = |error: io::Error| describe(&shown, error);
+        self.put_at(entry, more, &path)
+            .map_err(|error| match error {
+                OciError::Io(error) => describe(&path, error),
+                OciError::Refused(problem) => {
+                    OciError::Refused(format!("{}: {problem}", path.display()))
+                }
+                cancelled => cancelled,
+            })
+    }
+
+    fn put_at<R: Read>(
+        &mut self,
+        entry: &mut Entry<'_, R>,
+        more: &Extensions,
+        path: &Path,
+    ) -> OciResult<()> {
+        let header = entry.header().clone();
         if more
             .fields
             .get("size")
             .is_some_and(|s| s != entry.size().to_string().as_bytes())
         {
-            return refuse(format!("{shown} is larger than 8 GiB"));
+            return refuse("it is larger than 8 GiB");
         }
         let attributes = attributes(&header, more)?;
-        let Some(place) = self.tree.place(&path).map_err(wrong)? else {
-            return self
-                .tree
-                .root_attributes(&attributes)
-                .map_err(|e| describe(&shown, e));
+        let Some(place) = self.tree.place(path)? else {
+            return Ok(self.tree.root_attributes(&attributes)?);
         };
         let name = place.name().as_bytes();
         if name == OPAQUE {
-            let dir = plain(&path)
-                .parent()
-                .map(Path::to_owned)
-                .unwrap_or_default();
-            let cleared = place
-                .parent_dir()
-                .and_then(|parent| clear_lower(self.tree, &self.added, parent, &dir));
-            return cleared.map_err(|e| describe(&shown, e));
+            let dir = plain(path).parent().map(Path::to_owned).unwrap_or_default();
+            let parent = place.parent_dir()?;
+            return Ok(clear_lower(self.tree, &self.added, parent, &dir)?);
         }
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
             if hidden.is_empty() || hidden == b"." || hidden == b".." {
-                return refuse(format!("{shown} is not a whiteout"));
+                return refuse("it is not a whiteout");
             }
-            let sibling = place.sibling(OsStr::from_bytes(hidden)).map_err(wrong)?;
-            return self.tree.remove(&sibling).map_err(|e| describe(&shown, e));
+            let sibling = place.sibling(OsStr::from_bytes(hidden))?;
+            return Ok(self.tree.remove(&sibling)?);
         }
-        self.added.insert(plain(&path));
+        self.added.insert(plain(path));
         self.create(entry, &header, more, &place, &attributes)
-            .map_err(|e| match e {
-                OciError::Io(error) => describe(&shown, error),
-                other => other,
-            })
     }
 
     fn create<R: Read>(
@@ -212,14 +198,14 @@ impl Layer<'_> {
             Some(link) => Ok(link.clone()),
             None => match header.link_name_bytes() {
                 Some(bytes) if !bytes.is_empty() => Ok(PathBuf::from(OsStr::from_bytes(&bytes))),
-                _ => refuse("a link has no target"),
+                _ => refuse("the link has no target"),
             },
         };
         match kind {
             EntryType::Regular | EntryType::Continuous => {
                 let size = entry.size();
                 if tree.file(place, entry, attributes)? != size {
-                    return refuse("a layer is cut off");
+                    return refuse("the layer is cut off");
                 }
             }
             EntryType::Directory => tree.directory(place, attributes)?,
@@ -227,7 +213,7 @@ impl Layer<'_> {
             EntryType::Link => {
                 let target = tree.place(&link()?)?;
                 let Some(target) = target else {
-                    return refuse("a link has no target");
+                    return refuse("the link has no target");
                 };
                 return Ok(tree.hard_link(place, &target)?);
             }
@@ -237,11 +223,10 @@ impl Layer<'_> {
                     EntryType::Block => FileType::BlockDevice,
                     _ => FileType::Fifo,
                 };
-                let number = |value: io::Result<Option<u32>>| Ok(value?.unwrap_or(0));
-                let device = (
-                    number(header.device_major()).or_else(|e: io::Error| refuse(e.to_string()))?,
-                    number(header.device_minor()).or_else(|e: io::Error| refuse(e.to_string()))?,
-                );
+                let device = match kind {
+                    FileType::Fifo => (0, 0),
+                    _ => device_number(header)?,
+                };
                 return Ok(tree.device(place, kind, device, attributes)?);
             }
             other => return refuse(format!("entries of kind {other:?} are not supported")),
@@ -295,7 +280,7 @@ impl Extensions {
         while !bytes.is_empty() {
             let record = pax_record(bytes);
             let Some((key, value, rest)) = record else {
-                return refuse("a layer has a malformed pax header");
+                return refuse("it has a malformed pax header");
             };
             match key.as_str() {
                 "path" => self.path = Some(text(value.to_vec())),
@@ -331,7 +316,7 @@ fn pax_record(bytes: &[u8]) -> Option<(String, &[u8], &[u8])> {
 
 fn bounded<R: Read>(entry: &mut Entry<'_, R>) -> OciResult<Vec<u8>> {
     if entry.size() > EXTENSION_MAX {
-        return refuse("a layer has an extension header of more than 1 MiB");
+        return refuse("it has an extension header of more than 1 MiB");
     }
     let mut bytes = Vec::new();
     entry.read_to_end(&mut bytes)?;
@@ -347,21 +332,44 @@ fn text(mut bytes: Vec<u8>) -> PathBuf {
 }
 
 fn attributes(header: &Header, more: &Extensions) -> OciResult<Attributes> {
-    let id = |field: &str, value: io::Result<u64>| match more.number(field).map_or(value, Ok) {
-        Ok(id) => u32::try_from(id).or_else(|_| refuse(format!("{field} {id} is too large"))),
-        Err(_) => refuse(format!("a layer has a malformed {field}")),
+    let old = header.as_old();
+    let id = |name: &str, field: &[u8], value: io::Result<u64>| {
+        let value = match more.number(name) {
+            Some(id) => id,
+            None => number(name, field, value)?,
+        };
+        u32::try_from(value).or_else(|_| refuse(format!("{name} {value} is too large")))
     };
     Ok(Attributes {
-        uid: id("uid", header.uid())?,
-        gid: id("gid", header.gid())?,
-        mode: header
-            .mode()
-            .or_else(|_| refuse("a layer has a malformed mode"))?
-            & 0o7777,
+        uid: id("uid", &old.uid, header.uid())?,
+        gid: id("gid", &old.gid, header.gid())?,
+        mode: number("mode", &old.mode, header.mode())? & 0o7777,
         mtime: more
             .number("mtime")
             .unwrap_or_else(|| header.mtime().unwrap_or(0)),
     })
+}
+
+/// Major and minor number of a device file.
+fn device_number(header: &Header) -> OciResult<(u32, u32)> {
+    let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
+        (Some(ustar), _) => (ustar.dev_major, ustar.dev_minor),
+        (None, Some(gnu)) => (gnu.dev_major, gnu.dev_minor),
+        (None, None) => return refuse("device files need a header with device numbers"),
+    };
+    let value = |number: io::Result<Option<u32>>| number.map(Option::unwrap_or_default);
+    Ok((
+        number("device number", &major, value(header.device_major()))?,
+        number("device number", &minor, value(header.device_minor()))?,
+    ))
+}
+
+/// The value of a number field; one that is blank is 0, as other readers have it.
+fn number<T: Default>(name: &str, field: &[u8], value: io::Result<T>) -> OciResult<T> {
+    if field.iter().all(|b| matches!(b, 0 | b' ')) {
+        return Ok(T::default());
+    }
+    value.or_else(|_| refuse(format!("its {name} is malformed")))
 }
 
 /// The path without a leading `/` or `./`.
@@ -371,7 +379,8 @@ fn plain(path: &Path) -> PathBuf {
         .collect()
 }
 
-fn describe(path: &str, error: io::Error) -> OciError {
+fn describe(path: &Path, error: io::Error) -> OciError {
+    let path = path.display();
     match error.raw_os_error() {
         // No space and the like are the host's trouble, not the archive's.
         Some(_) => OciError::Io(io::Error::new(error.kind(), format!("{path}: {error}"))),

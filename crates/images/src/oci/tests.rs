@@ -82,6 +82,21 @@ fn docker_archive(layers: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn oci_archive(layers: &[Vec<u8>], break_digest: bool) -> Vec<u8> {
+    oci_archive_of(CONFIG, layers, break_digest)
+}
+
+/// An archive of stored layers whose configuration names the digests of other bytes.
+fn archive_with_diff_ids(stored: &[Vec<u8>], plain: &[Vec<u8>]) -> Vec<u8> {
+    let ids: Vec<_> = plain
+        .iter()
+        .map(|l| format!("sha256:{}", hex(&Sha256::digest(l))))
+        .collect();
+    let rootfs = serde_json::json!({ "type": "layers", "diff_ids": ids });
+    let config = serde_json::json!({ "architecture": "amd64", "os": "linux", "rootfs": rootfs });
+    oci_archive_of(&config.to_string(), stored, false)
+}
+
+fn oci_archive_of(config: &str, layers: &[Vec<u8>], break_digest: bool) -> Vec<u8> {
     let mut members = vec![("oci-layout".to_owned(), b"{}".to_vec())];
     let mut add = |content: Vec<u8>| {
         let digest = hex(&Sha256::digest(&content));
@@ -89,7 +104,7 @@ fn oci_archive(layers: &[Vec<u8>], break_digest: bool) -> Vec<u8> {
         members.push((format!("blobs/sha256/{digest}"), content));
         serde_json::json!({ "digest": format!("sha256:{digest}"), "size": size })
     };
-    let config = add(CONFIG.into());
+    let config = add(config.into());
     let descriptors: Vec<_> = layers.iter().map(|l| add(l.clone())).collect();
     let manifest =
         serde_json::json!({ "schemaVersion": 2, "config": config, "layers": descriptors });
@@ -324,4 +339,88 @@ fn long_names_and_attributes_come_in_extension_headers() {
     let named = unpacked.root.join("named/by-pax");
     assert_eq!(fs::metadata(&named).unwrap().mtime(), 1234);
     assert_eq!(fs::read_to_string(named).unwrap(), "pax");
+}
+
+#[test]
+fn layers_of_many_zstd_frames_are_unpacked_whole() {
+    let [first, second] = two_layers();
+    let skip = [&[0x5a, 0x2a, 0x4d, 0x18, 5, 0, 0, 0][..], b"12345"].concat();
+    // One frame for each 512 bytes, so that frames end at every header.
+    let mut frames: Vec<u8> = first.chunks(512).flat_map(zstd).collect();
+    frames.extend(&skip);
+    let second_frames = [skip, zstd(&second)].concat();
+    let plain = [first.clone(), second.clone()];
+    let archive = archive_with_diff_ids(&[frames, second_frames], &plain);
+    let unpacked = unpack_bytes(&archive);
+    unpacked.result.unwrap();
+    check_two_layers(&unpacked.root);
+    let (head, tail) = archive.split_at(archive.len() / 2);
+    let unpacked = unpack_bytes(&[zstd(head), zstd(tail)].concat());
+    unpacked.result.unwrap();
+    check_two_layers(&unpacked.root);
+}
+
+#[test]
+fn layers_must_be_what_the_configuration_names() {
+    let [first, second] = two_layers();
+    let stored = [first.clone(), gzip(&second)];
+    let wrong = [first.clone(), first.clone()];
+    check_refused(&archive_with_diff_ids(&stored, &wrong), "layer 2 of 2");
+    check_refused(
+        &archive_with_diff_ids(&stored, &wrong[..1]),
+        "names 1 layers",
+    );
+
+    // Without the two blocks of zeros at its end only a digest can tell that a layer is whole.
+    let open_end = first[..first.len() - 1024].to_vec();
+    let plain = [open_end.clone(), second];
+    let stored = [zstd(&open_end), stored[1].clone()];
+    let unpacked = unpack_bytes(&archive_with_diff_ids(&stored, &plain));
+    unpacked.result.unwrap();
+    check_two_layers(&unpacked.root);
+    check_refused(
+        &docker_archive(&stored),
+        "layer 1 of 2 (0/layer.tar): it has no end mark",
+    );
+    check_refused(
+        &docker_archive(&[[&gzip(&first)[..], b"JUNK"].concat()]),
+        "behind its end",
+    );
+    check_refused(
+        &docker_archive(&[b"\xfd7zXZ\0\0\0".to_vec()]),
+        "compressed with xz",
+    );
+}
+
+#[test]
+fn number_fields_may_be_blank_and_errors_name_the_entry() {
+    let special = |kind: EntryType, major: &[u8; 8]| {
+        let mut header = Header::new_ustar();
+        header.set_path("run/special").unwrap();
+        header.set_entry_type(kind);
+        header.set_mode(0o640);
+        header.set_size(0);
+        let ustar = header.as_ustar_mut().unwrap();
+        (ustar.uid, ustar.gid) = ([0; 8], [b' '; 8]);
+        (ustar.dev_major, ustar.dev_minor) = (*major, [0; 8]);
+        header.set_cksum();
+        let mut builder = Builder::new(Vec::new());
+        builder.append(&header, io::empty()).unwrap();
+        docker_archive(&[builder.into_inner().unwrap()])
+    };
+    for major in [[0; 8], *b"garbage\0"] {
+        let unpacked = unpack_bytes(&special(EntryType::Fifo, &major));
+        unpacked.result.unwrap();
+        let meta = fs::symlink_metadata(unpacked.root.join("run/special")).unwrap();
+        assert_eq!(meta.mode(), 0o010640);
+    }
+    check_refused(
+        &special(EntryType::Char, b"garbage\0"),
+        "run/special: its device number is malformed",
+    );
+    let link = layer(&[("etc/nowhere", LINK, "", 0o777)]);
+    check_refused(
+        &docker_archive(&[link]),
+        "etc/nowhere: the link has no target",
+    );
 }
