@@ -80,5 +80,10 @@ pub enum ImageRequest {
         /// Absolute path.
         #[schema(schema_with = schema::path)]
         file: PathBuf,
+        /// Partition of a disk that has the root file system, as Linux counts them; found by its
+        /// content where not given.
+        #[serde(default)]
+        #[schema(minimum = 1, maximum = 255)]
+        root_partition: Option<u32>,
     },
 }

@@ -67,8 +67,8 @@ pub enum ChainError {
     },
     /// It lies outside of the datastore.
     #[error(
-        "disk file {} lies outside of datastore {}{}: copy it in with `mitose image import`",
-        path.display(), root.display(), named_by(.overlay.as_deref())
+        "disk file {} lies outside of datastore {}{}",
+        path.display(), root.display(), outside_remedy(.overlay.as_deref())
     )]
     Outside {
         /// The file.
@@ -80,8 +80,8 @@ pub enum ChainError {
     },
     /// The backing file name is not a relative path.
     #[error(
-        "field backing_file_name of {} is {name:?}: it must be a path relative to that file; \
-         set it with `qemu-img rebase -u`, or import the image anew",
+        "{} has a backing file, {name:?}, which is not a path relative to it (field \
+         backing_file_name): merge the two with `qemu-img convert -O qcow2`",
         path.display()
     )]
     BackingName {
@@ -136,6 +136,18 @@ fn named_by(overlay: Option<&Path>) -> String {
     overlay.map_or_else(String::new, |overlay| {
         format!(", named as backing file by {}", overlay.display())
     })
+}
+
+fn outside_remedy(overlay: Option<&Path>) -> String {
+    overlay.map_or_else(
+        || ": copy it in with `mitose image import`".to_owned(),
+        |overlay| {
+            format!(
+                ", and {} has it as its backing file: merge the two with `qemu-img convert -O qcow2`",
+                overlay.display()
+            )
+        },
+    )
 }
 
 /// Walks the chain of `path` (of the given format, a file below `root`), top first.

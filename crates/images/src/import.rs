@@ -1,10 +1,12 @@
 //! `import`: an image out of somebody else's disk or container archive.
 
 use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use agent_protocol::guest_paths;
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 use crate::builder::{Outcome, Parts};
@@ -30,6 +32,9 @@ pub struct ImportRequest {
     pub suite: Suite,
     /// Size of a container image's disk in bytes; chosen by its content when absent.
     pub disk_bytes: Option<u64>,
+    /// Partition with the root file system of a disk, counted from 1 as Linux does; found by its
+    /// content when absent.
+    pub root_partition: Option<u32>,
 }
 
 impl Builder {
@@ -45,9 +50,18 @@ impl Builder {
         }
         let kind = disk::detect(&open).map_err(ImageError::file("read", file))?;
         // Everything that can be refused is refused before packages are downloaded.
+        if kind == FileKind::Archive && request.root_partition.is_some() {
+            return Err(refuse(
+                "it is a container archive, which has no partitions: leave out the root partition",
+            ));
+        }
         match kind {
             FileKind::Foreign(name) => Err(refuse(&format!(
-                "it is a {name} file: convert it first, disks with qemu-img convert -O qcow2"
+                "it is a {name} file: convert it first with qemu-img convert -O qcow2"
+            ))),
+            FileKind::Packed(name) => Err(refuse(&format!(
+                "it is compressed with {name}: unpack it first; container archives may be \
+                 compressed with gzip or zstd, disks not"
             ))),
             FileKind::Raw if meta.len() == 0 => Err(refuse("it is empty")),
             FileKind::Raw if meta.len() % 512 != 0 => Err(refuse(
@@ -79,13 +93,11 @@ impl Builder {
             .metadata()
             .map_err(ImageError::file("read", &disk_path))?
             .len();
-        let root = match disk::find_root(&disk).map_err(ImageError::file("read", &disk_path))? {
+        let root = disk::find_root(&disk, request.root_partition);
+        let root = match root.map_err(ImageError::file("read", &disk_path))? {
             RootPlace::WholeDisk => "/dev/vda".to_owned(),
             RootPlace::Partition(number) => format!("/dev/vda{number}"),
-            RootPlace::Nowhere(problem) => {
-                let text = format!("{problem}: an ext4 root file system is needed");
-                return Err(refused(&request.file, &text));
-            }
+            RootPlace::Nowhere(problem) => return Err(refused(&request.file, &problem)),
         };
         let parts = self.parts(request.suite, &[])?;
         self.place_boot_files(&parts, &staging, &SYSTEMD_MODULES)?;
@@ -104,7 +116,7 @@ impl Builder {
         self.place_boot_files(&parts, &staging, &[])?;
         self.watch.stage("set the system up", 0.8)?;
         set_up_container(root.path(), &request.name, &config, &parts.agent)
-            .map_err(ImageError::file("set up", root.path()))?;
+            .map_err(|error| set_up_error(&request.file, error))?;
         let bytes = ext4::disk_size(root.path(), request.disk_bytes)?;
         self.watch.stage("write the disk", 0.85)?;
         ext4::make(
@@ -172,8 +184,11 @@ fn set_up_container(
     name: &str,
     config: &ContainerConfig,
     agent: &[u8],
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let tree = oci::Tree::open(root)?;
+    let write = |path: &str, bytes: &[u8], mode: u32| {
+        tree.write(path, bytes, mode).map_err(|e| named(path, e))
+    };
     for (dir, mode) in [
         ("proc", 0o555),
         ("sys", 0o555),
@@ -186,34 +201,54 @@ fn set_up_container(
         ("usr/local/sbin", 0o755),
         ("etc/mitose", 0o755),
     ] {
-        tree.make_dir(Path::new(dir), mode)?;
+        let made = tree.make_dir(Path::new(dir), mode);
+        made.map_err(|e| named(&format!("/{dir}"), e))?;
     }
     let service = guest_paths::SERVICE;
     let start = config.start();
     if !start.argv.is_empty() {
-        tree.write(service, &serde_json::to_vec(&start)?, 0o644)?;
+        write(service, &serde_json::to_vec(&start)?, 0o644)?;
     }
     let env: String = config
         .environment()
         .iter()
         .map(|line| format!("{line}\n"))
         .collect();
-    tree.write(guest_paths::ENVIRONMENT, env.as_bytes(), 0o644)?;
-    tree.write("/etc/hostname", format!("{name}\n").as_bytes(), 0o644)?;
-    tree.write(
+    write(guest_paths::ENVIRONMENT, env.as_bytes(), 0o644)?;
+    write("/etc/hostname", format!("{name}\n").as_bytes(), 0o644)?;
+    write(
         "/etc/hosts",
         b"127.0.0.1\tlocalhost\n::1\tlocalhost\n",
         0o644,
     )?;
-    tree.write("/etc/resolv.conf", b"", 0o644)?;
-    tree.write("/etc/machine-id", b"", 0o644)?;
-    tree.write(guest_paths::AGENT, agent, 0o755)?;
+    write("/etc/resolv.conf", b"", 0o644)?;
+    write("/etc/machine-id", b"", 0o644)?;
+    write(guest_paths::AGENT, agent, 0o755)?;
     install_links(root, agent)
+}
+
+/// Adds a path in the image to an error; what is in the way of a directory is the image's fault.
+fn named(path: &str, error: io::Error) -> io::Error {
+    let loops = error.raw_os_error() == Some(Errno::LOOP.raw_os_error());
+    if !loops && error.kind() != ErrorKind::NotADirectory {
+        return io::Error::new(error.kind(), format!("{path}: {error}"));
+    }
+    let problem = format!(
+        "{path} cannot be made: the image has a file or a loop of links where a directory must be"
+    );
+    io::Error::new(ErrorKind::NotADirectory, problem)
+}
+
+fn set_up_error(file: &Path, error: io::Error) -> ImageError {
+    match error.kind() {
+        ErrorKind::NotADirectory => refused(file, &error.to_string()),
+        _ => ImageError::file("set up the system of", file)(error),
+    }
 }
 
 /// Uses the general installation only where the directories are real ones: a container may have
 /// put links to the host's directories there.
-fn install_links(root: &Path, agent: &[u8]) -> std::io::Result<()> {
+fn install_links(root: &Path, agent: &[u8]) -> io::Result<()> {
     let real = |path: &str| fs::symlink_metadata(root.join(path)).is_ok_and(|m| m.is_dir());
     if [
         "usr",
@@ -238,4 +273,40 @@ fn reason_of(error: &dyn std::error::Error) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn files_and_loops_in_the_place_of_directories_are_named_by_the_archive() {
+        let config = ContainerConfig::default();
+        let set_up = |make: &dyn Fn(&Path)| {
+            let root = tempfile::tempdir().unwrap();
+            make(root.path());
+            let set = set_up_container(root.path(), "x", &config, b"agent");
+            let error = set.map_err(|e| set_up_error(Path::new("/tmp/image.tar"), e));
+            (error.map_err(|e| e.to_string()), root)
+        };
+        for make in [
+            (&|root: &Path| fs::write(root.join("etc"), "file").unwrap()) as &dyn Fn(&Path),
+            &|root: &Path| symlink("etc", root.join("etc")).unwrap(),
+        ] {
+            let (result, root) = set_up(make);
+            let problem = result.unwrap_err();
+            for word in ["/tmp/image.tar", "/etc cannot be made", "loop of links"] {
+                assert!(problem.contains(word), "{problem}");
+            }
+            assert!(
+                !problem.contains(root.path().to_str().unwrap()),
+                "{problem}"
+            );
+        }
+        let (result, root) = set_up(&|_| {});
+        result.unwrap();
+        assert_eq!(fs::read(root.path().join("etc/hostname")).unwrap(), b"x\n");
+    }
 }

@@ -17,6 +17,7 @@ usage: mitose-image [--images DIR] [--cache DIR] [--agent FILE] [--mirror URI] C
   debian [--name N] [--suite trixie|bookworm] [--include a,b] [--init agent|systemd]
          [--disk-bytes N]
   import FILE --name N [--suite trixie|bookworm] [--disk-bytes N]
+         [--root-partition N]
   list
   remove NAME";
 
@@ -110,6 +111,7 @@ fn run(args: Vec<String>) -> Result<()> {
             let name = words.option("--name")?.context("import needs --name")?;
             let suite = words.parsed("--suite")?.unwrap_or_default();
             let disk_bytes = words.parsed("--disk-bytes")?;
+            let root_partition = words.parsed("--root-partition")?;
             let file = words.0.pop().context("import needs a file")?.into();
             words.finish()?;
             print(&builder.import(&ImportRequest {
@@ -117,6 +119,7 @@ fn run(args: Vec<String>) -> Result<()> {
                 name,
                 suite,
                 disk_bytes,
+                root_partition,
             })?)
         }
         "list" => {

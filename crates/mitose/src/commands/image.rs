@@ -65,6 +65,9 @@ struct ImportArgs {
     /// Name of the image
     #[arg(long)]
     name: String,
+    /// Partition of a disk that has the root file system [default: the one that holds a system]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=255))]
+    root_partition: Option<u32>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -96,6 +99,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
             let request = ImageRequest::Import {
                 name: args.name.clone(),
                 file: std::path::absolute(args.file).context("FILE")?,
+                root_partition: args.root_partition,
             };
             make(&args.name, &request, context)
         }

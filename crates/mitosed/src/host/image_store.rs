@@ -140,11 +140,16 @@ impl Host {
                 },
                 disk_bytes,
             }),
-            ImageRequest::Import { name, file } => builder.import(&ImportRequest {
+            ImageRequest::Import {
+                name,
+                file,
+                root_partition,
+            } => builder.import(&ImportRequest {
                 file,
                 name,
                 suite: Suite::default(),
                 disk_bytes: None,
+                root_partition,
             }),
         };
         made.map_err(image::refuse)?;

@@ -330,9 +330,16 @@ impl Host {
             let root = stores
                 .into_iter()
                 .map(|(_, dir)| dir.root().to_owned())
-                .chain([home.images()])
+                .chain([home.images(), home.datastore()])
                 .find(holds)
-                .unwrap_or_else(|| home.datastore());
+                .ok_or_else(|| {
+                    OpError::invalid(format!(
+                        "{field}: {} has a backing file and lies in no datastore; merge it with \
+                         its backing file: qemu-img convert -O qcow2 {} NEW.qcow2",
+                        path.display(),
+                        path.display()
+                    ))
+                })?;
             disk_layers::chain::verify_chain(&root, &path, header.format)
                 .map_err(|error| refuse(error.into()))?
                 .into_iter()
