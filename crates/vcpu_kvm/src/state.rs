@@ -17,6 +17,12 @@ use crate::{convert, failed};
 
 const MSR_TSC: u32 = 0x10;
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
+/// Types of memory of variable and fixed ranges: KVM has these registers and does not list them.
+const MSR_MTRRS: [std::ops::RangeInclusive<u32>; 4] =
+    [0x200..=0x20f, 0x250..=0x250, 0x258..=0x259, 0x268..=0x26f];
+const MSR_MTRR_DEFAULT: u32 = 0x2ff;
+/// Enabled, fixed ranges not, and all memory write-back: as firmware would leave it.
+const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
 /// Most MSRs in one call (`MAX_IO_MSRS` of KVM).
 const MSRS_PER_CALL: usize = 256;
 /// Most MSRs that a saved state may hold.
@@ -136,11 +142,23 @@ fn save_msrs(vm: &Shared, fd: &VcpuFd) -> Result<Vec<Msr>, EngineError> {
 
 fn msr_indices<'a>(vm: &'a Shared, fd: &VcpuFd) -> Result<&'a [u32], EngineError> {
     vm.msr_indices(|mut all| {
-        if !all.contains(&MSR_TSC_DEADLINE) {
-            all.push(MSR_TSC_DEADLINE);
+        let more = [MSR_TSC_DEADLINE, MSR_MTRR_DEFAULT].into_iter();
+        for index in more.chain(MSR_MTRRS.into_iter().flatten()) {
+            if !all.contains(&index) {
+                all.push(index);
+            }
         }
         Ok(read_msrs(fd, &all)?.iter().map(|msr| msr.index).collect())
     })
+}
+
+/// Makes all memory write-back for a vCPU that is about to boot.
+pub(crate) fn set_memory_types(fd: &VcpuFd) -> Result<(), EngineError> {
+    let default = Msr {
+        index: MSR_MTRR_DEFAULT,
+        value: MTRR_WRITE_BACK,
+    };
+    write_msrs(fd, &[default])
 }
 
 /// Loads a vCPU that was just made; `first` says whether it is the one that boots a machine.

@@ -128,6 +128,7 @@ impl Vcpu for KvmVcpu {
             .set_cpuid2(&model)
             .map_err(failed("KVM_SET_CPUID2"))?;
         self.cpuid = convert::cpuid(&model);
+        state::set_memory_types(&self.fd)?;
         state::learn(&self.vm, &self.fd)
     }
 

@@ -32,10 +32,10 @@ const fn bits(numbers: &[u32]) -> u32 {
 
 /// Leaf 1 ECX: SSE3, SSSE3, CX16, SSE4.1, SSE4.2, x2APIC, POPCNT, TSC deadline, RDRAND, hypervisor.
 const FEATURES_ECX: u32 = bits(&[0, 9, 13, 19, 20, 21, 23, 24, 30, 31]);
-/// Leaf 1 EDX: FPU, DE, PSE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, PGE, MCA, CMOV, PAT, CLFLUSH, MMX,
+/// Leaf 1 EDX: FPU, DE, PSE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MTRR, PGE, MCA, CMOV, PAT, CLFLUSH, MMX,
 /// FXSR, SSE, SSE2. Machine checks have no bank; without them Linux logs an error at boot.
 const FEATURES_EDX: u32 = bits(&[
-    0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 14, 15, 16, 19, 23, 24, 25, 26,
+    0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 19, 23, 24, 25, 26,
 ]);
 /// Several logical processors in a package.
 const HTT: u32 = 1 << 28;

@@ -11,6 +11,7 @@ mod bell;
 mod clock;
 mod cpuid;
 mod engine;
+mod mtrr;
 mod platform;
 mod registers;
 mod starved;

@@ -10,6 +10,7 @@ use x86_cpu::{Environment, Ram};
 use crate::apic::{Apics, LocalApic};
 use crate::clock::{self, View, VmTime};
 use crate::cpuid;
+use crate::mtrr::Mtrrs;
 use crate::registers::PLAIN;
 use crate::time_page::TimePage;
 
@@ -30,6 +31,7 @@ pub(crate) struct Platform {
     pub(crate) time_page: TimePage,
     pub(crate) wall_clock: u64,
     pub(crate) plain: [u64; PLAIN.len()],
+    pub(crate) mtrrs: Mtrrs,
     pub(crate) cpuid: Vec<CpuidLeaf>,
 }
 
@@ -44,6 +46,7 @@ impl Platform {
             time_page: TimePage::default(),
             wall_clock: 0,
             plain: [0; PLAIN.len()],
+            mtrrs: Mtrrs::default(),
             cpuid: vec![],
         }
     }

@@ -58,6 +58,7 @@ impl Platform {
                 let plain = PLAIN.iter().zip(self.plain).find(|(i, _)| **i == index);
                 plain
                     .map(|(_, value)| value)
+                    .or_else(|| self.mtrrs.read(index))
                     .or_else(|| is_silent(index).then_some(0))
             }
         }
@@ -92,7 +93,8 @@ impl Platform {
                     *held = value;
                     return true;
                 }
-                return is_silent(index);
+                let taken = self.mtrrs.write(index, value);
+                return taken.unwrap_or_else(|| is_silent(index));
             }
         }
         true

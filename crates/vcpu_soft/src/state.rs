@@ -13,6 +13,7 @@ use x86_fp::FpState;
 
 use crate::clock::{self, TSC_KHZ};
 use crate::cpuid;
+use crate::mtrr;
 use crate::registers::{self, PLAIN, TIME_PAGE, TSC, TSC_ADJUST, TSC_DEADLINE, WALL_CLOCK};
 use crate::vcpu::SoftVcpu;
 
@@ -199,7 +200,8 @@ impl SoftVcpu {
         let rare = [(TSC_AUX, cpu.tsc_aux)]
             .into_iter()
             .chain(PLAIN.into_iter().zip(platform.plain))
-            .filter(|(_, value)| *value != 0);
+            .chain(platform.mtrrs.held())
+            .filter(|(index, value)| *value != 0 || *index == mtrr::DEFAULT_TYPE);
         held.into_iter()
             .filter(|(index, value)| *index != TSC_ADJUST || *value != 0)
             .chain(rare)
@@ -222,6 +224,7 @@ impl SoftVcpu {
                 WALL_CLOCK => platform.wall_clock = msr.value,
                 TIME_PAGE => platform.time_page.set_msr(msr.value),
                 index => {
+                    platform.mtrrs.load(index, msr.value);
                     if let Some(place) = SYSENTER.iter().position(|i| *i == index) {
                         cpu.sysenter[place] = msr.value;
                     }

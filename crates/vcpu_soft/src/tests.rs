@@ -295,6 +295,47 @@ fn a_state_goes_on_in_another_vm() {
 }
 
 #[test]
+fn memory_types_go_along_and_are_write_back_where_a_state_has_none() {
+    let mut pc = Pc::new(SPINS);
+    let mut state = pc.save();
+    assert_ne!(
+        state.cpuid[1].result[3] & 1 << 12,
+        0,
+        "the CPU model has MTRRs"
+    );
+    let mtrrs = |state: &VcpuState| -> Vec<(u32, u64)> {
+        let own = state
+            .msrs
+            .iter()
+            .filter(|m| matches!(m.index, 0x200..=0x2ff));
+        let pat = 0x277;
+        own.filter(|m| m.index != pat)
+            .map(|m| (m.index, m.value))
+            .collect()
+    };
+    assert_eq!(mtrrs(&state), [(0x2ff, 0x806)]);
+    let mut loaded = |change: &dyn Fn(&mut VcpuState)| {
+        change(&mut state);
+        let (_ram, slots) = ram(SPINS);
+        let vm = SoftEngine.create_vm(&slots).unwrap();
+        let mut vcpu = vm.create_vcpu(0, 1).unwrap();
+        vcpu.restore(&state).unwrap();
+        mtrrs(&vcpu.save().unwrap())
+    };
+    // As checkpoints of older engines are.
+    assert_eq!(
+        loaded(&|s| s.msrs.retain(|m| m.index != 0x2ff)),
+        [(0x2ff, 0x806)]
+    );
+    let add = |s: &mut VcpuState| {
+        for (index, value) in [(0x203, 0xff_c000_0800), (0x2ff, 0)] {
+            s.msrs.push(vcpu::Msr { index, value });
+        }
+    };
+    assert_eq!(loaded(&add), [(0x203, 0xff_c000_0800), (0x2ff, 0)]);
+}
+
+#[test]
 fn states_that_do_not_fit_are_refused() {
     let mut pc = Pc::new(SPINS);
     let state = pc.save();
