@@ -19,6 +19,7 @@ pub mod guest_paths;
 pub mod guestinfo;
 pub mod host;
 pub mod request;
+pub mod tree;
 
 pub use control::{
     Hello, HelloReason, Identity, IdentityKind, NicIdentity, Ready, SshHostKey, ToGuest, ToHost,

@@ -155,9 +155,10 @@ pub enum EntryKind {
 pub struct Put {
     /// Absolute path in the guest. For a file: the file to write (replaced as a whole when the
     /// transfer is complete), or an existing directory when `name` is given. For tar: the directory
-    /// to unpack into, made when it is missing.
+    /// to unpack into, made when it is missing; when it exists and `name` is given, the directory
+    /// of that name below it.
     pub path: String,
-    /// File name to use when `path` is an existing directory.
+    /// Name to use when `path` is an existing directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Permission bits of a file.

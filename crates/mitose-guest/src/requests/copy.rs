@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use agent_protocol::request::DATA_MAX;
+use agent_protocol::tree::{self, Specials};
 use agent_protocol::{Entry, EntryKind, FrameError, Get, Put, Reply, Request};
 use anyhow::{Context, Result, bail, ensure};
 
@@ -23,7 +24,7 @@ pub(super) fn receive(root: &Root, stream: &mut File, put: &Put) -> Result<()> {
     };
     match put.kind {
         EntryKind::File => receive_file(&mut data, &file_target(target, put)?, put.mode)?,
-        EntryKind::Tar => receive_tar(&mut data, &target)?,
+        EntryKind::Tar => receive_tar(&mut data, &target_in(target, put)?)?,
     }
     Reply::Done.write(stream)?;
     Ok(())
@@ -42,12 +43,7 @@ pub(super) fn send(root: &Root, stream: &mut File, get: &Get) -> Result<()> {
         })
         .write(stream)?;
         let writer = BufWriter::with_capacity(DATA_MAX, DataWriter { stream });
-        let mut archive = tar::Builder::new(writer);
-        archive.follow_symlinks(false);
-        archive
-            .append_dir_all(".", &path)
-            .with_context(|| get.path.clone())?;
-        archive.into_inner()?.flush()?;
+        tree::pack(&path, writer, Specials::Marked).with_context(|| get.path.clone())?;
     } else {
         ensure!(
             meta.is_file(),
@@ -79,14 +75,20 @@ fn absolute(root: &Root, path: &str) -> Result<PathBuf> {
     Ok(root.path(path))
 }
 
-/// The file to write: the path itself, or the given name inside it when it is a directory.
+/// The file to write.
 fn file_target(path: PathBuf, put: &Put) -> Result<PathBuf> {
     if !path.is_dir() {
         ensure!(!put.path.ends_with('/'), "{} is not a directory", put.path);
         return Ok(path);
     }
-    let Some(name) = &put.name else {
-        bail!("{} is a directory", put.path)
+    ensure!(put.name.is_some(), "{} is a directory", put.path);
+    target_in(path, put)
+}
+
+/// The path itself, or the given name inside it when it is a directory.
+fn target_in(path: PathBuf, put: &Put) -> Result<PathBuf> {
+    let Some(name) = put.name.as_ref().filter(|_| path.is_dir()) else {
+        return Ok(path);
     };
     let plain = Path::new(name)
         .file_name()
@@ -132,16 +134,17 @@ fn write_whole(data: &mut impl Read, path: &Path, mode: u32) -> io::Result<()> {
 }
 
 fn receive_tar(data: &mut impl Read, dir: &Path) -> Result<()> {
-    let shown = dir.display().to_string();
-    fs::create_dir_all(dir).context(shown.clone())?;
-    let mut archive = tar::Archive::new(&mut *data);
-    archive.set_preserve_permissions(true);
-    archive.set_overwrite(true);
-    archive
-        .unpack(dir)
-        .with_context(|| format!("cannot unpack into {shown}"))?;
+    let shown = dir.display();
+    let left_out =
+        tree::unpack(&mut *data, dir).with_context(|| format!("cannot unpack into {shown}"))?;
     // The end of the archive comes before the end of the stream: padding follows.
     io::copy(data, &mut io::sink())?;
+    ensure!(
+        left_out.is_empty(),
+        "{} of the entries are neither file, directory nor link, such as {}; the others are in {shown}",
+        left_out.len(),
+        left_out[0].display()
+    );
     Ok(())
 }
 

@@ -350,4 +350,44 @@ fn directories_travel_as_tar() {
         put(to.path(), &target, b"not a tar at all"),
         Err(HostError::Guest { .. })
     ));
+
+    // With a name it goes below a directory that exists, and becomes one that does not.
+    for (path, place) in [("/new", "new/name/e/f"), ("/other", "other/e/f")] {
+        let target = Put {
+            path: path.into(),
+            name: Some("name".into()),
+            ..target.clone()
+        };
+        put(to.path(), &target, &archive).unwrap();
+        assert_eq!(fs::read(to.path().join(place)).unwrap(), b"deep");
+    }
+    let outside = Put {
+        path: "/new".into(),
+        name: Some("../name".into()),
+        ..target
+    };
+    assert!(put(to.path(), &outside, &archive).is_err());
+}
+
+#[test]
+fn pipes_in_a_directory_are_named_and_the_rest_travels() {
+    let from = tempfile::tempdir().unwrap();
+    fs::create_dir(from.path().join("d")).unwrap();
+    fs::write(from.path().join("d/file"), b"text").unwrap();
+    let fifo = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let path = from.path().join("d/pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, fifo, mode, 0).unwrap();
+    let (_, archive) = get(from.path(), "/d").unwrap();
+    let to = tempfile::tempdir().unwrap();
+    let target = Put {
+        path: "/new".into(),
+        name: None,
+        mode: 0,
+        kind: EntryKind::Tar,
+    };
+    let problem = put(to.path(), &target, &archive).unwrap_err().to_string();
+    assert!(problem.contains("such as pipe"), "{problem}");
+    assert_eq!(fs::read(to.path().join("new/file")).unwrap(), b"text");
+    assert!(!to.path().join("new/pipe").exists());
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use agent_protocol::tree::{self, Specials};
 use agent_protocol::{Entry, EntryKind, Put, REQUEST_PORT, host};
 use anyhow::{Context as _, bail};
 
@@ -16,12 +17,15 @@ const AGENT_WAIT_S: u64 = 60;
 
 /// Copy files and directories between host and guest
 ///
-/// One of the two places is NAME:PATH with an absolute path in the guest.
+/// One of the two places is NAME:PATH with an absolute path in the guest. A directory is copied under
+/// its own name into a directory that exists, else it becomes the target; DIR/. copies its content
+/// alone. Named pipes, sockets and device nodes are left out, with a warning.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   mitose cp notes.txt web1:/root/
   mitose cp web1:/var/log/syslog .
-  mitose cp ./site web1:/srv/site")]
+  mitose cp ./site web1:/srv/site     # /srv/site/site where /srv/site exists
+  mitose cp ./site/. web1:/srv/site   # its content")]
 pub struct Args {
     /// Where from: PATH or NAME:PATH
     from: String,
@@ -39,7 +43,9 @@ enum Place<'a> {
 /// Runs the command.
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<u8> {
     match (place(&args.from), place(&args.to)) {
-        (Place::Host(from), Place::Guest { name, path }) => upload(context, from, name, path)?,
+        (Place::Host(from), Place::Guest { name, path }) => {
+            upload(context, &args.from, from, name, path)?
+        }
         (Place::Guest { name, path }, Place::Host(to)) => download(context, name, path, to)?,
         (Place::Host(_), Place::Host(_)) => {
             bail!("one place must be in a guest, written NAME:/PATH")
@@ -68,7 +74,13 @@ fn connect(context: &Context, name: &str, path: &str) -> anyhow::Result<UnixStre
     Ok(context.client()?.vsock(name, REQUEST_PORT, AGENT_WAIT_S)?)
 }
 
-fn upload(context: &Context, from: &Path, name: &str, path: &str) -> anyhow::Result<()> {
+fn upload(
+    context: &Context,
+    source: &str,
+    from: &Path,
+    name: &str,
+    path: &str,
+) -> anyhow::Result<()> {
     let meta = fs::metadata(from).with_context(|| format!("cannot open {}", from.display()))?;
     let stream = connect(context, name, path)?;
     let mut put = Put {
@@ -79,27 +91,31 @@ fn upload(context: &Context, from: &Path, name: &str, path: &str) -> anyhow::Res
     };
     if meta.is_dir() {
         put.kind = EntryKind::Tar;
-        put.name = None;
+        if tree::means_content(source) {
+            put.name = None;
+        }
         let (reader, writer) = io::pipe().context("cannot make a pipe")?;
         let packed = from.to_owned();
-        let packer = std::thread::spawn(move || pack(&packed, writer));
+        let packer = std::thread::spawn(move || tree::pack(&packed, writer, Specials::LeftOut));
         let sent = host::put(&stream, &stream, &put, reader);
-        let packed = packer.join().unwrap_or_else(|_| bail!("packing broke off"));
+        let packed = packer
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("packing broke off")));
         sent?;
-        return packed;
+        let left_out = packed.with_context(|| format!("cannot read {}", from.display()))?;
+        warn_of(&left_out);
+        return Ok(());
     }
     let file = File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
     host::put(&stream, &stream, &put, file)?;
     Ok(())
 }
 
-fn pack(from: &Path, writer: impl Write) -> anyhow::Result<()> {
-    let mut archive = tar::Builder::new(writer);
-    archive.follow_symlinks(false);
-    archive
-        .append_dir_all(".", from)
-        .and_then(|()| archive.finish())
-        .with_context(|| format!("cannot read {}", from.display()))
+/// Names what was not copied.
+fn warn_of(left_out: &[PathBuf]) {
+    for path in left_out {
+        eprintln!("warning: {path:?} was not copied: it is neither a file, a directory nor a link");
+    }
 }
 
 /// Where a download goes.
@@ -136,12 +152,9 @@ fn download(context: &Context, name: &str, path: &str, to: &Path) -> anyhow::Res
             Ok(Sink::File(made))
         }
         EntryKind::Tar => {
-            fs::create_dir_all(to)?;
+            let into = directory_target(path, to);
             let (reader, writer) = io::pipe()?;
-            let to = to.to_owned();
-            unpacker = Some(std::thread::spawn(move || {
-                tar::Archive::new(reader).unpack(to)
-            }));
+            unpacker = Some(std::thread::spawn(move || tree::unpack(reader, &into)));
             Ok(Sink::Tar(writer))
         }
     });
@@ -157,9 +170,15 @@ fn download(context: &Context, name: &str, path: &str, to: &Path) -> anyhow::Res
         let unpacked = unpacker
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("it broke off")));
-        let entry = entry?;
-        unpacked.with_context(|| format!("cannot unpack into {}", to.display()))?;
-        debug_assert_eq!(entry.kind, EntryKind::Tar);
+        // A stream that broke off is not the unpacking's fault.
+        let broken = |e: &io::Error| e.kind() == io::ErrorKind::UnexpectedEof;
+        let entry = match (&unpacked, entry) {
+            (Err(error), Err(_)) if !broken(error) => None,
+            (_, entry) => Some(entry?),
+        };
+        let left_out = unpacked.with_context(|| format!("cannot unpack into {}", to.display()))?;
+        warn_of(&left_out);
+        debug_assert!(entry.is_none_or(|entry| entry.kind == EntryKind::Tar));
         return Ok(());
     }
     match (entry, target) {
@@ -187,6 +206,14 @@ fn target_file(path: &str, to: &Path) -> PathBuf {
     }
 }
 
+/// A directory becomes one below an existing directory, unless its content alone is meant.
+fn directory_target(path: &str, to: &Path) -> PathBuf {
+    if tree::means_content(path) {
+        return to.to_owned();
+    }
+    target_file(path, to)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,5 +237,11 @@ mod tests {
         );
         let file = dir.path().join("x");
         assert_eq!(target_file("/etc/hosts", &file), file);
+        assert_eq!(
+            directory_target("/etc/", dir.path()),
+            dir.path().join("etc")
+        );
+        assert_eq!(directory_target("/etc/.", dir.path()), dir.path());
+        assert_eq!(directory_target("/etc", &file), file);
     }
 }
