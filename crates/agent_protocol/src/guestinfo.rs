@@ -44,7 +44,10 @@ pub enum GuestInfoError {
         len: usize,
     },
     /// The value is not text.
-    #[error("value of {key} has control characters; encode it, for example as base64")]
+    #[error(
+        "value of {key} has control characters other than tab, newline and carriage return; encode it, \
+         for example as base64"
+    )]
     Control {
         /// Whose value.
         key: String,

@@ -82,9 +82,22 @@ fn print_all(values: &GuestInfo, format: Format) -> anyhow::Result<()> {
         return output::json(values);
     }
     for (key, value) in &values.0 {
-        output::text_line(&format!("{key}={value}"))?;
+        output::text_line(&format!("{key}={}", one_line(value)))?;
     }
     Ok(())
+}
+
+/// A value without what would end its line or move the cursor.
+fn one_line(value: &str) -> String {
+    let mut line = String::new();
+    for c in value.chars() {
+        match c {
+            '\\' => line.push_str("\\\\"),
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    line
 }
 
 fn print_one(value: &str, format: Format) -> anyhow::Result<()> {
@@ -99,5 +112,16 @@ fn print_changed(values: &GuestInfo, format: Format) -> anyhow::Result<()> {
     match format {
         Format::Json => output::json(values),
         Format::Table => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_value_is_listed_in_one_line() {
+        assert_eq!(one_line("a\n\tb\r\\ü"), r"a\n\tb\r\\ü");
+        assert_eq!(one_line("plain = text"), "plain = text");
     }
 }

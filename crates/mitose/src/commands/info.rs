@@ -115,7 +115,11 @@ fn nic_line(nic: &NicDetail) -> String {
 fn shortened(value: &str) -> String {
     const MOST: usize = 60;
     let line = value.lines().next().unwrap_or_default();
-    let cut: String = line.chars().take(MOST).collect();
+    let cut: String = line
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(MOST)
+        .collect();
     if cut == value {
         return cut;
     }

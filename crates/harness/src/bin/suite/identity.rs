@@ -77,6 +77,44 @@ fn in_table(place: &Place, name: &str, uuid: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Into a directory that exists a directory goes under its own name, `/.` is its content, and pipes
+/// are named and left out.
+fn directories_go_below(place: &Place, tree: &Path, folder: &Path) -> anyhow::Result<()> {
+    let tree = tree.to_str().context("path")?;
+    let folder = folder.to_str().context("path")?;
+    place.sh(
+        "c0",
+        "mkdir -p /tmp/there /tmp/pipes && mkfifo /tmp/pipes/pipe",
+    )?;
+    place.cli.run(&["cp", tree, "c0:/tmp/there"])?;
+    place.sh(
+        "c0",
+        "test -f /tmp/there/tree/program && test ! -e /tmp/there/program",
+    )?;
+    place
+        .cli
+        .run(&["cp", &format!("{tree}/."), "c0:/tmp/there"])?;
+    place.sh("c0", "test -f /tmp/there/program")?;
+    place.cli.run(&["cp", "c0:/tmp/there/tree", folder])?;
+    place
+        .cli
+        .run(&["cp", "c0:/tmp/there/tree/.", &format!("{folder}/content")])?;
+    for file in ["tree/program", "content/program"] {
+        ensure!(Path::new(folder).join(file).is_file(), "{file}");
+    }
+    let output = place.cli.output(&["cp", "c0:/tmp/pipes", folder])?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.success() && text.contains("pipe"),
+        "{output:?}"
+    );
+    ensure!(
+        !Path::new(folder).join("pipes/pipe").exists(),
+        "a pipe became a file"
+    );
+    Ok(())
+}
+
 /// `mitose cp` both ways: files and directories with any content, names and modes.
 pub(crate) fn copies(place: &Place) -> anyhow::Result<()> {
     place.run("c0", &["--memory", "256M"])?;
@@ -107,6 +145,7 @@ pub(crate) fn copies(place: &Place) -> anyhow::Result<()> {
     );
     let back = folder.path().join("back");
     place.cli.run(&["cp", "c0:/tmp/tree", &path(&back)?])?;
+    directories_go_below(place, &tree, folder.path())?;
     let mode = |path: &Path| fs::metadata(path).map(|found| found.permissions().mode() & 0o777);
     ensure!(mode(&back.join("program"))? == 0o755, "a mode comes back");
     ensure!(
