@@ -105,7 +105,7 @@ fn is_valid(index: u32, value: u64) -> bool {
     let low = value as u8;
     match index {
         DEFAULT_TYPE => value & !DEFAULT_TYPE_BITS == 0 && is_type(low),
-        0x200..=0x20f if index % 2 == 0 => value & !BASE_BITS == 0 && is_type(low),
+        0x200..=0x20f if index.is_multiple_of(2) => value & !BASE_BITS == 0 && is_type(low),
         0x200..=0x20f => value & !MASK_BITS == 0,
         // A byte for each part of a fixed range.
         _ => value.to_le_bytes().into_iter().all(is_type),
