@@ -49,7 +49,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use utoipa_axum::router::OpenApiRouter;
 
-use self::access::Peer;
 use self::answer::HttpError;
 use crate::clock::monotonic_ns;
 use crate::host::Host;
@@ -76,21 +75,20 @@ pub async fn serve(host: Arc<Host>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     let local = app.router(false);
-    let local = local.into_make_service_with_connect_info::<Peer>();
+    let local = listen::serve(listener, local, listen::local_peer, listen::HEAD_TIMEOUT);
     let remote = app.router(true);
     let remote = async move {
         match tls {
             Some(tls) => {
                 tracing::info!(url = %format!("https://{}", tls.address()), "serving");
-                let remote = remote.into_make_service_with_connect_info::<Peer>();
-                axum::serve(tls, remote).await
+                listen::serve(tls, remote, listen::Tls::peer, listen::HEAD_TIMEOUT).await;
             }
             None => std::future::pending().await,
         }
     };
     tokio::select! {
-        served = axum::serve(listener, local) => served.context("cannot serve")?,
-        served = remote => served.context("cannot serve TCP")?,
+        () = local => {}
+        () = remote => {}
         _ = terminate.recv() => tracing::info!("ending by SIGTERM"),
         _ = interrupt.recv() => tracing::info!("ending by SIGINT"),
         () = stop.0.notified() => tracing::info!("ending by request"),

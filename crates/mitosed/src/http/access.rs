@@ -161,7 +161,11 @@ pub async fn enter(State(gate): State<Arc<Gate>>, mut request: Request, next: Ne
         Ok(user) => user,
         Err(error) => {
             let limited = gate.limits.take(&peer.key());
-            return limited.unwrap_or_else(|| refuse(error));
+            let mut response = limited.unwrap_or_else(|| refuse(error));
+            // A stranger who sends more and takes no answers would keep the connection for ever.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+            return response;
         }
     };
     // The daemon's own user is not held back.

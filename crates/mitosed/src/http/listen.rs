@@ -9,14 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::serve::Listener;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -27,6 +33,9 @@ use crate::config::Config;
 
 /// Longest time that a client may take for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time that a client may take for the head of a request, its first or the next one. What a
+/// request began, an answer that waits or a stream, may last.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections on TCP at a time, those in their handshake among them.
 const MAX_CONNECTIONS: usize = 1024;
 /// Pause after the host refused to accept, for example for lack of descriptors.
@@ -62,21 +71,41 @@ pub fn unix(config: &Config) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        // A peer that the kernel does not tell is nobody.
-        let credentials = stream.io().peer_cred();
-        credentials.map_or(
-            Self::Local {
-                uid: u32::MAX,
-                gid: u32::MAX,
-            },
-            |peer| Self::Local {
-                uid: peer.uid(),
-                gid: peer.gid(),
-            },
-        )
+/// Serves what comes in at `listener` for ever; a connection ends where a client takes longer than
+/// `head_timeout` for the head of a request.
+pub async fn serve<L: Listener>(
+    mut listener: L,
+    router: Router,
+    peer: fn(&L::Io, &L::Addr) -> Peer,
+    head_timeout: Duration,
+) {
+    let app = TowerToHyperService::new(router);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(head_timeout);
+    loop {
+        let (stream, address) = listener.accept().await;
+        let (app, peer) = (app.clone(), peer(&stream, &address));
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer.clone()));
+            app.call(request)
+        });
+        let connection = http
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended");
+            }
+        });
     }
+}
+
+/// Who is at the other end of the Unix socket; a peer that the kernel does not tell is nobody.
+pub fn local_peer<A>(stream: &UnixStream, _: &A) -> Peer {
+    let peer = stream.peer_cred();
+    let (uid, gid) = peer.map_or((u32::MAX, u32::MAX), |peer| (peer.uid(), peer.gid()));
+    Peer::Local { uid, gid }
 }
 
 /// A port that takes TLS connections. Handshakes run beside each other, so that a client that does
@@ -101,6 +130,11 @@ impl Tls {
         let (sender, accepted) = mpsc::channel(16);
         tokio::spawn(accept(listener, acceptor, sender));
         Ok(Self { accepted, address })
+    }
+
+    /// Who is at the other end of a connection.
+    pub fn peer<S>(_: &S, address: &SocketAddr) -> Peer {
+        Peer::Remote(*address)
     }
 
     /// Where it listens.
@@ -159,12 +193,6 @@ impl Listener for Tls {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.address)
-    }
-}
-
-impl Connected<IncomingStream<'_, Tls>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Tls>) -> Self {
-        Self::Remote(*stream.remote_addr())
     }
 }
 
@@ -289,3 +317,6 @@ impl<S: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for Counted<S> {
         std::pin::Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests;
