@@ -137,6 +137,28 @@ fn tokens_outlive_the_daemon_and_their_secrets_are_not_kept() {
     }
 }
 
+#[test]
+fn a_name_is_that_of_one_token_also_where_many_ask_for_it_at_once() {
+    let bed = Bed::new();
+    for round in 0..4 {
+        let start = std::sync::Barrier::new(8);
+        let ask = || {
+            start.wait();
+            let name = format!("t{round}");
+            let role = Role::Viewer;
+            let made = bed.client.make_token(&TokenRequest { name, role });
+            made.is_ok()
+        };
+        let made = std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            let made = asked.into_iter().map(|asked| asked.join().unwrap());
+            made.filter(|made| *made).count()
+        });
+        assert_eq!(made, 1);
+    }
+    assert_eq!(bed.client.tokens().unwrap().len(), 4);
+}
+
 /// Address of a daemon that was started with `--listen`.
 fn url(bed: &Bed) -> String {
     // It answers at its socket a moment before.

@@ -121,7 +121,7 @@ impl Host {
         let told = event(&request.name, "folder.created", "created").with(json!({
             "parent": parent
         }));
-        let folder = self.make_object(Some(&parent), &request.name, doc, Some(told))?;
+        let folder = self.make_object_in_turn(Some(&parent), &request.name, doc, Some(told))?;
         Ok(self.show_folder(&folder))
     }
 

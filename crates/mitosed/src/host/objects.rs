@@ -66,7 +66,7 @@ impl Host {
         rows.filter_map(|row| parse(row).ok()).collect()
     }
 
-    /// Makes an object with a new id.
+    /// Makes an object with a new id and a name that is free.
     pub fn make_object<T: Kind>(
         &self,
         parent: Option<&str>,
@@ -74,6 +74,20 @@ impl Host {
         doc: T,
         told: Option<NewEvent>,
     ) -> OpResult<Object<T>> {
+        let _turn = self.objects_turn();
+        self.make_object_in_turn(parent, name, doc, told)
+    }
+
+    /// As [`Host::make_object`], for callers who have the turn to change objects.
+    pub(super) fn make_object_in_turn<T: Kind>(
+        &self,
+        parent: Option<&str>,
+        name: &str,
+        doc: T,
+        told: Option<NewEvent>,
+    ) -> OpResult<Object<T>> {
+        // Others may have taken it since it was checked.
+        self.check_untaken::<T>(parent, name, None)?;
         let object = Object {
             id: self.new_id(T::PREFIX)?,
             parent: parent.map(str::to_owned),
@@ -101,13 +115,11 @@ impl Host {
         expected: Option<u64>,
         change: impl FnOnce(&mut Object<T>) -> OpResult<()>,
     ) -> OpResult<Object<T>> {
-        let _turn = self
-            .object_turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.objects_turn();
         let mut object = self.object::<T>(id)?;
         check_version(T::NOUN, &object.name, expected, object.version)?;
         change(&mut object)?;
+        self.check_untaken::<T>(object.parent.as_deref(), &object.name, Some(&object.id))?;
         object.version += 1;
         let changes = Changes {
             objects: vec![row_of(&object)?],
@@ -132,11 +144,24 @@ impl Host {
         if let Some(problem) = api_types::name_problem(name) {
             return Err(OpError::invalid(problem));
         }
+        self.check_untaken::<T>(parent, name, None)
+    }
+
+    /// Refuses a name that an object of the kind in the same place has, but for that of the id `but`.
+    fn check_untaken<T: Kind>(
+        &self,
+        parent: Option<&str>,
+        name: &str,
+        but: Option<&str>,
+    ) -> OpResult<()> {
         let objects = self.objects_read();
-        let taken = objects
+        let same = |row: &ObjectRow| {
+            row.kind == T::KIND && row.parent.as_deref() == parent && row.name == name
+        };
+        if objects
             .values()
-            .any(|row| row.kind == T::KIND && row.parent.as_deref() == parent && row.name == name);
-        if taken {
+            .any(|row| same(row) && but != Some(row.id.as_str()))
+        {
             return Err(OpError::conflict(format!(
                 "name: there is a {} {name:?} already; choose another name",
                 T::NOUN

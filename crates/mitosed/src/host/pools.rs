@@ -110,7 +110,7 @@ impl Host {
             ..ResourcePool::default()
         };
         let told = event(&request.name, "pool.created", "created");
-        let pool = self.make_object(Some(&host.id), &request.name, doc, Some(told))?;
+        let pool = self.make_object_in_turn(Some(&host.id), &request.name, doc, Some(told))?;
         Ok(self.show_pool(&pool))
     }
 

@@ -48,6 +48,15 @@ CREATE UNIQUE INDEX tasks_key ON tasks (key) WHERE key IS NOT NULL;
     "ALTER TABLE events ADD COLUMN user TEXT;",
     // 4: tasks know the call that their key came with.
     "ALTER TABLE tasks ADD COLUMN asked TEXT;",
+    // 5: names are unique among objects that lie nowhere, too; of several of one name, those made
+    // later get their id as an ending.
+    "
+UPDATE objects SET name = name || '-' || id WHERE parent IS NULL AND EXISTS (
+    SELECT 1 FROM objects AS first WHERE first.parent IS NULL AND first.kind = objects.kind
+        AND first.name = objects.name
+        AND (length(first.id), first.id) < (length(objects.id), objects.id));
+CREATE UNIQUE INDEX objects_nowhere ON objects (kind, name) WHERE parent IS NULL;
+",
 ];
 
 /// The form that this program knows.
@@ -68,6 +77,43 @@ pub fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Tables of an older form.
+    fn of_form(form: usize) -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        for step in &STEPS[..form] {
+            connection.execute_batch(step).unwrap();
+        }
+        connection
+    }
+
+    fn add(connection: &Connection, id: &str, kind: &str, name: &str) -> rusqlite::Result<usize> {
+        connection.execute(
+            "INSERT INTO objects (id, kind, parent, name, version, doc)
+             VALUES (?1, ?2, NULL, ?3, 1, '{}')",
+            [id, kind, name],
+        )
+    }
+
+    #[test]
+    fn names_that_several_objects_have_are_made_unique_once() {
+        let mut connection = of_form(4);
+        for id in ["token-9", "token-10", "token-11"] {
+            add(&connection, id, "token", "ci").unwrap();
+        }
+        add(&connection, "fork-1", "fork_point", "ci").unwrap();
+        migrate(&mut connection, 4).unwrap();
+        let name = |id: &str| -> String {
+            let query = "SELECT name FROM objects WHERE id = ?1";
+            connection.query_row(query, [id], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(name("token-9"), "ci");
+        assert_eq!(name("token-10"), "ci-token-10");
+        assert_eq!(name("token-11"), "ci-token-11");
+        assert_eq!(name("fork-1"), "ci");
+        assert!(add(&connection, "token-12", "token", "ci").is_err());
+        add(&connection, "token-12", "token", "other").unwrap();
+    }
 
     #[test]
     fn vms_of_the_first_form_are_objects_of_the_second() {
