@@ -519,9 +519,11 @@ fn say_whole_wait(problem: &mut Problem, part_s: u64, whole_s: u64) {
     problem.detail = problem.detail.replace(&part, &whole);
 }
 
-/// Result of a task that has ended, or why it has none.
+/// Result of a task that has ended, or why it has none. The result of one that made some of several
+/// things tells of each.
 fn settle<T: DeserializeOwned>(task: Task) -> Result<T, ClientError> {
-    if task.state != TaskState::Success {
+    let partly = !task.items.is_empty() && task.result.is_some();
+    if task.state != TaskState::Success && !partly {
         let kind = task.error_kind.unwrap_or(ErrorKind::Failed);
         let told = task.error.unwrap_or_else(|| "it was cancelled".to_owned());
         let mut problem = Problem::new(kind, told);

@@ -518,6 +518,13 @@ fn a_datastore_that_fills_up_in_a_batch_keeps_whole_clones_and_no_halves() {
     let mut names = bed.names();
     names.retain(|name| name != "a");
     assert_eq!(names.len(), 8 - failed.len());
+    let tasks = bed.client.tasks().unwrap();
+    let task = tasks.iter().find(|task| task.kind == "vm.fork").unwrap();
+    assert_eq!(task.state, TaskState::Failed);
+    let told = task.error.clone().unwrap();
+    let count = failed.len();
+    let wanted = format!("{count} of 8 failed; the first, f{}: no space", 9 - count);
+    assert!(told.starts_with(&wanted), "{told}");
     for name in &names {
         assert_copy(&bed, name, "a");
     }

@@ -125,6 +125,15 @@ fn one_clone_that_fails_does_not_take_the_others_along() {
     let cloned = bed.client.fork("a", &request).unwrap();
     assert!(cloned.clones[0].error.is_some());
     assert!(cloned.clones[1].error.is_none());
+    let tasks = bed.client.tasks().unwrap();
+    let task = tasks.iter().find(|task| task.kind == "vm.fork").unwrap();
+    assert_eq!(task.state, api_types::TaskState::Failed);
+    let told = task.error.clone().unwrap();
+    assert!(told.starts_with("1 of 2 failed; the first, b: "), "{told}");
+    assert!(
+        task.result.is_some() && task.percent == Some(50),
+        "{task:?}"
+    );
     bed.assert_only(&["a", "c"]);
 }
 

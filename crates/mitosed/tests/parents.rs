@@ -4,7 +4,7 @@
 
 mod bed;
 
-use api_types::{ErrorKind, PointForkRequest, PrepareRequest, StopRequest};
+use api_types::{ErrorKind, PointForkRequest, PrepareRequest, StopRequest, TaskState};
 use bed::{Bed, clones};
 
 fn children(count: u32) -> PointForkRequest {
@@ -166,4 +166,68 @@ fn a_batch_larger_than_a_group_and_one_that_fails_in_part() {
     let refused = bed.client.fork_children("a", &taken, |_| ()).unwrap_err();
     assert!(refused.to_string().contains("a-7"), "{refused}");
     assert!(bed.client.vm("n").is_err());
+}
+
+#[test]
+fn a_batch_that_is_cancelled_is_no_success_and_tells_what_was_made() {
+    let bed = Bed::new();
+    bed.client
+        .run(&bed.with_disk(bed.request("a", "")))
+        .unwrap();
+    bed.client
+        .prepare("a", &PrepareRequest::default(), |_| ())
+        .unwrap();
+    let mut id = 0;
+    // Children come in groups; the first of the second one is seen long before the last.
+    let forked = bed.client.fork_children("a", &children(200), |task| {
+        let begun = task.items.iter().any(|i| i.state == TaskState::Success);
+        if begun && id == 0 {
+            id = task.id;
+            bed.client.cancel_task(id).unwrap();
+        }
+    });
+    let made = forked.unwrap().cloned.clones;
+    let made = made.iter().filter(|clone| clone.error.is_none()).count();
+    assert!((1..200).contains(&made), "{made}");
+    let task = bed.client.task(id).unwrap();
+    assert_eq!(task.state, TaskState::Cancelled);
+    let told = format!("cancelled: {made} of 200 were made");
+    assert_eq!(task.error, Some(told));
+    assert_eq!(task.percent, Some((made / 2) as u8));
+    let done = task.items.iter().filter(|i| i.state == TaskState::Success);
+    assert_eq!(done.count(), made);
+    assert_eq!(bed.names().len(), made + 1);
+}
+
+#[test]
+fn one_name_is_given_once_to_whoever_asks_at_the_same_time() {
+    let bed = Bed::new();
+    let parents = ["a", "b", "c", "d"];
+    parents.iter().for_each(|name| bed.run(name, ""));
+    for round in 0..3 {
+        let request = PrepareRequest {
+            name: Some(format!("p{round}")),
+            ..PrepareRequest::default()
+        };
+        let start = std::sync::Barrier::new(parents.len());
+        let made = std::thread::scope(|scope| {
+            let prepare = |parent: &'static str| {
+                let (bed, start, request) = (&bed, &start, &request);
+                move || {
+                    start.wait();
+                    bed.client.prepare(parent, request, |_| ())
+                }
+            };
+            let asked: Vec<_> = parents.map(|parent| scope.spawn(prepare(parent))).into();
+            let ended = asked.into_iter().map(|asked| asked.join().unwrap());
+            ended.collect::<Vec<_>>()
+        });
+        let refused: Vec<_> = made.iter().filter_map(|made| made.as_ref().err()).collect();
+        assert_eq!(refused.len(), 3, "{made:?}");
+        for refused in refused {
+            assert_eq!(refused.kind(), Some(ErrorKind::Conflict), "{refused}");
+        }
+    }
+    assert_eq!(bed.client.fork_points().unwrap().len(), 3);
+    bed.assert_only(&parents);
 }

@@ -6,6 +6,9 @@
 //!                  └ progress, items (in memory; in the store with the end)
 //! ```
 //!
+//! A task that makes several things is a success when all of them are made. Where some are not, it
+//! has failed, or was cancelled, and its result and its items tell what became of each.
+//!
 //! A client may give an idempotency key: the first call with it is carried out, later ones get the
 //! same task.
 
@@ -402,6 +405,31 @@ fn check_key(key: Option<&str>) -> OpResult<()> {
     }
 }
 
+/// Turns a success into what it is where some of its items were not made.
+fn conclude_partly(task: &mut Task, cancelled: bool) {
+    let lost = |item: &&TaskItem| matches!(item.state, TaskState::Failed | TaskState::Cancelled);
+    let lost: Vec<&TaskItem> = task.items.iter().filter(lost).collect();
+    let Some(first) = lost.first() else { return };
+    let (all, failed) = (task.items.len(), lost.len());
+    let made = all - failed;
+    let why = first.error.as_deref().unwrap_or("it broke off");
+    let (state, error) = match cancelled {
+        true => (
+            TaskState::Cancelled,
+            format!("cancelled: {made} of {all} were made"),
+        ),
+        false => (
+            TaskState::Failed,
+            format!("{failed} of {all} failed; the first, {}: {why}", first.name),
+        ),
+    };
+    task.state = state;
+    task.percent = Some((made * 100 / all) as u8);
+    task.message = format!("{made} of {all} made");
+    task.error = Some(error);
+    task.error_kind = Some(ErrorKind::Failed);
+}
+
 /// Sets a task's end. Work that was done in spite of being cancelled is a success.
 fn conclude(task: &mut Task, result: Result<serde_json::Value, &OpError>, cancelled: bool) {
     // The clock may have been set back.
@@ -412,6 +440,7 @@ fn conclude(task: &mut Task, result: Result<serde_json::Value, &OpError>, cancel
             task.percent = Some(100);
             task.message = "done".to_owned();
             task.result = Some(result).filter(|result| !result.is_null());
+            conclude_partly(task, cancelled);
         }
         Err(error) => {
             task.state = if cancelled {

@@ -89,6 +89,11 @@ impl Host {
             None => 0,
         };
         wait_for_agents(wait_s, &seats, &mut clones, fork.arrived_ns);
+        for (index, clone) in clones.iter().enumerate() {
+            if let (Some(context), Some(error)) = (fork.context, &clone.error) {
+                context.item_done(index, Err(error.clone()));
+            }
+        }
         if cancelled && clones.iter().all(|clone| clone.error.is_some()) {
             return Err(OpError::failed("cancelled"));
         }
