@@ -138,6 +138,40 @@ fn tokens_outlive_the_daemon_and_their_secrets_are_not_kept() {
 }
 
 #[test]
+fn streams_end_with_the_token_that_opened_them() {
+    use std::io::{Read, Write};
+    let bed = Bed::new();
+    bed.run("a", "");
+    let secret = token(&bed, "op", Role::Operator);
+    let open = |path: &str, header: &str| {
+        let socket = bed.home().join("run/mitosed.sock");
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(bed::PATIENCE)).unwrap();
+        let head = format!(
+            "GET /api/v1/{path} HTTP/1.1\r\nHost: m\r\nAuthorization: Bearer {secret}\r\n{header}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        (stream, String::from_utf8(status.to_vec()).unwrap())
+    };
+    let upgrade = "Connection: Upgrade\r\nUpgrade: mitose-stream";
+    let streams = [
+        open("events", "Accept: text/event-stream\r\nConnection: close"),
+        open("vms/a/log/follow", upgrade),
+        open("vms/a/console", upgrade),
+    ];
+    bed.client.remove_token("op").unwrap();
+    for ((mut stream, status), wanted) in streams.into_iter().zip(["200", "101", "101"]) {
+        assert!(status.ends_with(wanted), "{status}");
+        let mut rest = Vec::new();
+        // It ends; a stream that goes on breaks the time limit.
+        stream.read_to_end(&mut rest).unwrap();
+    }
+    bed.client.pause("a").unwrap();
+}
+
+#[test]
 fn a_name_is_that_of_one_token_also_where_many_ask_for_it_at_once() {
     let bed = Bed::new();
     for round in 0..4 {

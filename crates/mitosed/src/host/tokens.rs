@@ -80,6 +80,11 @@ impl Host {
         Ok(object)
     }
 
+    /// Whether there still is a token of an id.
+    pub fn knows_token(&self, id: &str) -> bool {
+        self.object::<TokenRecord>(id).is_ok()
+    }
+
     /// The token of a secret.
     pub fn bearer(&self, secret: &str) -> Option<Token> {
         if !secret.starts_with(SECRET_PREFIX) {

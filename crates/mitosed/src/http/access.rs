@@ -14,6 +14,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::broadcast::error::RecvError;
 
 use super::answer::HttpError;
 use super::document::LOCAL_ONLY;
@@ -198,6 +199,24 @@ pub async fn enter(State(gate): State<Arc<Gate>>, mut request: Request, next: Ne
     }
     request.extensions_mut().insert(user);
     next.run(request).await
+}
+
+/// Ends when the token that a user came in with is removed, and never where there is none: what goes
+/// on for longer than an answer ends with it.
+pub async fn revoked(host: Arc<Host>, user: Option<User>) {
+    let Some(token) = user.and_then(|user| user.token) else {
+        return std::future::pending().await;
+    };
+    let mut news = host.subscribe();
+    while host.knows_token(&token) {
+        loop {
+            match news.recv().await {
+                Ok(event) if event.object.as_ref() != Some(&token) => {}
+                Ok(_) | Err(RecvError::Lagged(_)) => break,
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
 }
 
 fn refuse(error: OpError) -> Response {

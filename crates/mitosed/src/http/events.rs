@@ -18,6 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
+use super::access::revoked;
 use super::answer::{HttpError, run_blocking};
 use super::page::{self, EventQuery};
 use crate::host::Host;
@@ -76,10 +77,17 @@ async fn events(
         query,
     };
     if follower.query.after.is_none() {
+        let host = Arc::clone(&host);
         let latest = run_blocking(move || host.latest_events(1)).await?;
         follower.last = latest.last().map_or(0, |event| event.id);
     }
-    tokio::spawn(follower.follow(news));
+    let revoked = revoked(host, request.extensions().get().cloned());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = revoked => {}
+            () = follower.follow(news) => {}
+        }
+    });
     Ok(Sse::new(ReceiverStream::new(receiver))
         .keep_alive(KeepAlive::default())
         .into_response())

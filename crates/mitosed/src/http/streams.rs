@@ -22,6 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
 use super::Shared;
+use super::access::revoked;
 use super::answer::HttpError;
 use super::relay;
 use super::vms::VmPath;
@@ -97,7 +98,7 @@ async fn follow_log(
     let vm = host.find(&path.vm)?;
     let path = log_path(&host, &vm, &query)?;
     let tail = query.tail_bytes.unwrap_or(u64::MAX);
-    upgrade(request, move |mut stream| async move {
+    upgrade(host, request, move |mut stream| async move {
         let (sender, mut receiver) = mpsc::channel(16);
         tokio::spawn(send_file(path, tail, Some(vm), sender));
         while let Some(Ok(chunk)) = receiver.recv().await {
@@ -154,7 +155,9 @@ async fn console(
 ) -> Result<Response, HttpError> {
     let vm = host.find(&path.vm)?;
     let path = host.serial_log(&vm)?;
-    upgrade(request, move |stream| async move {
+    let typed_at = Arc::clone(&host);
+    upgrade(host, request, move |stream| async move {
+        let host = typed_at;
         let (mut from_client, mut to_client) = tokio::io::split(stream);
         let (sender, mut receiver) = mpsc::channel(16);
         let followed = Arc::clone(&vm);
@@ -231,7 +234,7 @@ async fn vsock(
             .into());
         }
     };
-    upgrade(request, move |stream| async move {
+    upgrade(host, request, move |stream| async move {
         if let Err(error) = relay::join(stream, guest).await {
             tracing::debug!(vm = name, port, %error, "a stream with a guest broke off");
         }
@@ -261,8 +264,9 @@ async fn connect(path: PathBuf, port: u32) -> Result<UnixStream, String> {
     }
 }
 
-/// Turns a request into a byte stream that `serve` handles.
+/// Turns a request into a byte stream that `serve` handles, for as long as who asked may come in.
 fn upgrade<F>(
+    host: Arc<Host>,
     mut request: Request,
     serve: impl FnOnce(TokioIo<hyper::upgrade::Upgraded>) -> F + Send + 'static,
 ) -> Result<Response, HttpError>
@@ -276,9 +280,13 @@ where
         return Err(HttpError::new(StatusCode::UPGRADE_REQUIRED, &error));
     }
     let upgraded = hyper::upgrade::on(&mut request);
+    let revoked = revoked(host, request.extensions().get().cloned());
     tokio::spawn(async move {
         match upgraded.await {
-            Ok(stream) => serve(TokioIo::new(stream)).await,
+            Ok(stream) => tokio::select! {
+                () = revoked => {}
+                () = serve(TokioIo::new(stream)) => {}
+            },
             Err(error) => tracing::debug!(%error, "a client did not go on with its stream"),
         }
     });
