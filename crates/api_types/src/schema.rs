@@ -16,6 +16,18 @@ pub const MAX_PREFIX_BYTES: usize = crate::MAX_NAME_BYTES - 5;
 /// Form of a name: a host name's label, also with dots and underscores inside.
 pub const NAME_PATTERN: &str = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
 
+/// States of VMs.
+pub const STATES: &[&str] = &[
+    "creating",
+    "running",
+    "paused",
+    "frozen",
+    "paused: no space",
+    "poweredOff",
+    "out of memory",
+    "suspended",
+];
+
 /// Makes a schema of its JSON form; the caller's literal is one.
 fn of(value: Value) -> Schema {
     serde_json::from_value(value).unwrap_or_default()
@@ -419,6 +431,13 @@ pub fn key() -> Schema {
     }))
 }
 
+/// Version of an object in `If-Match`, or any.
+pub fn version_tag() -> Schema {
+    of(json!({
+        "type": "string", "pattern": "^([*]|\"[0-9]{1,19}\")$", "examples": ["\"7\""],
+    }))
+}
+
 /// Most items of one answer.
 pub fn limit() -> Schema {
     of(json!({
@@ -455,7 +474,7 @@ pub fn attribute() -> Schema {
 
 /// State of a VM.
 pub fn state() -> Schema {
-    of(json!({ "type": "string", "minLength": 1, "maxLength": 32, "pattern": "^[A-Za-z: ]+$" }))
+    of(json!({ "type": "string", "enum": STATES }))
 }
 
 /// Variables of a program.

@@ -81,6 +81,7 @@ pub use restored::refuse_lost;
 use snapshot::number_of;
 pub use states::Operation;
 pub use tasks::{TaskContext, TaskHandle, TaskSpec};
+pub use tokens::TokenRecord;
 pub use vm::Vm;
 
 /// Everything that the daemon runs.

@@ -253,7 +253,7 @@ fn a_key_makes_a_call_happen_once() {
     );
     assert_eq!(
         (refused.status, &refused.json()["field"]),
-        (400, &json!("idempotency-key"))
+        (400, &json!("Idempotency-Key"))
     );
     bed.assert_only(&["a"]);
 }
@@ -365,9 +365,58 @@ fn a_version_protects_from_changes_that_were_not_seen() {
         .status
     };
     assert_eq!(remove("\"999\""), 412);
-    assert_eq!(remove("nonsense"), 412);
+    for wrong in ["nonsense", "W/\"1\"", "\"1\", \"2\"", "\"\"", "1"] {
+        let answer = remove(wrong);
+        assert_eq!(answer, 400, "{wrong}");
+    }
     assert_eq!(remove(&tag), 204);
     bed.assert_only(&[]);
+}
+
+#[test]
+fn objects_of_all_kinds_are_removed_in_the_version_that_was_seen() {
+    let bed = Bed::new();
+    let make = |path: &str, body: Value| {
+        let answer = ask(&bed, "POST", path, &[], &body.to_string());
+        assert!((200..300).contains(&answer.status), "{answer:?}");
+    };
+    let directory = bed.file("more");
+    std::fs::create_dir(&directory).unwrap();
+    let store = json!({ "name": "more", "path": directory });
+    make("/api/v1/datastores?wait=true", store);
+    make("/api/v1/folders", json!({ "name": "f" }));
+    make("/api/v1/networks", json!({ "name": "n" }));
+    make("/api/v1/respools", json!({ "name": "r" }));
+    make("/api/v1/tokens", json!({ "name": "t", "role": "viewer" }));
+    bed.run("a", "");
+    make("/api/v1/vms/a/prepare?wait=true", json!({ "name": "p" }));
+    for path in [
+        "datastores/more",
+        "folders/f",
+        "networks/n",
+        "respools/r",
+        "tokens/t",
+        "forkpoints/p",
+    ] {
+        let path = format!("/api/v1/{path}?dry_run=false");
+        let with = |tag: &str| ask(&bed, "DELETE", &path, &[("If-Match", tag)], "");
+        let answer = with("\"999\"");
+        assert_eq!(answer.status, 412, "{path}: {answer:?}");
+        assert_eq!(answer.json()["kind"], "stale");
+        let answer = with("W/\"1\"");
+        assert_eq!(answer.status, 400, "{path}: {answer:?}");
+        assert_eq!(answer.json()["field"], "If-Match");
+        assert!(matches!(with("*").status, 200 | 202 | 204), "{path}");
+    }
+    let change = |tag: &str| {
+        let body = json!({ "reserve_bytes": 1 << 20 }).to_string();
+        let path = "/api/v1/datastores/datastore1?wait=true";
+        ask(&bed, "PATCH", path, &[("If-Match", tag)], &body).status
+    };
+    let answer = get(&bed, "/api/v1/datastores/datastore1").json();
+    let tag = format!("\"{}\"", answer["version"]);
+    assert_eq!((change("\"999\""), change(&tag)), (412, 200));
+    assert_eq!(change(&tag), 412);
 }
 
 #[test]

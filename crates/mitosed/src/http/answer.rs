@@ -75,6 +75,11 @@ fn problem_of(error: &OpError) -> Problem {
     problem
 }
 
+/// Gives a problem that is told beside others the status that it would have alone.
+pub fn set_status(problem: &mut Problem) {
+    problem.status = status_of(problem.kind).as_u16();
+}
+
 fn status_of(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::Invalid | ErrorKind::Conflict | ErrorKind::Unavailable | ErrorKind::Timeout => {

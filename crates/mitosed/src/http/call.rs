@@ -16,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, IntoResponses};
 
 use super::access::User;
-use super::answer::{HttpError, run_blocking};
+use super::answer::{HttpError, run_blocking, set_status};
 use super::once::Asked;
 use crate::error::{OpError, OpResult};
-use crate::host::{Host, TaskContext, TaskHandle, TaskSpec};
+use crate::host::{self, Host, TaskContext, TaskHandle, TaskSpec};
+use crate::inventory::{Kind, Object};
 
 /// Header with the key of a call that is to be carried out once.
 pub const KEY_HEADER: &str = "idempotency-key";
@@ -59,6 +60,20 @@ pub struct KeyHeader {
     key: Option<String>,
 }
 
+/// Header of calls that are to be carried out on an object as the client knows it.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct MatchHeader {
+    /// Version that the object must have, in quotes, as `ETag` gives it; `*` for any.
+    #[serde(rename = "If-Match")]
+    #[param(schema_with = schema::version_tag, required = false)]
+    #[expect(
+        dead_code,
+        reason = "it is read from the headers; this is its documentation"
+    )]
+    version: Option<String>,
+}
+
 /// Answers of calls that start a task.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "documentation of `run`")]
@@ -79,9 +94,20 @@ pub struct Call {
     dry_run: bool,
     key: Option<String>,
     asked: Option<String>,
+    expected: Option<u64>,
 }
 
 impl Call {
+    /// Version of the object that the client knows, where it names one.
+    pub fn expected(&self) -> Option<u64> {
+        self.expected
+    }
+
+    /// Refuses an object that is not in the version that the client knows.
+    pub fn check_version<T: Kind>(&self, object: &Object<T>) -> OpResult<()> {
+        host::check_version(T::NOUN, &object.name, self.expected, object.version)
+    }
+
     /// Whether it is only to be looked at.
     pub fn is_dry(&self) -> bool {
         self.dry_run
@@ -112,25 +138,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Call {
             dry_run: dry_run.is_ok_and(|query| query.dry_run),
             key,
             asked: parts.extensions.get().map(|Asked(asked)| asked.clone()),
+            expected: if_match(&parts.headers),
         })
     }
 }
 
-/// Version that a request names in `If-Match`; none for any. A tag that is no version is one that no
-/// object has.
-pub fn if_match(headers: &HeaderMap) -> Option<u64> {
+/// Version that a request names in `If-Match`; none for any. The document refuses all other tags.
+fn if_match(headers: &HeaderMap) -> Option<u64> {
     let text = headers.get(header::IF_MATCH)?.to_str().unwrap_or_default();
-    let version = text
-        .strip_prefix('"')
-        .and_then(|text| text.strip_suffix('"'));
-    match text {
-        "*" => None,
-        _ => Some(
-            version
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(u64::MAX),
-        ),
-    }
+    let version = text.strip_prefix('"')?.strip_suffix('"')?;
+    version.parse().ok()
 }
 
 /// An object as an answer, with its version as `ETag`.
@@ -226,7 +243,8 @@ pub async fn ended(handle: &mut TaskHandle) -> Result<bool, HttpError> {
 
 /// Answer to a dry run: what stands in the way, and what would be made.
 pub async fn tried(check: impl FnOnce() -> DryRun + Send + 'static) -> Result<Response, HttpError> {
-    let found = run_blocking(move || Ok(check())).await?;
+    let mut found = run_blocking(move || Ok(check())).await?;
+    found.problems.iter_mut().for_each(set_status);
     Ok(Json(found).into_response())
 }
 

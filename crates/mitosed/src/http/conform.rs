@@ -38,6 +38,8 @@ struct Operation {
 #[derive(Debug)]
 struct Parameter {
     name: String,
+    /// The name as the document writes it.
+    shown: String,
     place: String,
     required: bool,
     schema: Value,
@@ -81,18 +83,18 @@ impl Rules {
         let mut found = Vec::new();
         for rule in operation.parameters.iter().filter(|p| p.place == place) {
             let mut values = given.iter().filter(|(name, _)| *name == rule.name);
-            let Some((name, text)) = values.next() else {
+            let Some((_, text)) = values.next() else {
                 if rule.required {
-                    found.push(violation(&rule.name, "is missing", "give it"));
+                    found.push(violation(&rule.shown, "is missing", "give it"));
                 }
                 continue;
             };
             if values.next().is_some() {
-                found.push(violation(name, "is given twice", "give it once"));
+                found.push(violation(&rule.shown, "is given twice", "give it once"));
                 continue;
             }
             let value = read_parameter(text, &rule.schema);
-            found.extend(self.schemas.check(&value, &rule.schema, name));
+            found.extend(self.schemas.check(&value, &rule.schema, &rule.shown));
         }
         found
     }
@@ -289,6 +291,7 @@ fn read_operation(operation: &Value) -> Operation {
                 let place = text(&parameter["in"]);
                 let name = text(&parameter["name"]);
                 Parameter {
+                    shown: name.clone(),
                     // Header names have no case; the server's are in lower case.
                     name: if place == "header" {
                         name.to_lowercase()

@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{Answer, HttpError, blocking, body, run_blocking};
-use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers};
-use crate::host::{Host, TaskSpec};
+use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, MatchHeader, TaskAnswers};
+use crate::host::{Host, TaskSpec, check_version};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new()
@@ -66,7 +66,8 @@ async fn add(State(host): Shared, call: Call, bytes: Bytes) -> Result<Response, 
 ///
 /// Its name, its limits, or whether it takes new disks. The task's result is a `Datastore`.
 #[utoipa::path(patch, path = "/datastores/{datastore}", tag = "datastores",
-    operation_id = "change_datastore", params(DatastorePath, CallQuery, DryRunQuery, KeyHeader),
+    operation_id = "change_datastore",
+    params(DatastorePath, CallQuery, DryRunQuery, KeyHeader, MatchHeader),
     request_body = DatastoreChangeRequest, responses(TaskAnswers))]
 async fn change(
     State(host): Shared,
@@ -74,9 +75,12 @@ async fn change(
     call: Call,
     bytes: Bytes,
 ) -> Result<Response, HttpError> {
-    let request: DatastoreChangeRequest = body(&bytes)?;
+    let mut request: DatastoreChangeRequest = body(&bytes)?;
     let reader = Arc::clone(&host);
     let store = run_blocking(move || reader.datastore(&path.datastore)).await?;
+    check_version("datastore", &store.name, call.expected(), store.version)?;
+    // It is looked at again when the change is made.
+    request.version = request.version.or(call.expected());
     if call.is_dry() {
         return call::tried(move || host.check_datastore_change(&store.id, &request)).await;
     }
@@ -96,7 +100,7 @@ async fn change(
     path = "/datastores/{datastore}",
     tag = "datastores",
     operation_id = "remove_datastore",
-    params(DatastorePath, CallQuery, DryRunQuery, KeyHeader),
+    params(DatastorePath, CallQuery, DryRunQuery, KeyHeader, MatchHeader),
     responses(TaskAnswers)
 )]
 async fn remove(
@@ -106,6 +110,7 @@ async fn remove(
 ) -> Result<Response, HttpError> {
     let reader = Arc::clone(&host);
     let store = run_blocking(move || reader.datastore(&path.datastore)).await?;
+    check_version("datastore", &store.name, call.expected(), store.version)?;
     if call.is_dry() {
         return call::dry_run(move || host.check_datastore_removal(&store.id)).await;
     }

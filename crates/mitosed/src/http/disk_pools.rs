@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{Answer, HttpError, blocking, body};
-use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers};
+use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, MatchHeader, TaskAnswers};
 use crate::host::{Host, TaskSpec, check_version};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
@@ -66,7 +66,8 @@ async fn make(State(host): Shared, call: Call, bytes: Bytes) -> Result<Response,
 ///
 /// The number of its copies, or how fast they are made. The task's result is a `DiskPool`.
 #[utoipa::path(patch, path = "/diskpools/{disk_pool}", tag = "datastores",
-    operation_id = "change_disk_pool", params(DiskPoolPath, CallQuery, DryRunQuery, KeyHeader),
+    operation_id = "change_disk_pool",
+    params(DiskPoolPath, CallQuery, DryRunQuery, KeyHeader, MatchHeader),
     request_body = DiskPoolChangeRequest, responses(TaskAnswers))]
 async fn change(
     State(host): Shared,
@@ -74,8 +75,11 @@ async fn change(
     call: Call,
     bytes: Bytes,
 ) -> Result<Response, HttpError> {
-    let request: DiskPoolChangeRequest = body(&bytes)?;
+    let mut request: DiskPoolChangeRequest = body(&bytes)?;
     let pool = host.disk_pool(&path.disk_pool)?;
+    check_version("disk pool", &pool.name, call.expected(), pool.version)?;
+    // It is looked at again when the change is made.
+    request.version = request.version.or(call.expected());
     if call.is_dry() {
         let found = check_version("disk pool", &pool.name, request.version, pool.version);
         return call::dry_run(move || found).await;
@@ -96,7 +100,7 @@ async fn change(
     path = "/diskpools/{disk_pool}",
     tag = "datastores",
     operation_id = "remove_disk_pool",
-    params(DiskPoolPath, CallQuery, DryRunQuery, KeyHeader),
+    params(DiskPoolPath, CallQuery, DryRunQuery, KeyHeader, MatchHeader),
     responses(TaskAnswers)
 )]
 async fn remove(
@@ -105,6 +109,7 @@ async fn remove(
     call: Call,
 ) -> Result<Response, HttpError> {
     let pool = host.disk_pool(&path.disk_pool)?;
+    check_version("disk pool", &pool.name, call.expected(), pool.version)?;
     if call.is_dry() {
         return call::dry_run(|| Ok(())).await;
     }

@@ -25,9 +25,9 @@ const CHANGING: &[&str] = &["post", "put", "patch", "delete"];
                        `/api/v1/vms/{vm}/console`, `/api/v1/vms/{vm}/log/follow` and \
                        `/api/v1/vms/{vm}/vsock/{port}` turn a connection that sends \
                        `Upgrade: mitose-stream` into a stream of bytes, which OpenAPI cannot \
-                       describe.\n\nVersions: an answer's `ETag` is the object's version. `PATCH` of \
-                       an object, a VM or its guestinfo and `DELETE` of a VM take it in `If-Match`, and \
-                       are answered with 412 where the object has changed since.",
+                       describe.\n\nVersions: an answer's `ETag` is the object's version, that of \
+                       `/api/v1/objects/{object}` for objects of all kinds. Operations that take it \
+                       in `If-Match` are answered with 412 where the object has changed since.",
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
     ),
     components(schemas(api_types::Problem, api_types::DryRun)),
@@ -191,7 +191,9 @@ fn add_problems(method: &str, operation: &mut Value) {
     if in_path || CHANGING.contains(&method) {
         statuses.push(409);
     }
-    if in_path && matches!(method, "patch" | "delete") {
+    let parameters = operation["parameters"].as_array();
+    let tag = |parameter: &Value| parameter["name"] == "If-Match";
+    if parameters.is_some_and(|all| all.iter().any(tag)) {
         statuses.push(412);
     }
     if operation["requestBody"].is_object() {

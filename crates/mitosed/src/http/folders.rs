@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{Answer, HttpError, blocking, body};
-use super::call::{self, Call, DryRunQuery, KeyHeader};
+use super::call::{self, Call, DryRunQuery, KeyHeader, MatchHeader};
 use crate::host::{Host, TaskContext, TaskSpec};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
@@ -70,13 +70,14 @@ async fn detail(State(host): Shared, Path(path): Path<FolderPath>) -> Answer<Fol
 ///
 /// Only while nothing uses it.
 #[utoipa::path(delete, path = "/folders/{folder}", tag = "folders", operation_id = "remove_folder",
-    params(FolderPath, DryRunQuery, KeyHeader),
+    params(FolderPath, DryRunQuery, KeyHeader, MatchHeader),
     responses((status = 204, description = "It is gone")))]
 async fn remove(
     State(host): Shared,
     Path(path): Path<FolderPath>,
     call: Call,
 ) -> Result<Response, HttpError> {
+    call.check_version(&host.folder(&path.folder)?)?;
     if call.is_dry() {
         return call::dry_run(move || host.check_folder_removal(&path.folder).map(drop)).await;
     }

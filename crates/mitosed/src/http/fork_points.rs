@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{Answer, HttpError, blocking, body};
-use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers};
+use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, MatchHeader, TaskAnswers};
 use super::vms::VmPath;
 use super::{Arrived, Shared};
 use crate::host::{Host, PointFork, TaskContext, TaskSpec};
@@ -67,7 +67,7 @@ struct RemoveQuery {
 ///
 /// Its fork point is removed, with children that were never started.
 #[utoipa::path(delete, path = "/forkpoints/{fork_point}", tag = "fork points",
-    operation_id = "remove_fork_point", params(PointPath, RemoveQuery, DryRunQuery, KeyHeader),
+    operation_id = "remove_fork_point", params(PointPath, RemoveQuery, DryRunQuery, KeyHeader, MatchHeader),
     responses((status = 204, description = "It is gone")))]
 async fn remove(
     State(host): Shared,
@@ -76,6 +76,7 @@ async fn remove(
     call: Call,
 ) -> Result<Response, HttpError> {
     let point = host.fork_point(&path.fork_point)?;
+    call.check_version(&point)?;
     if call.is_dry() {
         return call::dry_run(move || host.check_unprepare(&point, query.force)).await;
     }

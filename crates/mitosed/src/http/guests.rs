@@ -7,7 +7,6 @@ use api_types::{GuestInfo, GuestInfoPatch, Vm, WaitFor, schema};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -16,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{Answer, HttpError, blocking, body};
-use super::call::{self, Call, DryRunQuery, KeyHeader, if_match};
+use super::call::{self, Call, DryRunQuery, KeyHeader, MatchHeader};
 use super::vms::VmPath;
 use crate::host::{Host, TaskContext, TaskSpec};
 
@@ -44,18 +43,17 @@ async fn guestinfo(State(host): Shared, Path(path): Path<VmPath>) -> Answer<Gues
 ///
 /// All changes or none. A running guest is told at once.
 #[utoipa::path(patch, path = "/vms/{vm}/guestinfo", tag = "vms", operation_id = "set_guestinfo",
-    params(VmPath, DryRunQuery, KeyHeader), request_body = GuestInfoPatch, responses(
+    params(VmPath, DryRunQuery, KeyHeader, MatchHeader), request_body = GuestInfoPatch, responses(
     (status = 200, description = "All values by key", body = GuestInfo),
 ))]
 async fn set_guestinfo(
     State(host): Shared,
     Path(path): Path<VmPath>,
-    headers: HeaderMap,
     call: Call,
     bytes: Bytes,
 ) -> Result<Response, HttpError> {
     let GuestInfoPatch(patch) = body(&bytes)?;
-    let expected = if_match(&headers);
+    let expected = call.expected();
     let vm = host.find(&path.vm)?;
     if call.is_dry() {
         return call::tried(move || host.check_guestinfo(&vm, &patch, expected)).await;

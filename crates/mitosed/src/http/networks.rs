@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{Answer, HttpError, blocking, body};
-use super::call::{self, Call, DryRunQuery, KeyHeader};
+use super::call::{self, Call, DryRunQuery, KeyHeader, MatchHeader};
 use crate::host::{Host, TaskContext, TaskSpec};
 use crate::inventory::Network as NetworkDoc;
 
@@ -71,13 +71,14 @@ async fn detail(State(host): Shared, Path(path): Path<NetworkPath>) -> Answer<Ne
 ///
 /// Only while nothing uses it.
 #[utoipa::path(delete, path = "/networks/{network}", tag = "networks", operation_id = "remove_network",
-    params(NetworkPath, DryRunQuery, KeyHeader),
+    params(NetworkPath, DryRunQuery, KeyHeader, MatchHeader),
     responses((status = 204, description = "It is gone")))]
 async fn remove(
     State(host): Shared,
     Path(path): Path<NetworkPath>,
     call: Call,
 ) -> Result<Response, HttpError> {
+    call.check_version(&host.object::<NetworkDoc>(&path.network)?)?;
     if call.is_dry() {
         return call::dry_run(move || host.check_network_removal(&path.network).map(drop)).await;
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use api_types::{ObjectRequest, ReconfigureRequest, TreeObject, VmDetail, schema};
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -14,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{Answer, HttpError, blocking, body, run_blocking};
-use super::call::{self, Call, DryRunQuery, KeyHeader, if_match, tagged};
+use super::call::{self, Call, DryRunQuery, KeyHeader, MatchHeader, tagged};
 use super::vms::VmPath;
 use crate::host::{Host, TaskContext, TaskSpec};
 
@@ -53,18 +52,17 @@ async fn detail(State(host): Shared, Path(path): Path<ObjectPath>) -> Result<Res
 
 /// Change name, place and words of an object
 #[utoipa::path(patch, path = "/objects/{object}", tag = "objects", operation_id = "change_object",
-    params(ObjectPath, DryRunQuery, KeyHeader), request_body = ObjectRequest,
+    params(ObjectPath, DryRunQuery, KeyHeader, MatchHeader), request_body = ObjectRequest,
     responses((status = 200, description = "As it is now", body = TreeObject,
         headers(("ETag" = String, description = "Its version")))))]
 async fn change(
     State(host): Shared,
     Path(path): Path<ObjectPath>,
-    headers: HeaderMap,
     call: Call,
     bytes: Bytes,
 ) -> Result<Response, HttpError> {
     let request: ObjectRequest = body(&bytes)?;
-    let expected = if_match(&headers);
+    let expected = call.expected();
     let reader = Arc::clone(&host);
     let found = run_blocking(move || reader.show_any(&path.object)).await?;
     if call.is_dry() {
@@ -82,18 +80,17 @@ async fn change(
 /// Name, folder, pool, annotation, attributes, cables and back ends of serial ports change at any
 /// time, everything else while the VM is powered off.
 #[utoipa::path(patch, path = "/vms/{vm}", tag = "vms", operation_id = "change_vm",
-    params(VmPath, DryRunQuery, KeyHeader), request_body = ReconfigureRequest,
+    params(VmPath, DryRunQuery, KeyHeader, MatchHeader), request_body = ReconfigureRequest,
     responses((status = 200, description = "As it is now", body = VmDetail,
         headers(("ETag" = String, description = "Its version")))))]
 async fn reconfigure(
     State(host): Shared,
     Path(path): Path<VmPath>,
-    headers: HeaderMap,
     call: Call,
     bytes: Bytes,
 ) -> Result<Response, HttpError> {
     let request: ReconfigureRequest = body(&bytes)?;
-    let expected = if_match(&headers);
+    let expected = call.expected();
     let vm = host.find(&path.vm)?;
     if call.is_dry() {
         return call::tried(move || host.check_reconfigure(&vm, expected, &request)).await;

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{Answer, HttpError, blocking, body};
-use super::call::{self, Call, DryRunQuery, KeyHeader};
+use super::call::{self, Call, DryRunQuery, KeyHeader, MatchHeader};
 use crate::host::{Host, TaskContext, TaskSpec};
 use crate::inventory::ResourcePool as PoolDoc;
 
@@ -71,13 +71,14 @@ async fn detail(State(host): Shared, Path(path): Path<PoolPath>) -> Answer<Resou
 ///
 /// Only while nothing uses it.
 #[utoipa::path(delete, path = "/respools/{pool}", tag = "respools", operation_id = "remove_respool",
-    params(PoolPath, DryRunQuery, KeyHeader),
+    params(PoolPath, DryRunQuery, KeyHeader, MatchHeader),
     responses((status = 204, description = "It is gone")))]
 async fn remove(
     State(host): Shared,
     Path(path): Path<PoolPath>,
     call: Call,
 ) -> Result<Response, HttpError> {
+    call.check_version(&host.object::<PoolDoc>(&path.pool)?)?;
     if call.is_dry() {
         return call::dry_run(move || host.check_pool_removal(&path.pool).map(drop)).await;
     }

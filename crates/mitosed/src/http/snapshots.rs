@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{Answer, HttpError, blocking, body};
-use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers};
+use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, MatchHeader, TaskAnswers};
 use super::vms::VmPath;
 use crate::host::{Host, Operation, TaskSpec};
 
@@ -107,7 +107,14 @@ struct RemoveQuery {
     path = "/vms/{vm}/snapshots/{snapshot}",
     tag = "snapshots",
     operation_id = "remove_snapshot",
-    params(SnapshotPath, RemoveQuery, CallQuery, DryRunQuery, KeyHeader),
+    params(
+        SnapshotPath,
+        RemoveQuery,
+        CallQuery,
+        DryRunQuery,
+        KeyHeader,
+        MatchHeader
+    ),
     responses(TaskAnswers)
 )]
 async fn remove(
@@ -118,6 +125,7 @@ async fn remove(
 ) -> Result<Response, HttpError> {
     let vm = host.find(&path.vm)?;
     let snapshot = host.find_snapshot(&vm, &path.snapshot)?;
+    call.check_version(&snapshot)?;
     if call.is_dry() {
         let check = move || {
             host.check_snapshot_removal(&vm, &snapshot.id, query.children)

@@ -82,6 +82,38 @@ fn every_operation_has_its_own_id_and_a_success() {
 }
 
 #[test]
+fn operations_that_answer_with_a_stale_version_take_one() {
+    let document = super::openapi();
+    let mut count = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let mut tags = parameters.filter(|p| p["name"] == "If-Match" && p["in"] == "header");
+            let stale = !operation["responses"]["412"].is_null();
+            assert_eq!(tags.next().is_some(), stale, "{method} {path}");
+            count += usize::from(stale);
+        }
+    }
+    assert!(count > 10, "{count}");
+}
+
+#[test]
+fn the_document_knows_all_states_of_vms() {
+    use crate::inventory::PowerState;
+    let all = [
+        PowerState::Creating,
+        PowerState::Running,
+        PowerState::Paused,
+        PowerState::Frozen,
+        PowerState::PausedNoSpace,
+        PowerState::PoweredOff,
+        PowerState::OutOfMemory,
+        PowerState::Suspended,
+    ];
+    assert_eq!(all.map(PowerState::word), api_types::schema::STATES);
+}
+
+#[test]
 fn every_reference_leads_somewhere() {
     fn follow(value: &Value, document: &Value) {
         match value {

@@ -15,8 +15,8 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{HttpError, body, run_blocking};
-use super::call::{self, Call, DryRunQuery, KeyHeader};
-use crate::host::{Host, TaskSpec};
+use super::call::{self, Call, DryRunQuery, KeyHeader, MatchHeader};
+use crate::host::{Host, TaskSpec, TokenRecord};
 
 pub fn routes() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new()
@@ -58,13 +58,14 @@ async fn make(State(host): Shared, call: Call, bytes: Bytes) -> Result<Response,
 
 /// Remove a token
 #[utoipa::path(delete, path = "/tokens/{token}", tag = "tokens", operation_id = "remove_token",
-    params(TokenPath, DryRunQuery, KeyHeader),
+    params(TokenPath, DryRunQuery, KeyHeader, MatchHeader),
     responses((status = 204, description = "Nobody comes in with it")))]
 async fn remove(
     State(host): Shared,
     Path(path): Path<TokenPath>,
     call: Call,
 ) -> Result<Response, HttpError> {
+    call.check_version(&host.object::<TokenRecord>(&path.token)?)?;
     let own = call.user().token.clone();
     if call.is_dry() {
         let check = move || host.check_token_removal(&path.token, own.as_deref());

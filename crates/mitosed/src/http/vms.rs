@@ -6,7 +6,6 @@ use api_types::{Cloned, ForkRequest, RunReply, RunRequest, StopRequest, Vm, VmDe
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -14,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{HttpError, body, run_blocking};
-use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, TaskAnswers, if_match};
+use super::call::{self, Call, CallQuery, DryRunQuery, KeyHeader, MatchHeader, TaskAnswers};
 use super::page::{self, VmQuery};
 use super::{Arrived, Shared, streams};
 use crate::error::OpResult;
@@ -95,17 +94,16 @@ struct RemoveQuery {
 
 /// Remove a VM
 #[utoipa::path(delete, path = "/vms/{vm}", tag = "vms", operation_id = "remove_vm",
-    params(VmPath, RemoveQuery, DryRunQuery, KeyHeader),
+    params(VmPath, RemoveQuery, DryRunQuery, KeyHeader, MatchHeader),
     responses((status = 204, description = "It is gone")))]
 async fn remove(
     State(host): Shared,
     Path(path): Path<VmPath>,
     Query(query): Query<RemoveQuery>,
-    headers: HeaderMap,
     call: Call,
 ) -> Result<Response, HttpError> {
     let vm = host.find(&path.vm)?;
-    host::check_version("VM", &vm.name(), if_match(&headers), vm.row().version)?;
+    host::check_version("VM", &vm.name(), call.expected(), vm.row().version)?;
     if call.is_dry() {
         return call::dry_run(move || host.check_removal(&vm, query.force)).await;
     }

@@ -49,6 +49,7 @@ from .labels_reply_attributes import LabelsReplyAttributes
 from .lineage import Lineage
 from .lineage_vm import LineageVm
 from .list_tasks_state import ListTasksState
+from .list_vms_state import ListVmsState
 from .memory_use import MemoryUse
 from .net_request import NetRequest
 from .network import Network
@@ -147,6 +148,7 @@ __all__ = (
     "Lineage",
     "LineageVm",
     "ListTasksState",
+    "ListVmsState",
     "MemoryUse",
     "NetRequest",
     "Network",

@@ -20,10 +20,14 @@ def _get_kwargs(
     wait: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     if not isinstance(idempotency_key, Unset):
         headers["Idempotency-Key"] = idempotency_key
+
+    if not isinstance(if_match, Unset):
+        headers["If-Match"] = if_match
 
     params: dict[str, Any] = {}
 
@@ -153,6 +157,7 @@ def sync_detailed(
     wait: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[DryRun | Task | Problem]:
     """Change a disk pool
 
@@ -163,6 +168,7 @@ def sync_detailed(
         wait (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (DiskPoolChangeRequest): Change a disk pool: what is given.
 
     Raises:
@@ -179,6 +185,7 @@ def sync_detailed(
         wait=wait,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = client.get_httpx_client().request(
@@ -196,6 +203,7 @@ def sync(
     wait: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> DryRun | Task | Problem | None:
     """Change a disk pool
 
@@ -206,6 +214,7 @@ def sync(
         wait (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (DiskPoolChangeRequest): Change a disk pool: what is given.
 
     Raises:
@@ -223,6 +232,7 @@ def sync(
         wait=wait,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     ).parsed
 
 
@@ -234,6 +244,7 @@ async def asyncio_detailed(
     wait: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[DryRun | Task | Problem]:
     """Change a disk pool
 
@@ -244,6 +255,7 @@ async def asyncio_detailed(
         wait (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (DiskPoolChangeRequest): Change a disk pool: what is given.
 
     Raises:
@@ -260,6 +272,7 @@ async def asyncio_detailed(
         wait=wait,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -275,6 +288,7 @@ async def asyncio(
     wait: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> DryRun | Task | Problem | None:
     """Change a disk pool
 
@@ -285,6 +299,7 @@ async def asyncio(
         wait (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (DiskPoolChangeRequest): Change a disk pool: what is given.
 
     Raises:
@@ -303,5 +318,6 @@ async def asyncio(
             wait=wait,
             dry_run=dry_run,
             idempotency_key=idempotency_key,
+            if_match=if_match,
         )
     ).parsed

@@ -18,10 +18,14 @@ def _get_kwargs(
     wait: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     if not isinstance(idempotency_key, Unset):
         headers["Idempotency-Key"] = idempotency_key
+
+    if not isinstance(if_match, Unset):
+        headers["If-Match"] = if_match
 
     params: dict[str, Any] = {}
 
@@ -136,6 +140,7 @@ def sync_detailed(
     wait: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[DryRun | Task | Problem]:
     """Remove a disk pool
 
@@ -146,6 +151,7 @@ def sync_detailed(
         wait (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -160,6 +166,7 @@ def sync_detailed(
         wait=wait,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = client.get_httpx_client().request(
@@ -176,6 +183,7 @@ def sync(
     wait: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> DryRun | Task | Problem | None:
     """Remove a disk pool
 
@@ -186,6 +194,7 @@ def sync(
         wait (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -201,6 +210,7 @@ def sync(
         wait=wait,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     ).parsed
 
 
@@ -211,6 +221,7 @@ async def asyncio_detailed(
     wait: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[DryRun | Task | Problem]:
     """Remove a disk pool
 
@@ -221,6 +232,7 @@ async def asyncio_detailed(
         wait (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -235,6 +247,7 @@ async def asyncio_detailed(
         wait=wait,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -249,6 +262,7 @@ async def asyncio(
     wait: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> DryRun | Task | Problem | None:
     """Remove a disk pool
 
@@ -259,6 +273,7 @@ async def asyncio(
         wait (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -275,5 +290,6 @@ async def asyncio(
             wait=wait,
             dry_run=dry_run,
             idempotency_key=idempotency_key,
+            if_match=if_match,
         )
     ).parsed

@@ -18,10 +18,14 @@ def _get_kwargs(
     force: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     if not isinstance(idempotency_key, Unset):
         headers["Idempotency-Key"] = idempotency_key
+
+    if not isinstance(if_match, Unset):
+        headers["If-Match"] = if_match
 
     params: dict[str, Any] = {}
 
@@ -124,6 +128,7 @@ def sync_detailed(
     force: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[Any | DryRun | Problem | Task]:
     """End a parent
 
@@ -134,6 +139,7 @@ def sync_detailed(
         force (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -148,6 +154,7 @@ def sync_detailed(
         force=force,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = client.get_httpx_client().request(
@@ -164,6 +171,7 @@ def sync(
     force: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Any | DryRun | Problem | Task | None:
     """End a parent
 
@@ -174,6 +182,7 @@ def sync(
         force (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -189,6 +198,7 @@ def sync(
         force=force,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     ).parsed
 
 
@@ -199,6 +209,7 @@ async def asyncio_detailed(
     force: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[Any | DryRun | Problem | Task]:
     """End a parent
 
@@ -209,6 +220,7 @@ async def asyncio_detailed(
         force (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -223,6 +235,7 @@ async def asyncio_detailed(
         force=force,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -237,6 +250,7 @@ async def asyncio(
     force: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Any | DryRun | Problem | Task | None:
     """End a parent
 
@@ -247,6 +261,7 @@ async def asyncio(
         force (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -263,5 +278,6 @@ async def asyncio(
             force=force,
             dry_run=dry_run,
             idempotency_key=idempotency_key,
+            if_match=if_match,
         )
     ).parsed

@@ -17,10 +17,14 @@ def _get_kwargs(
     *,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     if not isinstance(idempotency_key, Unset):
         headers["Idempotency-Key"] = idempotency_key
+
+    if not isinstance(if_match, Unset):
+        headers["If-Match"] = if_match
 
     params: dict[str, Any] = {}
 
@@ -120,6 +124,7 @@ def sync_detailed(
     client: AuthenticatedClient | Client,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[Any | DryRun | Problem | Task]:
     """Remove a network
 
@@ -129,6 +134,7 @@ def sync_detailed(
         network (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -142,6 +148,7 @@ def sync_detailed(
         network=network,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = client.get_httpx_client().request(
@@ -157,6 +164,7 @@ def sync(
     client: AuthenticatedClient | Client,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Any | DryRun | Problem | Task | None:
     """Remove a network
 
@@ -166,6 +174,7 @@ def sync(
         network (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -180,6 +189,7 @@ def sync(
         client=client,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     ).parsed
 
 
@@ -189,6 +199,7 @@ async def asyncio_detailed(
     client: AuthenticatedClient | Client,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[Any | DryRun | Problem | Task]:
     """Remove a network
 
@@ -198,6 +209,7 @@ async def asyncio_detailed(
         network (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -211,6 +223,7 @@ async def asyncio_detailed(
         network=network,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -224,6 +237,7 @@ async def asyncio(
     client: AuthenticatedClient | Client,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Any | DryRun | Problem | Task | None:
     """Remove a network
 
@@ -233,6 +247,7 @@ async def asyncio(
         network (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -248,5 +263,6 @@ async def asyncio(
             client=client,
             dry_run=dry_run,
             idempotency_key=idempotency_key,
+            if_match=if_match,
         )
     ).parsed

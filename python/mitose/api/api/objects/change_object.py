@@ -20,10 +20,14 @@ def _get_kwargs(
     body: ObjectRequest,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     if not isinstance(idempotency_key, Unset):
         headers["Idempotency-Key"] = idempotency_key
+
+    if not isinstance(if_match, Unset):
+        headers["If-Match"] = if_match
 
     params: dict[str, Any] = {}
 
@@ -150,6 +154,7 @@ def sync_detailed(
     body: ObjectRequest,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[DryRun | TreeObject | Problem | Task]:
     """Change name, place and words of an object
 
@@ -157,6 +162,7 @@ def sync_detailed(
         object_ (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (ObjectRequest): Change an object. What is not given stays.
 
     Raises:
@@ -172,6 +178,7 @@ def sync_detailed(
         body=body,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = client.get_httpx_client().request(
@@ -188,6 +195,7 @@ def sync(
     body: ObjectRequest,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> DryRun | TreeObject | Problem | Task | None:
     """Change name, place and words of an object
 
@@ -195,6 +203,7 @@ def sync(
         object_ (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (ObjectRequest): Change an object. What is not given stays.
 
     Raises:
@@ -211,6 +220,7 @@ def sync(
         body=body,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     ).parsed
 
 
@@ -221,6 +231,7 @@ async def asyncio_detailed(
     body: ObjectRequest,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[DryRun | TreeObject | Problem | Task]:
     """Change name, place and words of an object
 
@@ -228,6 +239,7 @@ async def asyncio_detailed(
         object_ (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (ObjectRequest): Change an object. What is not given stays.
 
     Raises:
@@ -243,6 +255,7 @@ async def asyncio_detailed(
         body=body,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -257,6 +270,7 @@ async def asyncio(
     body: ObjectRequest,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> DryRun | TreeObject | Problem | Task | None:
     """Change name, place and words of an object
 
@@ -264,6 +278,7 @@ async def asyncio(
         object_ (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (ObjectRequest): Change an object. What is not given stays.
 
     Raises:
@@ -281,5 +296,6 @@ async def asyncio(
             body=body,
             dry_run=dry_run,
             idempotency_key=idempotency_key,
+            if_match=if_match,
         )
     ).parsed

@@ -20,10 +20,14 @@ def _get_kwargs(
     body: ReconfigureRequest,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     if not isinstance(idempotency_key, Unset):
         headers["Idempotency-Key"] = idempotency_key
+
+    if not isinstance(if_match, Unset):
+        headers["If-Match"] = if_match
 
     params: dict[str, Any] = {}
 
@@ -150,6 +154,7 @@ def sync_detailed(
     body: ReconfigureRequest,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[DryRun | VmDetail | Problem | Task]:
     """Change a VM
 
@@ -160,6 +165,7 @@ def sync_detailed(
         vm (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (ReconfigureRequest): Change a VM. What is not given stays. Name, folder, pool,
             annotation, attributes, cables, back ends
             of serial ports and disks for empty slots can change at any time, everything else while
@@ -179,6 +185,7 @@ def sync_detailed(
         body=body,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = client.get_httpx_client().request(
@@ -195,6 +202,7 @@ def sync(
     body: ReconfigureRequest,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> DryRun | VmDetail | Problem | Task | None:
     """Change a VM
 
@@ -205,6 +213,7 @@ def sync(
         vm (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (ReconfigureRequest): Change a VM. What is not given stays. Name, folder, pool,
             annotation, attributes, cables, back ends
             of serial ports and disks for empty slots can change at any time, everything else while
@@ -225,6 +234,7 @@ def sync(
         body=body,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     ).parsed
 
 
@@ -235,6 +245,7 @@ async def asyncio_detailed(
     body: ReconfigureRequest,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[DryRun | VmDetail | Problem | Task]:
     """Change a VM
 
@@ -245,6 +256,7 @@ async def asyncio_detailed(
         vm (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (ReconfigureRequest): Change a VM. What is not given stays. Name, folder, pool,
             annotation, attributes, cables, back ends
             of serial ports and disks for empty slots can change at any time, everything else while
@@ -264,6 +276,7 @@ async def asyncio_detailed(
         body=body,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -278,6 +291,7 @@ async def asyncio(
     body: ReconfigureRequest,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> DryRun | VmDetail | Problem | Task | None:
     """Change a VM
 
@@ -288,6 +302,7 @@ async def asyncio(
         vm (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (ReconfigureRequest): Change a VM. What is not given stays. Name, folder, pool,
             annotation, attributes, cables, back ends
             of serial ports and disks for empty slots can change at any time, everything else while
@@ -309,5 +324,6 @@ async def asyncio(
             body=body,
             dry_run=dry_run,
             idempotency_key=idempotency_key,
+            if_match=if_match,
         )
     ).parsed

@@ -5,6 +5,7 @@ import httpx
 
 from ... import errors
 from ...client import AuthenticatedClient, Client
+from ...models.list_vms_state import ListVmsState
 from ...models.problem import Problem
 from ...models.vm import Vm
 from ...types import UNSET, Response, Unset
@@ -13,7 +14,7 @@ from ...types import UNSET, Response, Unset
 def _get_kwargs(
     *,
     name: str | Unset = UNSET,
-    state: str | Unset = UNSET,
+    state: ListVmsState | Unset = UNSET,
     folder: str | Unset = UNSET,
     attribute: str | Unset = UNSET,
     limit: int | Unset = UNSET,
@@ -24,7 +25,11 @@ def _get_kwargs(
 
     params["name"] = name
 
-    params["state"] = state
+    json_state: str | Unset = UNSET
+    if not isinstance(state, Unset):
+        json_state = state.value
+
+    params["state"] = json_state
 
     params["folder"] = folder
 
@@ -104,7 +109,7 @@ def sync_detailed(
     *,
     client: AuthenticatedClient | Client,
     name: str | Unset = UNSET,
-    state: str | Unset = UNSET,
+    state: ListVmsState | Unset = UNSET,
     folder: str | Unset = UNSET,
     attribute: str | Unset = UNSET,
     limit: int | Unset = UNSET,
@@ -116,7 +121,7 @@ def sync_detailed(
 
     Args:
         name (str | Unset):
-        state (str | Unset):
+        state (ListVmsState | Unset):
         folder (str | Unset):
         attribute (str | Unset):
         limit (int | Unset):
@@ -150,7 +155,7 @@ def sync(
     *,
     client: AuthenticatedClient | Client,
     name: str | Unset = UNSET,
-    state: str | Unset = UNSET,
+    state: ListVmsState | Unset = UNSET,
     folder: str | Unset = UNSET,
     attribute: str | Unset = UNSET,
     limit: int | Unset = UNSET,
@@ -162,7 +167,7 @@ def sync(
 
     Args:
         name (str | Unset):
-        state (str | Unset):
+        state (ListVmsState | Unset):
         folder (str | Unset):
         attribute (str | Unset):
         limit (int | Unset):
@@ -191,7 +196,7 @@ async def asyncio_detailed(
     *,
     client: AuthenticatedClient | Client,
     name: str | Unset = UNSET,
-    state: str | Unset = UNSET,
+    state: ListVmsState | Unset = UNSET,
     folder: str | Unset = UNSET,
     attribute: str | Unset = UNSET,
     limit: int | Unset = UNSET,
@@ -203,7 +208,7 @@ async def asyncio_detailed(
 
     Args:
         name (str | Unset):
-        state (str | Unset):
+        state (ListVmsState | Unset):
         folder (str | Unset):
         attribute (str | Unset):
         limit (int | Unset):
@@ -235,7 +240,7 @@ async def asyncio(
     *,
     client: AuthenticatedClient | Client,
     name: str | Unset = UNSET,
-    state: str | Unset = UNSET,
+    state: ListVmsState | Unset = UNSET,
     folder: str | Unset = UNSET,
     attribute: str | Unset = UNSET,
     limit: int | Unset = UNSET,
@@ -247,7 +252,7 @@ async def asyncio(
 
     Args:
         name (str | Unset):
-        state (str | Unset):
+        state (ListVmsState | Unset):
         folder (str | Unset):
         attribute (str | Unset):
         limit (int | Unset):

@@ -18,10 +18,14 @@ def _get_kwargs(
     force: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     if not isinstance(idempotency_key, Unset):
         headers["Idempotency-Key"] = idempotency_key
+
+    if not isinstance(if_match, Unset):
+        headers["If-Match"] = if_match
 
     params: dict[str, Any] = {}
 
@@ -124,6 +128,7 @@ def sync_detailed(
     force: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[Any | DryRun | Problem | Task]:
     """Remove a VM
 
@@ -132,6 +137,7 @@ def sync_detailed(
         force (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -146,6 +152,7 @@ def sync_detailed(
         force=force,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = client.get_httpx_client().request(
@@ -162,6 +169,7 @@ def sync(
     force: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Any | DryRun | Problem | Task | None:
     """Remove a VM
 
@@ -170,6 +178,7 @@ def sync(
         force (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -185,6 +194,7 @@ def sync(
         force=force,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     ).parsed
 
 
@@ -195,6 +205,7 @@ async def asyncio_detailed(
     force: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[Any | DryRun | Problem | Task]:
     """Remove a VM
 
@@ -203,6 +214,7 @@ async def asyncio_detailed(
         force (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -217,6 +229,7 @@ async def asyncio_detailed(
         force=force,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -231,6 +244,7 @@ async def asyncio(
     force: bool | Unset = UNSET,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Any | DryRun | Problem | Task | None:
     """Remove a VM
 
@@ -239,6 +253,7 @@ async def asyncio(
         force (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -255,5 +270,6 @@ async def asyncio(
             force=force,
             dry_run=dry_run,
             idempotency_key=idempotency_key,
+            if_match=if_match,
         )
     ).parsed

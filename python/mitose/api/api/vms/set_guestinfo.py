@@ -20,10 +20,14 @@ def _get_kwargs(
     body: GuestInfoPatch,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     if not isinstance(idempotency_key, Unset):
         headers["Idempotency-Key"] = idempotency_key
+
+    if not isinstance(if_match, Unset):
+        headers["If-Match"] = if_match
 
     params: dict[str, Any] = {}
 
@@ -150,6 +154,7 @@ def sync_detailed(
     body: GuestInfoPatch,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[DryRun | GuestInfo | Problem | Task]:
     """Set and remove guestinfo of a VM
 
@@ -159,6 +164,7 @@ def sync_detailed(
         vm (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (GuestInfoPatch): New values of guestinfo by key; null or an empty value removes the
             key.
 
@@ -175,6 +181,7 @@ def sync_detailed(
         body=body,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = client.get_httpx_client().request(
@@ -191,6 +198,7 @@ def sync(
     body: GuestInfoPatch,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> DryRun | GuestInfo | Problem | Task | None:
     """Set and remove guestinfo of a VM
 
@@ -200,6 +208,7 @@ def sync(
         vm (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (GuestInfoPatch): New values of guestinfo by key; null or an empty value removes the
             key.
 
@@ -217,6 +226,7 @@ def sync(
         body=body,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     ).parsed
 
 
@@ -227,6 +237,7 @@ async def asyncio_detailed(
     body: GuestInfoPatch,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> Response[DryRun | GuestInfo | Problem | Task]:
     """Set and remove guestinfo of a VM
 
@@ -236,6 +247,7 @@ async def asyncio_detailed(
         vm (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (GuestInfoPatch): New values of guestinfo by key; null or an empty value removes the
             key.
 
@@ -252,6 +264,7 @@ async def asyncio_detailed(
         body=body,
         dry_run=dry_run,
         idempotency_key=idempotency_key,
+        if_match=if_match,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -266,6 +279,7 @@ async def asyncio(
     body: GuestInfoPatch,
     dry_run: bool | Unset = UNSET,
     idempotency_key: str | Unset = UNSET,
+    if_match: str | Unset = UNSET,
 ) -> DryRun | GuestInfo | Problem | Task | None:
     """Set and remove guestinfo of a VM
 
@@ -275,6 +289,7 @@ async def asyncio(
         vm (str):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
+        if_match (str | Unset):
         body (GuestInfoPatch): New values of guestinfo by key; null or an empty value removes the
             key.
 
@@ -293,5 +308,6 @@ async def asyncio(
             body=body,
             dry_run=dry_run,
             idempotency_key=idempotency_key,
+            if_match=if_match,
         )
     ).parsed
