@@ -60,6 +60,21 @@ impl OpError {
         self
     }
 
+    /// Says which item of the request it is about: the field, where there is one, is a member of it.
+    pub fn within(mut self, place: &str) -> Self {
+        self.field = Some(match self.field {
+            Some(field) => format!("{place}.{field}"),
+            None => place.to_owned(),
+        });
+        self
+    }
+
+    /// Says what to do about it.
+    pub fn with_remedy(mut self, remedy: &str) -> Self {
+        self.remedy = Some(remedy.to_owned());
+        self
+    }
+
     /// Field of the request that is wrong, where one is.
     pub fn field(&self) -> Option<&str> {
         self.field.as_deref()
@@ -131,6 +146,9 @@ const FIELDS: &[&str] = &[
     "count",
     "datastore",
     "folder",
+    "mac",
+    "memory",
+    "memory-limit",
     "name",
     "network",
     "new_identity",
@@ -145,12 +163,20 @@ const FIELDS: &[&str] = &[
     "source",
 ];
 
+/// Members of requests that messages call as the options of the command line are called.
+const CALLED: &[(&str, &str)] = &[
+    ("disk", "disks"),
+    ("memory", "memory_bytes"),
+    ("memory-limit", "memory_limit_bytes"),
+    ("net", "nets"),
+];
+
 /// Field and remedy of a message of the form `field: what is wrong; what to do`, which every
 /// message about a request has. Messages of other kinds than `invalid` may begin with the name of
 /// an object instead, so only the usual fields are taken for such.
 fn parts(kind: ErrorKind, message: &str) -> (Option<String>, Option<String>) {
     let word = |text: &&str| {
-        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_[].".contains(c);
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-[].".contains(c);
         text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(inner)
     };
     let field = message
@@ -159,6 +185,10 @@ fn parts(kind: ErrorKind, message: &str) -> (Option<String>, Option<String>) {
         .filter(|field| match kind {
             ErrorKind::Invalid => word(field),
             _ => FIELDS.contains(field),
+        })
+        .map(|field| {
+            let called = CALLED.iter().find(|(word, _)| *word == field);
+            called.map_or(field, |(_, member)| member)
         });
     let remedy = message.rsplit_once("; ").map(|(_, remedy)| remedy);
     (field.map(str::to_owned), remedy.map(str::to_owned))
@@ -191,6 +221,11 @@ mod tests {
         assert_eq!(error.remedy(), Some("give a file that exists"));
         let error = OpError::conflict("name: there is a VM \"a\" already; choose another");
         assert_eq!(error.field(), Some("name"));
+        let error = OpError::invalid("memory-limit: too little; give more");
+        assert_eq!(error.field(), Some("memory_limit_bytes"));
+        let error = OpError::invalid("tap: there is none; make it");
+        let error = error.within("nets[1]");
+        assert_eq!(error.field(), Some("nets[1].tap"));
         let error = OpError::conflict("web1: it is paused");
         assert_eq!((error.field(), error.remedy()), (None, None));
         let error = OpError::told(ErrorKind::Conflict, "name", "is taken", "choose another");

@@ -292,3 +292,74 @@ fn daemons_of_two_directories_live_side_by_side() {
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(told.contains("another mitosed runs for"), "{told}");
 }
+
+#[test]
+fn what_the_host_refuses_names_the_member_of_the_request_and_what_to_do() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let run = |change: Value| {
+        let mut body = serde_json::to_value(bed.request("b", "")).unwrap();
+        let body = body.as_object_mut().unwrap();
+        body.extend(change.as_object().unwrap().clone());
+        ("/vms", Value::Object(body.clone()))
+    };
+    let disk = json!({ "path": bed.file("kernel"), "read_only": true });
+    for ((path, body), status, field) in [
+        (
+            run(json!({ "disks": [disk, { "path": "/none" }] })),
+            409,
+            "disks[1].path",
+        ),
+        (
+            run(json!({ "nets": [{ "tap": "nonesuch" }] })),
+            409,
+            "nets[0].tap",
+        ),
+        (
+            run(json!({ "nets": [{ "network": "nods" }] })),
+            404,
+            "nets[0].network",
+        ),
+        (
+            run(json!({ "memory_limit_bytes": 1 << 20 })),
+            409,
+            "memory_limit_bytes",
+        ),
+        (run(json!({ "datastore": "nods" })), 404, "datastore"),
+        (run(json!({ "pool": "nods" })), 404, "pool"),
+        (
+            (
+                "/vms/a/fork",
+                json!({ "names": ["c"], "keep_mac": true, "nets": [{}] }),
+            ),
+            409,
+            "nets",
+        ),
+    ] {
+        let dry = format!("/api/v1{path}?dry_run=true");
+        let answer = ask(&bed, "POST", &dry, &[], &body.to_string());
+        let found = answer.json()["problems"].clone();
+        let problem = found.as_array().into_iter().flatten();
+        let problem = problem.into_iter().find(|one| one["field"] == field);
+        let problem = problem.unwrap_or_else(|| panic!("{field}: {answer:?}"));
+        assert_eq!(problem["status"], status, "{problem}");
+        let message = problem["detail"].as_str().unwrap();
+        let remedy = problem["remedy"].as_str();
+        assert!(remedy.is_some_and(|remedy| message.ends_with(remedy)) || field.contains("disks"));
+    }
+    let short = json!({ "uuid": "1" });
+    let answer = ask(&bed, "POST", "/api/v1/vms", &[], &run(short).1.to_string());
+    assert_eq!(answer.json()["remedy"], "give 36 characters", "{answer:?}");
+    let states = |state: &str| {
+        let path = format!("/api/v1/vms?state={state}");
+        ask(&bed, "GET", &path, &[], "")
+    };
+    assert_eq!(states("running").json().as_array().unwrap().len(), 1);
+    assert_eq!(states("paused:%20no%20space").status, 200);
+    let answer = states("bogus");
+    assert_eq!(
+        (answer.status, &answer.json()["field"]),
+        (400, &json!("state"))
+    );
+    bed.assert_only(&["a"]);
+}

@@ -134,15 +134,8 @@ impl Host {
     /// Id of the network that a request names.
     pub(super) fn network_id(&self, reference: &str) -> OpResult<String> {
         let found = self.object::<Network>(reference);
-        let found = found.map_err(|error| {
-            OpError::new(
-                error.kind,
-                format!(
-                    "network: {}; 'mitose network ls' lists them",
-                    error.message()
-                ),
-            )
-        });
+        let found = found
+            .map_err(|error| OpError::new(error.kind, format!("network: {}", error.message())));
         Ok(found?.id)
     }
 

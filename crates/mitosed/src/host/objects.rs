@@ -46,7 +46,12 @@ impl Host {
             [row] => parse(row),
             [] => Err(OpError::new(
                 ErrorKind::NotFound,
-                format!("there is no {} {reference:?}", T::NOUN),
+                match list_of(T::KIND) {
+                    Some(list) => {
+                        format!("there is no {} {reference:?}; '{list}' lists them", T::NOUN)
+                    }
+                    None => format!("there is no {} {reference:?}", T::NOUN),
+                },
             )),
             _ => {
                 let ids: Vec<_> = named.iter().map(|row| row.id.as_str()).collect();
@@ -188,6 +193,18 @@ impl Host {
 
     pub(super) fn objects_read(&self) -> std::sync::RwLockReadGuard<'_, Objects> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Command that lists the objects of a kind.
+fn list_of(kind: &str) -> Option<&'static str> {
+    match kind {
+        "datastore" => Some("mitose datastore ls"),
+        "disk_pool" => Some("mitose pool ls"),
+        "network" => Some("mitose network ls"),
+        "resource_pool" => Some("mitose respool ls"),
+        "token" => Some("mitose token ls"),
+        _ => None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything is checked before anything is made; the row `creating` comes first, so that a crash
 //! at any point leaves nothing that recovery does not find.
 
+mod blame;
 pub(super) mod plan;
 
 use std::fs;
@@ -14,6 +15,7 @@ use agent_protocol::IdentityKind;
 use api_types::{ErrorKind, RunReply, RunRequest};
 use vmm_protocol::{Boot, Command, LayerFormat, Outcome, RamView};
 
+use self::blame::blame;
 use self::plan::{Base, Plan};
 use super::backends::{FdList, make_ram, open_given};
 use super::check::Problems;
@@ -156,7 +158,7 @@ impl Host {
                 Ok(_) => Err(OpError::failed(
                     "the VM process gave an answer that does not fit",
                 )),
-                Err(error) => Err(self.explain(vm, "cannot boot", error).into()),
+                Err(error) => Err(blame(self.explain(vm, "cannot boot", error).into())),
             }
         });
         match booted {

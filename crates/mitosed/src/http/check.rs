@@ -409,6 +409,7 @@ fn list<'a>(schema: &'a Value, keyword: &str) -> impl Iterator<Item = &'a Value>
 
 fn range(least: Option<u64>, most: Option<u64>) -> String {
     match (least, most) {
+        (Some(least), Some(most)) if least == most => format!("{least}"),
         (Some(least), Some(most)) => format!("{least} to {most}"),
         (Some(least), None) => format!("at least {least}"),
         (None, most) => format!("at most {}", most.unwrap_or(0)),

@@ -112,7 +112,8 @@ impl Host {
 
     /// The datastore that new disks are to be put on: one that is there and takes some.
     pub(in crate::host) fn store_for_disks(&self, reference: &str) -> OpResult<Object<Datastore>> {
-        let store = self.object::<Datastore>(reference)?;
+        let store = self.object::<Datastore>(reference);
+        let store = store.map_err(|error| error.about("datastore"))?;
         if store.doc.maintenance {
             return Err(OpError::conflict(format!(
                 "datastore: {0} is in maintenance and takes no new disks; end that with \

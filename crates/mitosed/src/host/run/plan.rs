@@ -79,13 +79,10 @@ impl Host {
         problems.take(self.check_memory("the VM", spec.memory_bytes));
         let pool = problems.take(self.plan_pool(request.pool.as_deref(), spec.memory_bytes));
         let mut bases = Vec::new();
-        for disk in &request.disks {
-            bases.extend(problems.take(self.inspect(
-                "disk",
-                &disk.path,
-                disk.format,
-                disk.read_only,
-            )));
+        for (index, disk) in request.disks.iter().enumerate() {
+            let base = self.inspect("disk", &disk.path, disk.format, disk.read_only);
+            let base = base.map_err(|error| error.about(&format!("disks[{index}].path")));
+            bases.extend(problems.take(base));
         }
         let mut serial = vec![request.serial.clone()];
         serial.extend(request.more_serial.iter().cloned());
@@ -114,9 +111,10 @@ impl Host {
         row.memory_limit_bytes = request.memory_limit_bytes;
         problems.take(self.plan_identity(&mut row, request));
         let mut used = self.macs_in_use();
-        for net in &request.nets {
+        for (index, net) in request.nets.iter().enumerate() {
             let net = std::slice::from_ref(net);
-            problems.take(add_nics(self, &mut row, net, &mut used));
+            let added = add_nics(self, &mut row, net, &mut used);
+            problems.take(added.map_err(|error| error.within(&format!("nets[{index}]"))));
         }
         problems.take(static_net::assign(&mut row.nics, &request.addresses, 0));
         let values = guestinfo_of_new(&BTreeMap::new(), &request.guestinfo.0, &row.name, 1);
