@@ -24,7 +24,11 @@ const BASE_PACKAGES: [&str; 5] = ["ca-certificates", "iproute2", "netbase", "pro
 const SYSTEMD_PACKAGES: [&str; 3] = ["dbus", "systemd-sysv", "udev"];
 
 /// What systemd looks for and complains of when it is missing; the name differs between kernels.
-pub(crate) const SYSTEMD_MODULES: [&str; 2] = ["autofs", "autofs4"];
+pub(crate) const SYSTEMD_MODULES: [&str; 3] = ["autofs", "autofs4", "binfmt_misc"];
+
+/// Has systemd take the machine id of the VM before anything starts: what has read another one, as
+/// the journal does, keeps it. The daemon fills it in at boot.
+pub(crate) const SYSTEMD_MACHINE_ID: &str = "systemd.machine_id={machine_id}";
 
 /// Documentation stays out: a third of a small system.
 const LEFT_OUT: [&str; 5] = [
@@ -237,7 +241,9 @@ fn command_line(init: InitSystem) -> String {
     match init {
         InitSystem::Agent => format!("{root} init={}", guest_paths::AGENT),
         // Waiting for devices that do not exist is most of a minimal system's start.
-        InitSystem::Systemd => format!("{root} systemd.show_status=0 net.ifnames=0"),
+        InitSystem::Systemd => {
+            format!("{root} systemd.show_status=0 net.ifnames=0 {SYSTEMD_MACHINE_ID}")
+        }
     }
 }
 
@@ -314,8 +320,7 @@ fn set_up_systemd(root: &Path) -> io::Result<()> {
         write(root, stamp, "")?;
     }
     // A login prompt on the serial port would wait for a device that udev announces late, and
-    // nobody has a password; waiting for a network would wait for one that may not be there; the
-    // kernel module for further binary formats is not there.
+    // nobody has a password; waiting for a network would wait for one that may not be there.
     for unit in [
         "serial-getty@ttyS0.service",
         "systemd-networkd-wait-online.service",

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use tempfile::TempDir;
 
 use crate::builder::{Outcome, Parts};
-use crate::debian::{SYSTEMD_MODULES, install_agent};
+use crate::debian::{SYSTEMD_MACHINE_ID, SYSTEMD_MODULES, install_agent};
 use crate::disk::{self, FileKind, RootPlace};
 use crate::kernel::Suite;
 use crate::manifest::DISK_FILE;
@@ -101,7 +101,8 @@ impl Builder {
         };
         let parts = self.parts(request.suite, &[])?;
         self.place_boot_files(&parts, &staging, &SYSTEMD_MODULES)?;
-        let cmdline = format!("root={root} rw systemd.show_status=0 net.ifnames=0");
+        let cmdline =
+            format!("root={root} rw systemd.show_status=0 net.ifnames=0 {SYSTEMD_MACHINE_ID}");
         self.publish_import(staging, &parts, request, cmdline, bytes)
     }
 

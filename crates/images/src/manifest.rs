@@ -42,7 +42,7 @@ pub struct Manifest {
     pub disk_format: DiskFormat,
     /// Size of the disk that a guest sees, in bytes; 0 without a disk.
     pub disk_bytes: u64,
-    /// Kernel command line.
+    /// Kernel command line. `{machine_id}` in it is the VM's machine id.
     pub cmdline: String,
     /// Always `x86_64`.
     pub arch: String,

@@ -11,6 +11,7 @@ mod freeze;
 mod guestinfo;
 mod hooks;
 mod identity;
+mod journal;
 pub(crate) mod links;
 pub(crate) mod local;
 pub(crate) mod netlink;

@@ -15,7 +15,7 @@ use agent_protocol::{Identity, IdentityKind, NicIdentity, Ready};
 use anyhow::{Context, Result};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
-use super::{entropy, hooks, nics, ssh};
+use super::{entropy, hooks, journal, nics, ssh};
 use crate::Root;
 
 /// Clock differences below this are left to the guest's own time keeping.
@@ -45,7 +45,9 @@ pub(super) fn apply(root: &Root, identity: &Identity) -> Ready {
         step("host name", set_hostname(root, &identity.hostname));
     }
     if !identity.machine_id.is_empty() {
+        let former = fs::read_to_string(root.path("/etc/machine-id")).unwrap_or_default();
         step("machine-id", set_machine_id(root, &identity.machine_id));
+        journal::follow(root, &former, &identity.machine_id);
     }
     step("SSH host keys", install_ssh_keys(root, identity));
     if root.is_live() {

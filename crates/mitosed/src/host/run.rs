@@ -145,8 +145,10 @@ impl Host {
         let booted = self.commit(&[vm], Changes::default()).and_then(|()| {
             let identity = identity_message(&row, IdentityKind::Boot, Vec::new());
             let backends = self.backends(&row, kvm.as_ref(), &disks, &taps, identity, &mut fds)?;
+            let mut spec = row.spec.clone();
+            spec.cmdline = spec.cmdline.replace("{machine_id}", &row.machine_id);
             let boot = Boot {
-                spec: row.spec.clone(),
+                spec,
                 ram,
                 kernel,
                 initrd,
