@@ -17,8 +17,16 @@ use crate::{Builder, Image, ImageError, ImageKind, ext4};
 /// Least memory that the image boots with, in bytes.
 const MIN_MEMORY: u64 = 192 << 20;
 
-/// Packages of every image: what a person at its shell expects, and a DHCP client.
-const BASE_PACKAGES: [&str; 5] = ["ca-certificates", "iproute2", "netbase", "procps", "udhcpc"];
+/// Packages of every image: what a person at its shell expects, a DHCP client, and what loads
+/// kernel modules when programs ask for them.
+const BASE_PACKAGES: [&str; 6] = [
+    "ca-certificates",
+    "iproute2",
+    "kmod",
+    "netbase",
+    "procps",
+    "udhcpc",
+];
 
 /// What a system with systemd needs besides.
 const SYSTEMD_PACKAGES: [&str; 3] = ["dbus", "systemd-sysv", "udev"];
@@ -112,6 +120,7 @@ impl Builder {
         set.map_err(ImageError::file("open up", root.path()))?;
         self.bootstrap(recipe.suite, &packages, root.path())?;
         self.watch.stage("set the system up", 0.8)?;
+        parts.kernel.install_modules(root.path(), &self.watch)?;
         set_up(root.path(), recipe, &parts.agent)
             .map_err(ImageError::file("set up", root.path()))?;
         let bytes = ext4::disk_size(root.path(), recipe.disk_bytes)?;

@@ -67,6 +67,22 @@ pub(crate) const GUEST_MODULES: [&str; 8] = [
     "evdev",
 ];
 
+/// What [`KernelFiles::install_modules`] takes of a kernel's modules: networks and packet filters,
+/// file systems, block devices, and what those need. Drivers of devices that no guest has stay out.
+const MODULE_PARTS: [&str; 11] = [
+    "kernel/arch",
+    "kernel/block",
+    "kernel/crypto",
+    "kernel/drivers/block",
+    "kernel/drivers/net",
+    "kernel/fs",
+    "kernel/lib",
+    "kernel/net",
+    "modules.builtin",
+    "modules.builtin.modinfo",
+    "modules.order",
+];
+
 /// A kernel in the cache.
 #[derive(Debug)]
 pub(crate) struct KernelFiles {
@@ -117,6 +133,22 @@ impl KernelFiles {
         self.dir.join("vmlinux")
     }
 
+    /// Puts the modules that programs ask for into a system with `kmod`, and has it index them.
+    pub(crate) fn install_modules(&self, root: &Path, watch: &Watch) -> Result<(), ImageError> {
+        let from = self.dir.join("modules").join(&self.release);
+        let to = root.join("usr/lib/modules").join(&self.release);
+        for part in MODULE_PARTS {
+            watch.check()?;
+            copy_tree(&from.join(part), &to.join(part))
+                .map_err(ImageError::file("copy modules from", from.join(part)))?;
+        }
+        Tool::new("chroot", "coreutils")
+            .arg(root)
+            .args(["/usr/sbin/depmod", &self.release])
+            .output(watch)
+            .map(drop)
+    }
+
     /// Returns the named modules and all that they depend on, each after what it needs.
     /// Modules that this kernel has built in, or lacks, are left out.
     pub(crate) fn modules(
@@ -165,6 +197,20 @@ impl Chosen {
         self.ordered.push(module);
         Ok(())
     }
+}
+
+/// Copies a directory or a file; what is not there is left out.
+fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    if from.is_dir() {
+        fs::create_dir_all(to)?;
+        for entry in fs::read_dir(from)? {
+            let name = entry?.file_name();
+            copy_tree(&from.join(&name), &to.join(&name))?;
+        }
+    } else if from.is_file() {
+        fs::copy(from, to)?;
+    }
+    Ok(())
 }
 
 fn find_modules(dir: &Path, found: &mut BTreeMap<String, PathBuf>) -> std::io::Result<()> {
