@@ -104,6 +104,31 @@ fn a_child_that_is_not_persistent_returns_to_its_fork_point() {
 }
 
 #[test]
+fn a_child_that_ran_is_never_taken_for_one_made_ahead() {
+    let mut bed = Bed::new();
+    bed.run("a", "");
+    bed.client
+        .prepare("a", &PrepareRequest::default(), |_| ())
+        .unwrap();
+    bed.client.fork_children("a", &children(1), |_| ()).unwrap();
+    bed.client.stop("a-1", &OFF).unwrap();
+    bed.restart();
+    let point = bed.client.fork_point("a").unwrap();
+    assert_eq!((point.children, point.children_registered), (1, 0));
+    // Another call does not take it over either.
+    bed.client.fork_children("a", &children(1), |_| ()).unwrap();
+    assert_eq!(bed.state("a-1"), "poweredOff");
+    bed.client.remove("a-2", true).unwrap();
+    let refused = bed.client.unprepare("a", false).unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::Conflict));
+    assert!(refused.to_string().contains("a-1"), "{refused}");
+    bed.client.unprepare("a", true).unwrap();
+    assert_eq!(bed.state("a-1"), "poweredOff");
+    bed.client.start("a-1").unwrap();
+    bed.assert_only(&["a", "a-1"]);
+}
+
+#[test]
 fn a_persistent_child_keeps_its_disks_and_needs_a_parent_at_rest() {
     let bed = Bed::new();
     bed.client

@@ -71,11 +71,20 @@ pub struct ChildRow {
     pub persistent: bool,
     /// It has run since its disks were made.
     pub started: bool,
+    /// It has run before its disks were renewed: somebody uses it, though it stands at the fork
+    /// point again.
+    #[serde(default)]
+    pub used: bool,
 }
 
 impl ChildRow {
     /// Whether the VM's next start is at the fork point.
     pub fn starts_at_point(&self) -> bool {
         !self.persistent || !self.started
+    }
+
+    /// Whether it was made ahead and has never run.
+    pub fn is_fresh(&self) -> bool {
+        !self.started && !self.used
     }
 }

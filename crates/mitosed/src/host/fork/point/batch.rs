@@ -230,6 +230,7 @@ impl Host {
                     point: point.id.clone(),
                     persistent: request.persistent.unwrap_or(false),
                     started: true,
+                    used: false,
                 });
             });
         }

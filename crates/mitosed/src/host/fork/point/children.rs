@@ -15,7 +15,7 @@ use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
 use crate::host::states::Operation;
 use crate::host::{Host, TaskContext, Vm, event, vm_event};
-use crate::inventory::{Changes, ForkPoint, Object, PointMemory, PowerState};
+use crate::inventory::{Changes, ChildRow, ForkPoint, Object, PointMemory, PowerState};
 
 /// Longest time of a command that warms a parent up, where the request names none.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(600);
@@ -240,7 +240,7 @@ impl Host {
             let live = vm.live();
             live.row.state == PowerState::PoweredOff
                 && !live.row.template
-                && live.row.child.as_ref().is_some_and(|child| !child.started)
+                && live.row.child.as_ref().is_some_and(ChildRow::is_fresh)
         });
         // web-2 comes before web-10.
         found.sort_by_key(|vm| (vm.name().len(), vm.name()));
@@ -267,7 +267,7 @@ impl Host {
             let off = live.row.state == PowerState::PoweredOff;
             let free = off && !live.removed && !live.row.template;
             match live.row.child.as_mut() {
-                Some(child) if free && !child.started => {
+                Some(child) if free && child.is_fresh() => {
                     child.started = true;
                     live.row.state = PowerState::Creating;
                     child.persistent = persistent.unwrap_or(child.persistent);
@@ -356,7 +356,7 @@ impl Host {
         self.check_unprepare(point, force)?;
         for vm in &self.registered_children(&point.id) {
             let _turn = self.turn(vm)?;
-            let still = vm.row().child.is_some_and(|child| !child.started);
+            let still = vm.row().child.is_some_and(|child| child.is_fresh());
             if still && vm.state().is_off() {
                 self.erase(vm, Some(vm_event(vm, "vm.removed", "never started")));
             }

@@ -130,6 +130,7 @@ impl Host {
                 old.extend(before.held().cloned());
             }
             if let Some(child) = live.row.child.as_mut() {
+                child.used |= child.started;
                 child.started = false;
             }
         });
