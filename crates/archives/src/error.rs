@@ -8,6 +8,9 @@ pub enum ArchiveError {
     /// The archive itself cannot be read.
     #[error("cannot read the archive")]
     Read(#[source] io::Error),
+    /// The file is something else.
+    #[error("the file is no archive; give one that 'mitose export' made")]
+    Foreign,
     /// The archive itself cannot be written.
     #[error("cannot write the archive")]
     Write(#[source] io::Error),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt;
 
 use tar::{Archive, Entry, EntryType};
 
@@ -12,6 +13,9 @@ use crate::{ArchiveError, Blob, Manifest, Part, Watch};
 /// Names of the first two members.
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const MANIFEST_DIGEST: &str = "manifest.sha256";
+/// What every header has, and where, bytes from the start.
+const MAGIC: &[u8; 5] = b"ustar";
+const MAGIC_AT: u64 = 257;
 /// Length of the member [`MANIFEST_DIGEST`]: 64 digits and the end of the line.
 const DIGEST_BYTES: u64 = 65;
 
@@ -26,6 +30,7 @@ impl Reader {
     /// Reads the manifest.
     pub fn open(file: File) -> Result<Self, ArchiveError> {
         let (text, digest) = {
+            check_form(&file)?;
             let mut archive = Archive::new(BufReader::new(&file));
             let mut entries = archive.entries().map_err(ArchiveError::Read)?;
             let text = read_text(&mut entries, MANIFEST, MAX_MANIFEST_BYTES)?;
@@ -83,6 +88,18 @@ impl Reader {
             }),
             Some(Err(error)) => Err(ArchiveError::Read(error)),
         }
+    }
+}
+
+/// Refuses a file that does not begin as an archive does, before anything of it is shown.
+fn check_form(file: &File) -> Result<(), ArchiveError> {
+    let mut magic = [0; MAGIC.len()];
+    match file.read_exact_at(&mut magic, MAGIC_AT) {
+        Ok(()) if magic == *MAGIC => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            Err(ArchiveError::Read(error))
+        }
+        _ => Err(ArchiveError::Foreign),
     }
 }
 

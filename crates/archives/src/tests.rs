@@ -390,3 +390,12 @@ fn writing_and_reading_end_when_the_caller_wants() {
     let ended = reader.extract(&mut |_| tempfile::tempfile(), &mut stop);
     assert!(matches!(ended, Err(ArchiveError::Cancelled)));
 }
+
+#[test]
+fn another_file_is_refused_without_its_content() {
+    let lines = b"root:x:0:0:root:/root:/bin/bash\n".repeat(100);
+    for content in [&lines[..], b"", b"short"] {
+        let error = Reader::open(file_of(content)).unwrap_err();
+        assert!(matches!(error, ArchiveError::Foreign), "{error}");
+    }
+}

@@ -184,12 +184,11 @@ fn program_headers(file: &[u8]) -> Result<Range<usize>, KernelError> {
             "64-bit files have 56-byte entries",
         ));
     }
-    range(
-        file,
-        u64_at(file, 32),
-        (count * PROGRAM_HEADER_BYTES) as u64,
-    )
-    .ok_or_else(|| truncated("e_phoff, the program headers,", u64_at(file, 32), file))
+    let (offset, bytes) = (u64_at(file, 32), (count * PROGRAM_HEADER_BYTES) as u64);
+    range(file, offset, bytes).ok_or_else(|| {
+        let end = offset.saturating_add(bytes);
+        truncated("e_phoff, the program headers,", end, file)
+    })
 }
 
 fn load_segment(file: &[u8], header: &[u8]) -> Result<Option<LoadSegment>, KernelError> {

@@ -123,6 +123,15 @@ fn unknown_compression_leaves_extraction_to_the_kernel() {
 }
 
 #[test]
+fn a_cut_file_is_told_where_its_program_headers_end() {
+    let file = elf(0x10_0000, &[Segment::new(0x10_0000, &[0xf4])], &[]);
+    let KernelError::Truncated { needed, bytes, .. } = parse(&file[..0x64]).unwrap_err() else {
+        unreachable!("another error");
+    };
+    assert_eq!((needed, bytes), (64 + 56, 0x64));
+}
+
+#[test]
 fn bad_bzimage_fields_are_named() {
     let good = bzimage(&gzip(&vmlinux(b"code")));
     let changed = |at: usize, bytes: &[u8]| {
