@@ -20,8 +20,19 @@ pub enum TapError {
     /// `/dev/net/tun` cannot be opened.
     #[error("cannot open /dev/net/tun; load the module 'tun' or run as root")]
     Device(#[source] io::Error),
-    /// The interface is in use, is no TAP, or is not ours.
-    #[error("cannot attach to the TAP interface {name:?}")]
+    /// The interface is of another kind.
+    #[error(
+        "tap: {0:?} is no TAP interface; give one that 'ip tuntap add NAME mode tap' made, or a \
+         network"
+    )]
+    NotTap(String),
+    /// Another program has it.
+    #[error("tap: {0:?} is in use by another VM or program; end that, or give another interface")]
+    Busy(String),
+    /// The interface is not ours, or the host refuses it.
+    #[error(
+        "tap: cannot attach to {name:?}; give an interface that mitosed may use, or run it as root"
+    )]
     Attach {
         /// Its name.
         name: String,
@@ -40,20 +51,30 @@ pub fn open_tap(name: &str) -> Result<OwnedFd, TapError> {
     // TUNSETIFF makes an interface that does not exist; a misspelt name is to fail instead.
     check_tap(name)?;
     let tun = open_tun()?;
-    attach(&tun, name).map_err(|source| TapError::Attach {
-        name: name.to_owned(),
-        source,
+    attach(&tun, name).map_err(|source| match source.kind() {
+        io::ErrorKind::ResourceBusy => TapError::Busy(name.to_owned()),
+        io::ErrorKind::InvalidInput => TapError::NotTap(name.to_owned()),
+        _ => TapError::Attach {
+            name: name.to_owned(),
+            source,
+        },
     })?;
     Ok(tun.into())
 }
 
-/// Makes sure that the interface `name` exists.
+/// Makes sure that the interface `name` exists and is a TAP.
 pub fn check_tap(name: &str) -> Result<(), TapError> {
     check_name(name)?;
-    if !std::path::Path::new("/sys/class/net").join(name).exists() {
+    let interface = std::path::Path::new("/sys/class/net").join(name);
+    if !interface.exists() {
         return Err(TapError::Missing(name.to_owned()));
     }
-    Ok(())
+    let flags = std::fs::read_to_string(interface.join("tun_flags")).unwrap_or_default();
+    let flags = libc::c_int::from_str_radix(flags.trim().trim_start_matches("0x"), 16);
+    match flags {
+        Ok(flags) if flags & libc::IFF_TAP != 0 => Ok(()),
+        _ => Err(TapError::NotTap(name.to_owned())),
+    }
 }
 
 /// Refuses what cannot be the name of an interface.
@@ -111,6 +132,12 @@ pub(crate) fn check(result: libc::c_int) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_of_another_kind_is_told_by_its_name() {
+        let told = check_tap("lo").unwrap_err().to_string();
+        assert!(told.starts_with("tap: \"lo\" is no TAP"), "{told}");
+    }
 
     #[test]
     fn names_that_are_no_interface_are_refused() {

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use api_types::{DryRun, ErrorKind, NetRequest, Network as NetworkReply, NetworkRequest};
-use linux_sys::BridgeError;
+use linux_sys::{BridgeError, TapError};
 
 use super::check::Problems;
 use super::describe::show_object;
@@ -163,9 +163,15 @@ impl Host {
     pub(super) fn open_nic(&self, row: &VmRow, index: usize) -> OpResult<Option<Arc<OwnedFd>>> {
         let nic = &row.nics[index];
         if let Some(tap) = &nic.tap {
-            let tap = linux_sys::open_tap(tap);
-            let tap = tap.map_err(|error| OpError::caused(ErrorKind::Invalid, error))?;
-            return Ok(Some(Arc::new(tap)));
+            let opened = linux_sys::open_tap(tap);
+            let opened = opened.map_err(|error| match (&error, self.user_of_tap(row, tap)) {
+                (TapError::Busy(_), Some(user)) => OpError::conflict(format!(
+                    "tap: {tap:?} is in use by the VM {user}; stop that, or give another interface"
+                )),
+                (TapError::Busy(_), None) => OpError::caused(ErrorKind::Conflict, error),
+                _ => OpError::caused(ErrorKind::Invalid, error),
+            })?;
+            return Ok(Some(Arc::new(opened)));
         }
         let Some(network) = &nic.network else {
             return Ok(None);
@@ -177,6 +183,17 @@ impl Host {
         self.ensure_bridge(&network.doc)?;
         let tap = linux_sys::make_tap(&self.tap_name(&row.id, index), bridge);
         Ok(Some(Arc::new(tap.map_err(refused)?)))
+    }
+
+    /// The VM besides that of `row` whose process has a TAP interface that a user made.
+    fn user_of_tap(&self, row: &VmRow, tap: &str) -> Option<String> {
+        self.all().iter().find_map(|vm| {
+            let other = &vm.live().row;
+            let has = |nic: &NicRow| nic.tap.as_deref() == Some(tap);
+            let uses =
+                other.id != row.id && other.state.has_process() && other.nics.iter().any(has);
+            uses.then(|| other.name.clone())
+        })
     }
 
     /// Makes the bridge of an isolated network where it is not there, as after the host's start.
