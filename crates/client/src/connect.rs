@@ -80,7 +80,12 @@ impl Remote {
             let remedy = "set MITOSE_CA to the daemon's certificate";
             wrong(&format!("cannot read {}: {error}", file.display()), remedy)
         })?;
-        roots.add_parsable_certificates(certificates.flatten());
+        let (taken, _) = roots.add_parsable_certificates(certificates.flatten());
+        if taken == 0 {
+            let what = format!("{} has no certificate in it", file.display());
+            let remedy = "set MITOSE_CA to a PEM file with the daemon's certificate";
+            return Err(wrong(&what, remedy));
+        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

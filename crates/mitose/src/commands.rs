@@ -35,11 +35,12 @@ mod token;
 mod tree;
 mod wait;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::daemon::{Daemon, RemoteArgs};
 use crate::output::Format;
@@ -61,13 +62,56 @@ pub struct Cli {
     output: FormatArg,
     /// Data directory of the daemon [default: /var/lib/mitose for root, ~/.local/share/mitose otherwise]
     #[arg(long, global = true, env = "MITOSE_HOME", value_name = "DIR")]
-    home: Option<PathBuf>,
+    home: Option<OsString>,
     /// Daemon on another host
     #[command(flatten)]
     remote: RemoteArgs,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Reads a command line. A negative number is the value of the option before it, so that the option
+/// tells what is wrong with it.
+pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let command = takes_negatives(Cli::command());
+    let mut matches = command.try_get_matches_from(line)?;
+    Cli::from_arg_matches_mut(&mut matches)
+}
+
+fn takes_negatives(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let is_option = arg.get_long().is_some() && arg.get_action().takes_values();
+        arg.allow_negative_numbers(is_option)
+    });
+    command.mut_subcommands(takes_negatives)
+}
+
+/// A wrong value in one line, where an error is about one.
+pub fn one_line(error: &clap::Error) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    if error.kind() == ErrorKind::InvalidUtf8 {
+        return Some("an argument is not UTF-8; give the file another name".to_owned());
+    }
+    let option = text(ContextKind::InvalidArg)?;
+    match error.kind() {
+        ErrorKind::ValueValidation => {
+            let value = text(ContextKind::InvalidValue)?;
+            let why = std::error::Error::source(error).map(ToString::to_string);
+            let why = why.unwrap_or_else(|| "it is not possible here".to_owned());
+            Some(format!("{option}: {value:?} cannot be taken: {why}"))
+        }
+        // A negative size is no number.
+        ErrorKind::UnknownArgument => {
+            let digits = option.strip_prefix('-')?;
+            let negative = digits.starts_with(|c: char| c.is_ascii_digit());
+            negative.then(|| format!("{option:?}: a negative value cannot be; give 0 or more"))
+        }
+        _ => None,
+    }
 }
 
 /// Form of printed data.
@@ -96,7 +140,7 @@ impl Context {
                 FormatArg::Table => Format::Table,
                 FormatArg::Json => Format::Json,
             },
-            daemon: Daemon::new(cli.home.clone(), &cli.remote),
+            daemon: Daemon::new(cli.home.as_deref(), &cli.remote),
         }
     }
 

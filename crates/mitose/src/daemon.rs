@@ -1,6 +1,8 @@
 //! The way to the daemon: its data directory, and starting it where none answers.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -31,7 +33,7 @@ pub struct RemoteArgs {
     url: Option<String>,
     /// File with the certificate of the daemon at --url, or of the authority that signed it
     #[arg(long, global = true, env = "MITOSE_CA", value_name = "FILE")]
-    ca: Option<PathBuf>,
+    ca: Option<OsString>,
     /// Token for the daemon at --url
     #[arg(
         long,
@@ -51,11 +53,14 @@ struct Remote {
 }
 
 impl Daemon {
-    /// `home` and `remote` as the user gave them.
-    pub fn new(home: Option<PathBuf>, remote: &RemoteArgs) -> Self {
-        let remote = remote.url.clone().map(|url| Remote {
+    /// `home` and `remote` as the user gave them; what is empty counts as not given.
+    pub fn new(home: Option<&OsStr>, remote: &RemoteArgs) -> Self {
+        let path = |given: &OsStr| (!given.is_empty()).then(|| PathBuf::from(given));
+        let home = home.and_then(path);
+        let url = remote.url.clone().filter(|url| !url.is_empty());
+        let remote = url.map(|url| Remote {
             url,
-            ca: remote.ca.clone(),
+            ca: remote.ca.as_deref().and_then(path),
             token: remote.token.clone().unwrap_or_default(),
         });
         Self { home, remote }
@@ -75,6 +80,11 @@ impl Daemon {
                 api_types::default_home().context("cannot tell the data directory: set MITOSE_HOME")
             }
         }
+    }
+
+    /// Whether a daemon answers.
+    pub fn answers(&self) -> bool {
+        matches!(self.running(), Ok(Some(client)) if client.status().is_ok())
     }
 
     /// A client of a running daemon, or `None`.
@@ -130,7 +140,11 @@ impl Daemon {
                 .with_file_name("mitosed"),
         };
         let logs = home.join("logs");
-        fs::create_dir_all(&logs)
+        // The data directory holds secrets of guests.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&logs)
             .with_context(|| format!("cannot make the directory {}", logs.display()))?;
         let log = logs.join("mitosed.log");
         let output = File::options()

@@ -13,12 +13,16 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::commands::{Cli, Context};
+use crate::commands::Context;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match commands::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => match commands::one_line(&error) {
+            Some(line) => return ExitCode::from(output::usage(&line)),
+            None => error.exit(),
+        },
+    };
     let context = Context::new(&cli);
     match cli.command.run(&context) {
         Ok(code) => ExitCode::from(code),

@@ -114,6 +114,12 @@ pub fn chain_line(error: &anyhow::Error) -> String {
     line
 }
 
+/// Tells of a command line that cannot be meant, on standard error; returns the exit code.
+pub fn usage(what: &str) -> u8 {
+    eprintln!("error: {what}");
+    2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@ use agent_protocol::{Entry, EntryKind, Put, REQUEST_PORT, host};
 use anyhow::{Context as _, bail};
 
 use super::Context;
+use crate::output;
 
 /// Longest wait for the agent of a VM that is starting, seconds.
 const AGENT_WAIT_S: u64 = 60;
@@ -48,10 +49,14 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<u8> {
         }
         (Place::Guest { name, path }, Place::Host(to)) => download(context, name, path, to)?,
         (Place::Host(_), Place::Host(_)) => {
-            bail!("one place must be in a guest, written NAME:/PATH")
+            return Ok(output::usage(
+                "one of the two places must be in a guest, written NAME:/PATH",
+            ));
         }
         (Place::Guest { .. }, Place::Guest { .. }) => {
-            bail!("one place must be on the host; copy through a file here")
+            return Ok(output::usage(
+                "one of the two places must be on the host; copy through a file here",
+            ));
         }
     }
     Ok(0)

@@ -1,5 +1,6 @@
 //! `mitose exec`.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -92,6 +93,13 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let exit = take_output(&stream, collect.then_some(&mut collected));
     let _ = stream.shutdown(Shutdown::Both);
     drop(raw);
+    let exit = exit.map_err(|error| match error.is::<Broken>() && !context.daemon.answers() {
+        true => anyhow::anyhow!(
+            "the connection to the daemon broke: it ended or was restarted; the command may still \
+             run in the guest, so look there before it is run again"
+        ),
+        false => error,
+    });
     let code = exit?.shell_code();
     if collect {
         output::json(&serde_json::json!({
@@ -104,13 +112,25 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     Ok(u8::try_from(code & 0xff).unwrap_or(1))
 }
 
+/// The connection ended before the command did.
+#[derive(Debug)]
+struct Broken;
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the guest ended the connection before the command ended; see 'mitose logs' of the VM",
+        )
+    }
+}
+
 /// Passes output on until the command has ended.
 fn take_output(
     mut stream: &UnixStream,
     mut collected: Option<&mut (Vec<u8>, Vec<u8>)>,
 ) -> anyhow::Result<Exit> {
     loop {
-        let reply = Reply::read(&mut stream).context("the connection to the guest broke off")?;
+        let reply = Reply::read(&mut stream).context(Broken)?;
         match reply {
             Some(Reply::Started) => {}
             Some(Reply::Stdout(bytes)) => match &mut collected {
@@ -127,7 +147,7 @@ fn take_output(
                 "the guest agent sent an unexpected {} message",
                 other.name()
             ),
-            None => bail!("the guest ended the connection before the command ended"),
+            None => return Err(anyhow::Error::msg(Broken)),
         }
     }
 }

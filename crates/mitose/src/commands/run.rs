@@ -182,10 +182,10 @@ fn print(reply: &RunReply, format: Format) -> anyhow::Result<()> {
 }
 
 pub(super) fn request(args: Args) -> anyhow::Result<RunRequest> {
-    let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
+    let absolute = |path: Option<PathBuf>| path.map(absolute_path).transpose();
     let mut disks = args.disks;
     for disk in &mut disks {
-        disk.path = std::path::absolute(&disk.path).context("--disk")?;
+        disk.path = absolute_path(std::mem::take(&mut disk.path)).context("--disk")?;
     }
     let mut serial = absolute_serial(args.serial)?.into_iter();
     let (guestinfo, addresses) = args.guest.into_parts();
@@ -220,6 +220,14 @@ pub(super) fn request(args: Args) -> anyhow::Result<RunRequest> {
             Wait::Frozen(_) => 0,
         }),
     })
+}
+
+/// Makes a path absolute: the daemon has another working directory.
+fn absolute_path(path: PathBuf) -> anyhow::Result<PathBuf> {
+    if path.to_str().is_none() {
+        anyhow::bail!("{path:?} is not UTF-8; give the file another name");
+    }
+    Ok(std::path::absolute(path)?)
 }
 
 fn parse_wait(text: &str) -> Result<Wait, String> {
@@ -309,6 +317,13 @@ pub(super) fn parse_net(text: &str) -> Result<NetChoice, String> {
     for (index, part) in text.split(',').enumerate() {
         match part.split_once('=') {
             None if part == "disconnected" => net.disconnected = true,
+            None if part == "none" => {
+                return Err(
+                    "none makes no NIC, so nothing goes with it; give it alone, or leave it \
+                     out for a NIC on no network"
+                        .to_owned(),
+                );
+            }
             None if index == 0 && !part.is_empty() => net.network = Some(part.to_owned()),
             Some(("network", name)) if !name.is_empty() => net.network = Some(name.to_owned()),
             Some(("tap", name)) if !name.is_empty() => net.tap = Some(name.to_owned()),

@@ -112,3 +112,36 @@ fn clones_are_named_one_by_one_or_by_a_prefix() {
     let several = names("mitose clone t1 --name a --count 2").unwrap_err();
     assert_eq!(several.kind(), ErrorKind::ArgumentConflict);
 }
+
+#[test]
+fn a_wrong_value_is_told_in_one_line_that_names_its_option() {
+    for (line, option, value) in [
+        ("mitose clone a --count -1 --prefix p", "--count", "-1"),
+        ("mitose clone a --count x --prefix p", "--count", "\"x\""),
+        ("mitose run a --image tiny --memory -1", "--memory", "-1"),
+        ("mitose run a --image tiny --memory -1G", "negative", "-1"),
+        ("mitose run a --image tiny --memory=-1G", "--memory", "-1G"),
+        (
+            "mitose run a --image t --net none,mac=02:00:00:00:00:01",
+            "--net",
+            "alone",
+        ),
+        (
+            "mitose datastore add d --path /x --reserve -1",
+            "--reserve",
+            "-1",
+        ),
+    ] {
+        let error = super::parse(line.split(' ').map(Into::into)).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let told = super::one_line(&error).unwrap_or_else(|| error.to_string());
+        assert!(told.contains(option) && told.contains(value), "{told}");
+        assert!(!told.contains('\n'), "{told}");
+    }
+    let other = super::parse("mitose run a --imgae x".split(' ').map(Into::into)).unwrap_err();
+    assert!(super::one_line(&other).is_none());
+    let exec = "mitose exec a -- echo -1 --count"
+        .split(' ')
+        .map(Into::into);
+    assert!(super::parse(exec).is_ok());
+}
