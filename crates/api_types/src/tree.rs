@@ -49,8 +49,8 @@ pub struct TreeObject {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObjectRequest {
-    /// New name.
-    #[schema(schema_with = schema::optional_name)]
+    /// New name; spaces only in that of the first network, "VM Network".
+    #[schema(schema_with = schema::optional_label)]
     pub name: Option<String>,
     /// Folder to move it to: an id, or names joined by `/` below the first folder of VMs, itself `/`.
     #[schema(schema_with = schema::optional_folder)]

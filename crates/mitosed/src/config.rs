@@ -9,6 +9,7 @@
 //!     .new/      what is being made there and has no name yet, see `nursery`
 //! ```
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -39,7 +40,7 @@ pub struct Args {
     pub command: Option<Command>,
     /// Data directory [default: /var/lib/mitose for root, ~/.local/share/mitose otherwise]
     #[arg(long, env = "MITOSE_HOME")]
-    pub home: Option<PathBuf>,
+    pub home: Option<OsString>,
     /// VM processes to start ahead of time; 0 starts each when it is needed
     #[arg(long, env = "MITOSE_SHELLS", default_value_t = 16)]
     pub shells: usize,
@@ -148,7 +149,9 @@ pub struct Config {
 impl Args {
     /// Checks the arguments and makes the data directory.
     pub fn check(self) -> anyhow::Result<Config> {
-        let home = Home::open(self.home)?;
+        // A variable that is empty counts as not set.
+        let given = self.home.filter(|home| !home.is_empty());
+        let home = Home::open(given.map(PathBuf::from))?;
         let vmm = match self.vmm {
             Some(path) => path,
             None => std::env::current_exe()

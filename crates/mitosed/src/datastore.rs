@@ -101,10 +101,15 @@ impl StoreDir {
         nursery::lay(&self.root)
     }
 
-    /// Directories in it that a datastore would take for its own.
+    /// Something in it, where it is not empty. What every new file system has does not count, nor
+    /// what a datastore that was removed leaves behind.
     pub fn foreign_content(&self) -> Option<PathBuf> {
-        let taken = |dir: &PathBuf| fs::read_dir(dir).is_ok_and(|mut found| found.next().is_some());
-        self.dirs().into_iter().find(taken)
+        let is_empty = |dir: &Path| fs::read_dir(dir).is_ok_and(|mut dir| dir.next().is_none());
+        let left = |path: &Path| self.dirs().iter().any(|dir| dir == path) && is_empty(path);
+        let own = [self.root.join("lost+found"), self.root.join(nursery::NAME)];
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let mut paths = entries.map(|entry| entry.path());
+        paths.find(|path| !own.contains(path) && !left(path))
     }
 
     /// How full its file system is.
@@ -176,7 +181,11 @@ mod tests {
         store.write_mark("a").unwrap();
         assert_eq!(store.compare_mark("a").unwrap(), Mark::Right);
         assert_eq!(store.compare_mark("b").unwrap(), Mark::Other);
+        assert_eq!(store.foreign_content(), Some(store.mark_path()));
+        std::fs::remove_file(store.mark_path()).unwrap();
         store.make_dirs().unwrap();
+        assert_eq!(store.foreign_content(), None);
+        std::fs::create_dir(dir.path().join("lost+found")).unwrap();
         assert_eq!(store.foreign_content(), None);
         std::fs::write(store.layers().join("x"), b"").unwrap();
         assert_eq!(store.foreign_content(), Some(store.layers()));

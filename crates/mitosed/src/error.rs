@@ -117,6 +117,11 @@ impl OpError {
         }
     }
 
+    /// Whether one of its causes is as asked.
+    pub fn has_cause(&self, is: impl Fn(&(dyn std::error::Error + 'static)) -> bool) -> bool {
+        self.cause.chain().any(is)
+    }
+
     /// The whole chain of causes in one line.
     pub fn message(&self) -> String {
         chain_line(&self.cause)

@@ -267,6 +267,8 @@ impl Host {
             let count = u32::try_from(new.len()).unwrap_or(u32::MAX);
             let members: Vec<_> = vms.all().cloned().collect();
             self.check_pool_among(&members, &pool, count, bytes)?;
+            let rows: Vec<_> = new.iter().map(|vm| vm.row()).collect();
+            self.check_addresses_among(members.iter(), &rows)?;
         }
         vms.insert(new).map_err(|taken| {
             let name = taken.name();

@@ -51,6 +51,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use self::answer::HttpError;
 use crate::clock::monotonic_ns;
+use crate::config::Config;
 use crate::host::Host;
 
 /// When a request came, `CLOCK_MONOTONIC` nanoseconds.
@@ -61,14 +62,30 @@ struct Arrived(u64);
 #[derive(Clone, Debug, Default)]
 struct Stop(Arc<Notify>);
 
+/// Where requests come in besides the Unix socket, which is made when the host is ready.
+#[derive(Debug)]
+pub struct Doors {
+    tls: Option<listen::Tls>,
+}
+
+impl Doors {
+    /// Listens on the port that is asked for, and makes sure of the group.
+    pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        listen::check_group(config)?;
+        Ok(Self {
+            tls: match config.listen.address {
+                Some(address) => Some(listen::Tls::bind(config, address).await?),
+                None => None,
+            },
+        })
+    }
+}
+
 /// Serves until a signal or a request ends it.
-pub async fn serve(host: Arc<Host>) -> anyhow::Result<()> {
+pub async fn serve(host: Arc<Host>, doors: Doors) -> anyhow::Result<()> {
     let path = host.config.home.socket();
     let listener = listen::unix(&host.config)?;
-    let tls = match host.config.listen.address {
-        Some(address) => Some(listen::Tls::bind(&host.config, address).await?),
-        None => None,
-    };
+    let tls = doors.tls;
     let stop = Stop::default();
     let app = Api::new(&host, &stop);
     tracing::info!(socket = %path.display(), "serving");

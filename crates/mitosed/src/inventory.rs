@@ -61,6 +61,9 @@ pub enum InventoryError {
         /// What SQLite found first.
         found: String,
     },
+    /// Others would be able to read the file.
+    #[error("cannot keep others from reading the inventory; let mitosed own its data directory")]
+    Protect(#[source] std::io::Error),
     /// A copy of the file could not be put in its place.
     #[error("cannot keep a backup of the inventory")]
     Backup(#[source] std::io::Error),

@@ -65,14 +65,16 @@ fn run(args: Args) -> anyhow::Result<()> {
     protect_from_oom();
     host::refuse_lost(&config.home)?;
     let inventory = Sqlite::open(&config.home.inventory())?;
-    let host = Host::recover(config, Box::new(inventory))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(1024)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let served = runtime.block_on(http::serve(Arc::clone(&host)));
+    // What is wrong with the addresses is told before any process is started.
+    let doors = runtime.block_on(http::Doors::open(&config))?;
+    let host = Host::recover(config, Box::new(inventory))?;
+    let served = runtime.block_on(http::serve(Arc::clone(&host), doors));
     host.stop();
     // Requests that still wait for a guest do not keep the daemon.
     runtime.shutdown_background();

@@ -23,7 +23,7 @@ use rustix::fs::{CWD, IFlags, RenameFlags, ioctl_getflags, ioctl_setflags, renam
 use crate::config::make_dir;
 
 /// Name of the directory of places.
-const NAME: &str = ".new";
+pub const NAME: &str = ".new";
 /// Number of places.
 const PLACES: u64 = 16;
 

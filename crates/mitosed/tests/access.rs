@@ -293,3 +293,24 @@ fn a_client_that_asks_too_often_is_told_to_wait() {
     // The daemon's own user and others are not held back by it.
     assert!((0..40).all(|_| bed.client.status().is_ok()));
 }
+
+#[test]
+fn a_group_or_port_that_cannot_be_is_told_before_any_process_is_started() {
+    let mut bed = Bed::new();
+    bed.kill();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().to_string();
+    let before = bed.processes();
+    for (args, wanted) in [
+        (["--group", "no-such-group"], "there is no group"),
+        (["--listen", &port], "cannot listen on"),
+    ] {
+        let ended = bed.command().args(args).output().unwrap();
+        assert!(!ended.status.success());
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(said.contains(wanted), "{said}");
+        let new = bed.processes().into_iter();
+        let new: Vec<_> = new.filter(|pid| !before.contains(pid)).collect();
+        assert!(new.is_empty(), "{new:?}");
+    }
+}

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use api_types::{
     CloneMode, DatastoreAddRequest, DatastoreChangeRequest, DatastoreState, ErrorKind, ForkRequest,
-    StopRequest,
+    PointForkRequest, PrepareRequest, SnapshotRequest, StopRequest,
 };
 use bed::stores::Mount;
 use bed::{Bed, clones};
@@ -20,6 +20,14 @@ fn linked(names: &[&str], datastore: Option<&str>) -> ForkRequest {
         datastore: datastore.map(str::to_owned),
         ..clones(names)
     }
+}
+
+fn snapshot(bed: &Bed, vm: &str) -> Result<(), client::ClientError> {
+    let request = SnapshotRequest {
+        name: "s".into(),
+        ..SnapshotRequest::default()
+    };
+    bed.client.create_snapshot(vm, &request, |_| ()).map(drop)
 }
 
 #[test]
@@ -67,11 +75,13 @@ fn directories_that_cannot_be_datastores_are_refused_by_name() {
         std::fs::create_dir_all(bed.file(dir)).unwrap();
     }
     std::fs::write(bed.file("taken/layers/x"), b"x").unwrap();
+    std::fs::create_dir_all(bed.file("used/etc")).unwrap();
     std::fs::write(bed.file("other/.mitose-datastore"), b"abc\n").unwrap();
     for (path, wanted) in [
         (bed.file("none"), "make the directory first"),
         (bed.file("kernel"), "is not a directory"),
         (bed.file("taken"), "has something in"),
+        (bed.file("used"), "such as \"etc\""),
         (bed.file("other"), "is a datastore already"),
         (bed.file("two"), "belongs to the datastore two"),
         (bed.file("two/inside"), "belongs to the datastore two"),
@@ -166,6 +176,17 @@ fn a_datastore_may_vanish_and_come_back() {
         refused.to_string().contains("two is inaccessible"),
         "{refused}"
     );
+    let refused = snapshot(&bed, "far").unwrap_err().to_string();
+    assert!(refused.contains("two is inaccessible"), "{refused}");
+    let mut log = Vec::new();
+    let refused = bed
+        .client
+        .log("far", client::LogOptions::default(), &mut log)
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("two is inaccessible"),
+        "{refused}"
+    );
     bed.client.fork("near", &clones(&["near2"])).unwrap();
     bed.until_event("datastore.inaccessible");
     bed.restart();
@@ -213,6 +234,19 @@ fn a_full_datastore_takes_no_disks_and_says_so() {
         text.contains("no space on datastore small: 1.5 MiB needed"),
         "{text}"
     );
+    // Whatever little was left goes.
+    let _ = std::fs::write(mount.path().join("rest"), vec![1; 2 << 20]);
+    for refused in [
+        snapshot(&bed, "a").unwrap_err(),
+        bed.client
+            .prepare("a", &PrepareRequest::default(), |_| ())
+            .map(drop)
+            .unwrap_err(),
+    ] {
+        assert_eq!(refused.kind(), Some(ErrorKind::Unavailable));
+        assert!(refused.to_string().contains("make space"), "{refused}");
+    }
+    std::fs::remove_file(mount.path().join("rest")).unwrap();
     bed.until_event("datastore.low_space");
     assert_eq!(bed.names(), ["a"]);
     std::fs::remove_file(mount.path().join("filler")).unwrap();
@@ -268,4 +302,58 @@ fn an_addition_that_was_cut_is_taken_back() {
     }
     let listed = Command::new("ls").arg(bed.file("s0")).output().unwrap();
     assert!(listed.status.success());
+}
+
+#[test]
+fn a_tried_batch_of_full_clones_is_told_their_space_together() {
+    let bed = Bed::new();
+    let Some(_mount) = Mount::tmpfs(bed.file("small"), 6 << 20) else {
+        eprintln!("skipped: cannot mount");
+        return;
+    };
+    bed.add_store("small");
+    bed.run("a", "");
+    bed.client.stop("a", &StopRequest::default()).unwrap();
+    let names: Vec<String> = (0..6).map(|n| format!("f{n}")).collect();
+    let full = |count: usize| ForkRequest {
+        mode: CloneMode::Full,
+        names: names[..count].to_vec(),
+        datastore: Some("small".into()),
+        ..ForkRequest::default()
+    };
+    let tried = bed.client.check_fork("a", &full(6)).unwrap();
+    assert_eq!(tried.problems.len(), 1, "{tried:?}");
+    let told = &tried.problems[0].detail;
+    assert!(
+        told.contains("of 6 clones") && told.contains("small"),
+        "{told}"
+    );
+    let tried = bed.client.check_fork("a", &full(2)).unwrap();
+    assert!(tried.problems.is_empty(), "{tried:?}");
+    bed.client.fork("a", &full(2)).unwrap();
+}
+
+#[test]
+fn children_whose_memory_is_on_a_vanished_datastore_are_told_so() {
+    let mut bed = Bed::new();
+    bed.add_store("two");
+    bed.run("p", "");
+    let request = PrepareRequest {
+        durable: true,
+        datastore: Some("two".into()),
+        ..PrepareRequest::default()
+    };
+    bed.client.prepare("p", &request, |_| ()).unwrap();
+    std::fs::rename(bed.file("two"), bed.file("away")).unwrap();
+    bed.restart();
+    let one = PointForkRequest {
+        count: 1,
+        ..PointForkRequest::default()
+    };
+    let refused = bed.client.fork_children("p", &one, |_| ()).unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::Unavailable));
+    assert!(
+        refused.to_string().contains("two is inaccessible"),
+        "{refused}"
+    );
 }

@@ -162,7 +162,7 @@ fn children_have_their_disks_again_when_they_return_to_their_fork_point() {
     let mut bed = Bed::new();
     run(&bed, "a", 2);
     let ahead = PrepareRequest {
-        children: 1,
+        children: 3,
         ..PrepareRequest::default()
     };
     bed.client.prepare("a", &ahead, |_| ()).unwrap();
@@ -189,27 +189,27 @@ fn children_have_their_disks_again_when_they_return_to_their_fork_point() {
     assert_eq!(shape(&bed, "a-2"), full);
     bed.client.start("a-2").unwrap();
     assert_eq!(shape(&bed, "a-2"), full);
-    // A child that is there is given what the call says, not what it had.
+    // One made ahead is given what the call says; one that ran is not taken for it.
     bed.client.stop("a-2", &OFF).unwrap();
     assert_eq!(bed.client.fork_point("a").unwrap().children_registered, 1);
     let forked = bed
         .client
         .fork_children("a", &children(1, vec![shows(&data(&bed))]), |_| ())
         .unwrap();
-    assert_eq!(forked.cloned.clones[0].name, "a-2");
-    assert_eq!(shape(&bed, "a-2")[1..], [(DATA, 2), (0, 0)]);
-    let home = format!("datastore1/vms/{}", bed.detail("a-2").vm.id);
+    assert_eq!(forked.cloned.clones[0].name, "a-3");
+    assert_eq!(shape(&bed, "a-3")[1..], [(DATA, 2), (0, 0)]);
+    let home = format!("datastore1/vms/{}", bed.detail("a-3").vm.id);
     assert!(!bed.list(&home).contains(&"disk2".to_owned()));
-    bed.assert_only(&["a", "a-1", "a-2"]);
+    bed.assert_only(&["a", "a-1", "a-2", "a-3"]);
     // Its source may vanish, which is told when it is wanted.
     std::fs::remove_file(data(&bed)).unwrap();
-    let refused = bed.client.reset("a-2").unwrap_err();
+    let refused = bed.client.reset("a-3").unwrap_err();
     assert!(refused.to_string().contains("data.raw"), "{refused}");
     data(&bed);
-    bed.client.start("a-2").unwrap();
-    assert_eq!(shape(&bed, "a-2")[1..], [(DATA, 2), (0, 0)]);
+    bed.client.start("a-3").unwrap();
+    assert_eq!(shape(&bed, "a-3")[1..], [(DATA, 2), (0, 0)]);
     bed.client.unprepare("a", true).unwrap();
-    for name in ["a", "a-1", "a-2"] {
+    for name in ["a", "a-1", "a-2", "a-3"] {
         bed.client.remove(name, true).unwrap();
     }
     assert!(bed.list("datastore1/layers").is_empty());

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
 use api_types::{
-    ErrorKind, ForkRequest, GuestInfo, GuestInfoPatch, NicAddressRequest, StopRequest, WaitFor,
+    ErrorKind, ForkRequest, GuestInfo, GuestInfoPatch, NicAddressRequest, PointForkRequest,
+    PrepareRequest, StopRequest, WaitFor,
 };
 use bed::{Bed, clones};
 
@@ -347,4 +348,72 @@ fn clones_get_their_own_values_and_addresses() {
         refused(&|r| r.guestinfo = GuestInfo(BTreeMap::from([("x".into(), String::new())])));
     assert!(error.contains("guestinfo"), "{error}");
     bed.assert_only(&["a", "b", "c", "d"]);
+}
+
+#[test]
+fn two_vms_of_a_network_do_not_have_one_static_address() {
+    let bed = Bed::new();
+    let request = |name: &str, network: &str, ip: &str| {
+        let mut request = bed.request(name, "");
+        let net = format!(r#"{{"network":"{network}"}}"#);
+        request.nets = vec![serde_json::from_str(&net).unwrap()];
+        request.addresses = vec![NicAddressRequest {
+            nic: 0,
+            address: ip.to_owned(),
+            gateway: None,
+            dns: Vec::new(),
+        }];
+        request
+    };
+    let other = api_types::NetworkRequest {
+        name: "two".into(),
+        ..api_types::NetworkRequest::default()
+    };
+    bed.client.make_network(&other).unwrap();
+    bed.client
+        .run(&request("a", "network-1", "10.1.1.1/24"))
+        .unwrap();
+    // It keeps its address while it is off.
+    bed.client.stop("a", &StopRequest::default()).unwrap();
+    let twice = request("b", "network-1", "10.1.1.1/16");
+    let refused = bed.client.run(&twice).unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::Conflict));
+    assert!(
+        refused.to_string().contains("NIC 0 of a has 10.1.1.1"),
+        "{refused}"
+    );
+    assert_eq!(bed.client.check_run(&twice).unwrap().problems.len(), 1);
+    bed.client.run(&request("b", "two", "10.1.1.1/24")).unwrap();
+    let fork = ForkRequest {
+        addresses: request("x", "two", "10.1.1.1/24").addresses,
+        ..clones(&["c"])
+    };
+    let refused = bed.client.fork("b", &fork).unwrap_err().to_string();
+    assert!(refused.contains("NIC 0 of b has"), "{refused}");
+    bed.client
+        .prepare("b", &PrepareRequest::default(), |_| ())
+        .unwrap();
+    let children = |ip: &str, count| PointForkRequest {
+        count,
+        addresses: request("x", "two", ip).addresses,
+        ..PointForkRequest::default()
+    };
+    let refused = bed
+        .client
+        .fork_children("b", &children("10.1.1.0/8", 3), |_| ())
+        .unwrap_err();
+    assert!(refused.to_string().contains("NIC 0 of b has"), "{refused}");
+    bed.client
+        .fork_children("b", &children("10.1.1.2/24", 2), |_| ())
+        .unwrap();
+    let refused = bed
+        .client
+        .fork_children("b", &children("10.1.1.3/24", 1), |_| ())
+        .unwrap_err();
+    assert!(refused.to_string().contains("b-2"), "{refused}");
+    bed.client.remove("b", true).unwrap();
+    bed.client
+        .fork_children("b", &children("10.1.1.1/24", 1), |_| ())
+        .unwrap();
+    bed.assert_only(&["a", "b-1", "b-2", "b-3"]);
 }

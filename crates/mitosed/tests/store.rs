@@ -329,3 +329,31 @@ fn what_is_younger_than_a_backup_is_kept_when_it_is_put_back() {
         ("running".into(), "running".into())
     );
 }
+
+#[test]
+fn others_cannot_read_the_home_and_the_inventory() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut bed = Bed::new();
+    bed.run("a", "");
+    let mode =
+        |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&bed.home()), 0o700);
+    let files = ["inventory.db", "inventory.db-wal", "inventory.db.bak"];
+    let there = |bed: &Bed| {
+        let paths = files.iter().map(|name| bed.home().join(name));
+        paths.filter(|path| path.exists()).collect::<Vec<_>>()
+    };
+    assert!(there(&bed).len() >= 2);
+    for path in there(&bed) {
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+    bed.kill();
+    for path in there(&bed) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    bed.start();
+    for path in there(&bed) {
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+    assert_eq!(bed.state("a"), "running");
+}

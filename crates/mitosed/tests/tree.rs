@@ -465,3 +465,65 @@ fn clones_differ_from_their_source_as_the_call_says() {
         ("a", None)
     );
 }
+
+#[test]
+fn a_network_gets_the_name_back_that_it_had_from_the_start() {
+    let bed = Bed::new();
+    let rename = |id: &str, name: &str| {
+        let request = ObjectRequest {
+            name: Some(name.to_owned()),
+            ..ObjectRequest::default()
+        };
+        bed.client.change_object(id, &request)
+    };
+    rename("network-1", "lan").unwrap();
+    rename("network-1", "VM Network").unwrap();
+    assert_eq!(
+        bed.client.network("VM Network").unwrap().object.id,
+        "network-1"
+    );
+    let refused = rename("network-1", "my lan").unwrap_err().to_string();
+    assert!(refused.contains("name"), "{refused}");
+}
+
+#[test]
+fn a_serial_port_writes_only_to_a_file_of_its_vm() {
+    let mut bed = Bed::new();
+    let with = |name: &str, path: &std::path::Path| {
+        let mut request = bed.request(name, "");
+        request.serial = SerialRequest::File(path.to_owned());
+        request
+    };
+    let (mine, foreign, link) = (bed.file("mine"), bed.file("foreign"), bed.file("link"));
+    std::fs::write(&foreign, b"content").unwrap();
+    std::os::unix::fs::symlink(bed.file("nowhere"), &link).unwrap();
+    for path in [&foreign, &link] {
+        let refused = bed.client.run(&with("a", path)).unwrap_err();
+        assert_eq!(refused.kind(), Some(api_types::ErrorKind::Invalid));
+        assert!(
+            refused.to_string().contains("is there already"),
+            "{refused}"
+        );
+    }
+    bed.client.run(&with("a", &mine)).unwrap();
+    let refused = bed.client.run(&with("b", &mine)).unwrap_err().to_string();
+    assert!(refused.contains("belongs to the VM a"), "{refused}");
+    let change = |backend| ReconfigureRequest {
+        serial: vec![SerialChange { port: 0, backend }],
+        ..ReconfigureRequest::default()
+    };
+    let own = change(SerialRequest::File(mine.clone()));
+    bed.client.reconfigure("a", None, &own).unwrap();
+    let other = change(SerialRequest::File(foreign.clone()));
+    let refused = bed.client.reconfigure("a", None, &other).unwrap_err();
+    assert!(
+        refused.to_string().contains("is there already"),
+        "{refused}"
+    );
+    assert_eq!(std::fs::read(&foreign).unwrap(), b"content");
+    // Its own file is taken again at the next start.
+    bed.client.stop("a", &StopRequest::default()).unwrap();
+    bed.restart();
+    bed.client.start("a").unwrap();
+    bed.assert_only(&["a"]);
+}

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -149,6 +150,48 @@ impl Host {
         })
     }
 
+    /// Refuses back ends of serial ports that cannot be, or that are not the VM's alone: `own` is the
+    /// VM where it is there already.
+    pub(super) fn check_serial(
+        &self,
+        ports: &[SerialRequest],
+        own: Option<&VmRow>,
+    ) -> OpResult<()> {
+        for (index, port) in ports.iter().enumerate() {
+            let (SerialRequest::File(path) | SerialRequest::Unix(path)) = port else {
+                continue;
+            };
+            let refuse =
+                |what: &str| OpError::invalid(format!("serial: {} {what}", path.display()));
+            let parent = path.parent().filter(|p| p.is_dir());
+            if !path.is_absolute() || parent.is_none() {
+                return Err(refuse("is not a file in an existing directory"));
+            }
+            if ports[..index].contains(port) {
+                return Err(refuse("is given for two ports; give each its own"));
+            }
+            if own.is_some_and(|row| row.serial.contains(port)) {
+                continue;
+            }
+            let all = self.all();
+            let user = all.iter().find(|vm| {
+                let row = &vm.live().row;
+                own.is_none_or(|own| own.id != row.id) && row.serial.contains(port)
+            });
+            if let Some(user) = user {
+                let what = format!("belongs to the VM {}; give another path", user.name());
+                return Err(refuse(&what));
+            }
+            if matches!(port, SerialRequest::File(_)) && fs::symlink_metadata(path).is_ok() {
+                return Err(refuse(
+                    "is there already, and a VM writes only to a file of its own; remove it, or \
+                     give the path of a new file",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// File that the output of serial port `port` (0 is COM1) goes to, where it is one.
     pub fn serial_path(&self, row: &VmRow, port: usize) -> Option<PathBuf> {
         let name = match port {
@@ -187,11 +230,22 @@ impl Host {
         let path = self
             .serial_path(row, port)
             .unwrap_or_else(|| PathBuf::from("/dev/null"));
-        let log = File::options()
-            .create(true)
-            .append(true)
+        let mut options = File::options();
+        options.create(true).append(true);
+        if matches!(row.serial[port], SerialRequest::File(_)) {
+            // Nobody leads the daemon to another file, or has it wait for a pipe.
+            let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            options.custom_flags(flags.bits() as i32);
+        }
+        let log = options
             .open(&path)
             .with_context(|| format!("serial: cannot open {}", path.display()))?;
+        if matches!(row.serial[port], SerialRequest::File(_)) && !log.metadata()?.is_file() {
+            anyhow::bail!(
+                "serial: {} is no plain file; give another path",
+                path.display()
+            );
+        }
         let log = fds.add(OwnedFd::from(log));
         let peer = match &row.serial[port] {
             SerialRequest::Unix(path) => {
@@ -304,7 +358,6 @@ pub(super) fn reopen_read_only(fd: BorrowedFd<'_>) -> anyhow::Result<OwnedFd> {
 
 /// Opens a file that the user gave.
 pub(super) fn open_given(what: &str, path: &Path) -> OpResult<File> {
-    use std::os::unix::fs::OpenOptionsExt;
     // A pipe in place of a file must not make the open wait.
     let flags = OFlags::NONBLOCK.bits() as i32;
     let opened = File::options().read(true).custom_flags(flags).open(path);

@@ -110,6 +110,10 @@ impl Host {
             }
         }
         self.check_clones(&row, request, MAX_CLONES as usize, &mut problems);
+        if request.mode == CloneMode::Full && problems.is_empty() {
+            let store = request.datastore.as_deref();
+            problems.take(self.check_full_space(&row, store, request.names.len()));
+        }
         let mut would_make = Vec::new();
         if problems.is_empty() {
             let disk_bytes = |index| match request.mode {

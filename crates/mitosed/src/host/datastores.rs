@@ -179,8 +179,8 @@ impl Host {
         match dir.foreign_content() {
             None => Ok(dir),
             Some(taken) => Err(refuse(format!(
-                "has something in {} already; give an empty directory",
-                taken.display()
+                "has something in it already, such as {:?}; give an empty directory",
+                taken.file_name().unwrap_or_default()
             ))),
         }
     }

@@ -13,7 +13,7 @@ use super::check::Problems;
 use super::vm::Place;
 use super::{Host, Vm, check_version, event, vm_event};
 use crate::error::{OpError, OpResult};
-use crate::inventory::{Changes, Kind, Labels, NewEvent, Object, ObjectRow, ResourcePool};
+use crate::inventory::{Changes, Kind, Labels, Network, NewEvent, Object, ObjectRow, ResourcePool};
 
 /// Objects that keep their names: the roots of the tree.
 const FIXED: [&str; 5] = [
@@ -23,6 +23,9 @@ const FIXED: [&str; 5] = [
     "folder-3",
     "folder-4",
 ];
+
+/// Name that the network of every inventory has from the start.
+const FIRST_NETWORK_NAME: &str = "VM Network";
 
 /// What a user wants to be called and said about a VM, checked.
 #[derive(Debug, Default)]
@@ -275,7 +278,9 @@ impl Host {
                 row.id, row.name
             )));
         }
-        if let Some(problem) = api_types::name_problem(name) {
+        // A network may have the name back that the first one has from the start.
+        let first = row.kind == Network::KIND && name == FIRST_NETWORK_NAME;
+        if let Some(problem) = api_types::name_problem(name).filter(|_| !first) {
             return Err(OpError::invalid(problem));
         }
         row.name.clone_from(name);

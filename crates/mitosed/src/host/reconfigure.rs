@@ -25,7 +25,6 @@ use super::datastores::Promise;
 use super::describe::Description;
 use super::events::with_event;
 use super::media::{Media, check_slots};
-use super::run::plan::check_serial;
 use super::states::Operation;
 use super::{Host, Vm, check_version, vm_event};
 use crate::error::{OpError, OpResult};
@@ -107,7 +106,7 @@ impl Host {
         }
         let mark = problems.take(self.plan_template(vm, change.template));
         let description = problems.take(self.plan_description(vm, change));
-        problems.take(check_hot(&vm.row(), change));
+        problems.take(check_hot(self, &vm.row(), change));
         let rebuilt = cold.then(|| problems.take(self.plan_rebuilt(vm, change)));
         let media = self.try_media("insert_disks", &change.insert_disks, problems);
         let rebuilt = match rebuilt {
@@ -255,7 +254,7 @@ fn is_cold(change: &ReconfigureRequest) -> bool {
 }
 
 /// Refuses NICs and ports that do not exist, and back ends that cannot be.
-fn check_hot(row: &VmRow, change: &ReconfigureRequest) -> OpResult<()> {
+fn check_hot(host: &Host, row: &VmRow, change: &ReconfigureRequest) -> OpResult<()> {
     for nic in &change.nics {
         let index = usize::from(nic.nic);
         if index >= row.nics.len() {
@@ -273,7 +272,7 @@ fn check_hot(row: &VmRow, change: &ReconfigureRequest) -> OpResult<()> {
     let log = api_types::SerialRequest::Log;
     after.serial.resize(ports, log);
     set_adjusted(&mut after, change);
-    check_serial(&after.serial)
+    host.check_serial(&after.serial, Some(row))
 }
 
 /// The error about a part that a VM does not have.

@@ -50,7 +50,8 @@ impl Host {
                 .then(|| self.memory_place(vm, None))
                 .transpose()?;
             task.progress(0.0, "taking the instant");
-            self.snapshot_instant(vm, request)?
+            self.snapshot_instant(vm, request)
+                .map_err(|error| self.blame_stores(&vm.row(), error))?
         };
         let Some(memory) = memory else {
             return Ok(self.show_snapshot(vm, &snapshot));
@@ -76,6 +77,7 @@ impl Host {
         let mut problems = Problems::default();
         problems.take(self.check_free::<Snapshot>(Some(&vm.id), &request.name));
         problems.take(self.check_snapshot_state(vm, request.memory));
+        problems.take(self.check_stores_of(&vm.row()));
         problems
     }
 

@@ -1,14 +1,71 @@
-//! Static addresses of NICs: checked as they are given, one after the other for several clones.
+//! Static addresses of NICs: checked as they are given, one after the other for several clones; no
+//! two NICs of a network have the same.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api_types::NicAddressRequest;
 
+use super::{Host, Vm};
 use crate::error::{OpError, OpResult};
-use crate::inventory::{AddressRow, NicRow};
+use crate::inventory::{AddressRow, Network, NicRow, ObjectId, VmRow};
 
 /// Most name servers of one NIC.
 const DNS_MAX: usize = 8;
+
+impl Host {
+    /// Refuses VMs, listed or to be, whose static addresses another VM of the same network has.
+    pub(super) fn check_addresses(&self, rows: &[VmRow]) -> OpResult<()> {
+        if rows.iter().all(|row| places(row).next().is_none()) {
+            return Ok(());
+        }
+        self.check_addresses_among(self.listing().all(), rows)
+    }
+
+    /// The same, among VMs whose list is held. A VM keeps its addresses while it is powered off.
+    pub(super) fn check_addresses_among<'a>(
+        &self,
+        listed: impl Iterator<Item = &'a Arc<Vm>>,
+        rows: &[VmRow],
+    ) -> OpResult<()> {
+        if rows.iter().all(|row| places(row).next().is_none()) {
+            return Ok(());
+        }
+        let mut taken: HashMap<(ObjectId, IpAddr), (String, usize)> = HashMap::new();
+        for vm in listed {
+            let live = vm.live();
+            if rows.iter().any(|row| row.id == live.row.id) {
+                continue;
+            }
+            for (nic, place) in places(&live.row) {
+                taken.insert(place, (live.row.name.clone(), nic));
+            }
+        }
+        for row in rows {
+            for (nic, place) in places(row) {
+                let ip = place.1;
+                let network = place.0.clone();
+                if let Some((owner, its)) = taken.insert(place, (row.name.clone(), nic)) {
+                    let network = self.object::<Network>(&network).map_or(network, |n| n.name);
+                    return Err(OpError::conflict(format!(
+                        "addresses: NIC {nic}: NIC {its} of {owner} has {ip} on the network \
+                         {network:?} already; give another address"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Static addresses of a VM's NICs with the networks that they are on.
+fn places(row: &VmRow) -> impl Iterator<Item = (usize, (ObjectId, IpAddr))> {
+    row.nics.iter().enumerate().filter_map(|(index, nic)| {
+        let (ip, _) = parse(&nic.addresses.as_ref()?.address)?;
+        Some((index, (nic.network.clone()?, ip)))
+    })
+}
 
 /// Sets the addresses of a request on the NICs of VM number `index` (from 0) of its call.
 pub(super) fn assign(
@@ -58,9 +115,20 @@ fn addresses(given: &NicAddressRequest, index: usize) -> OpResult<AddressRow> {
     })?;
     if let Some(gateway) = gateway {
         let parsed: Result<IpAddr, _> = gateway.parse();
-        if !parsed.is_ok_and(|gateway| gateway.is_ipv4() == ip.is_ipv4() && gateway != ip) {
+        if !parsed
+            .as_ref()
+            .is_ok_and(|gateway| gateway.is_ipv4() == ip.is_ipv4() && *gateway != ip)
+        {
             return Err(bad(format!(
                 "gateway {gateway:?} is not the address of another machine in the family of {ip}"
+            )));
+        }
+        if let Ok(gateway) = parsed
+            && !reaches(ip, prefix, gateway)
+        {
+            return Err(bad(format!(
+                "gateway {gateway} is outside of the network of {ip}/{prefix}, so the guest cannot \
+                 reach it; give one inside or another prefix length"
             )));
         }
     }
@@ -78,6 +146,23 @@ fn addresses(given: &NicAddressRequest, index: usize) -> OpResult<AddressRow> {
         gateway: gateway.clone(),
         dns: dns.clone(),
     })
+}
+
+/// Whether a machine with an address and prefix length reaches `gateway` without another one.
+fn reaches(ip: IpAddr, prefix: u8, gateway: IpAddr) -> bool {
+    let inside = |bits: u32, a: u128, b: u128| {
+        let hosts = bits.saturating_sub(u32::from(prefix));
+        (a ^ b).checked_shr(hosts).unwrap_or(0) == 0
+    };
+    match (ip, gateway) {
+        (IpAddr::V4(ip), IpAddr::V4(gateway)) => {
+            inside(32, ip.to_bits().into(), gateway.to_bits().into())
+        }
+        (IpAddr::V6(ip), IpAddr::V6(gateway)) => {
+            gateway.is_unicast_link_local() || inside(128, ip.to_bits(), gateway.to_bits())
+        }
+        _ => false,
+    }
 }
 
 /// Reads `192.0.2.7/24`.
@@ -167,6 +252,26 @@ mod tests {
         assert!(addresses(&with("gw", &[]), 0).is_err());
         assert!(addresses(&with("192.0.2.1", &["dns.example"]), 0).is_err());
         assert!(addresses(&with("192.0.2.1", &["192.0.2.1"; DNS_MAX + 1]), 0).is_err());
+    }
+
+    #[test]
+    fn a_gateway_is_in_the_network_of_the_address() {
+        for (address, gateway, reached) in [
+            ("10.0.0.3/24", "10.0.0.254", true),
+            ("10.0.0.3/24", "10.9.9.9", false),
+            ("10.0.0.3/8", "10.9.9.9", true),
+            ("10.0.0.3/32", "10.0.0.1", false),
+            ("10.0.0.3/0", "192.0.2.1", true),
+            ("2001:db8::3/64", "2001:db8::1", true),
+            ("2001:db8::3/64", "2001:db9::1", false),
+            ("2001:db8::3/64", "fe80::1", true),
+        ] {
+            let with = NicAddressRequest {
+                gateway: Some(gateway.to_owned()),
+                ..given(address)
+            };
+            assert_eq!(addresses(&with, 0).is_ok(), reached, "{address} {gateway}");
+        }
     }
 
     #[test]

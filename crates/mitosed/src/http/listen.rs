@@ -41,6 +41,19 @@ const MAX_CONNECTIONS: usize = 1024;
 /// Pause after the host refused to accept, for example for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The group that may use the Unix socket, where one is to, and its id.
+pub fn check_group(config: &Config) -> anyhow::Result<Option<(&str, u32)>> {
+    let Some(group) = config.listen.group.as_deref() else {
+        return Ok(None);
+    };
+    match group::id(group) {
+        Some(id) => Ok(Some((group, id))),
+        None => {
+            bail!("group: there is no group {group:?} on this host; make it or leave --group out")
+        }
+    }
+}
+
 /// Listens on the Unix socket of the data directory.
 pub fn unix(config: &Config) -> anyhow::Result<UnixListener> {
     let path = config.home.socket();
@@ -52,12 +65,9 @@ pub fn unix(config: &Config) -> anyhow::Result<UnixListener> {
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
             .with_context(|| format!("cannot protect {}", path.display()))
     };
-    let Some(group) = &config.listen.group else {
+    let Some((group, id)) = check_group(config)? else {
         mode(&path, 0o600)?;
         return Ok(listener);
-    };
-    let Some(id) = group::id(group) else {
-        bail!("group: there is no group {group:?} on this host; make it or leave --group out");
     };
     for (path, bits) in [
         (config.home.root(), 0o710),

@@ -57,11 +57,15 @@ pub struct LogQuery {
 }
 
 fn log_path(host: &Host, vm: &Vm, query: &LogQuery) -> OpResult<PathBuf> {
-    if query.process {
-        Ok(host.process_log(vm))
-    } else {
-        host.serial_log(vm)
+    let path = match query.process {
+        true => host.process_log(vm),
+        false => host.serial_log(vm)?,
+    };
+    if !path.exists() {
+        // A VM that never ran has none.
+        host.check_home_of(vm)?;
     }
+    Ok(path)
 }
 
 /// Log of a VM

@@ -3,7 +3,8 @@
 //! A commit does not wait for the disk (that is [`Inventory::sync`]'s work), so it costs some ten
 //! microseconds and survives the daemon's SIGKILL, not the host's.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -47,6 +48,7 @@ impl Sqlite {
             remedy: remedy_of(&source),
             source,
         };
+        protect(path).map_err(InventoryError::Protect)?;
         let mut connection = Connection::open(path).map_err(failed)?;
         // The daemon alone uses the file, by the lock of its directory.
         let pragmas = "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; \
@@ -65,9 +67,7 @@ impl Sqlite {
             });
         }
         migrate(&mut connection, found).map_err(failed)?;
-        let mut log = path.as_os_str().to_owned();
-        log.push("-wal");
-        let log = PathBuf::from(log);
+        let log = beside(path, "-wal");
         sync_directory(path.parent().unwrap_or(Path::new("/"))).map_err(InventoryError::Sync)?;
         let store = Self {
             connection: Mutex::new(connection),
@@ -150,6 +150,37 @@ impl Sqlite {
         }
         Ok(all)
     }
+}
+
+/// Makes the file, and lets its owner alone read it and those beside it: they hold what guests are
+/// told in secret. SQLite gives those that it makes the mode of the first.
+fn protect(path: &Path) -> std::io::Result<()> {
+    let private = |path: &Path| std::fs::set_permissions(path, Permissions::from_mode(0o600));
+    let made = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path);
+    if let Err(error) = made {
+        // Opening the database tells it better.
+        tracing::debug!(%error, "cannot make the inventory");
+        return Ok(());
+    }
+    private(path)?;
+    for ending in ["-wal", "-shm", ".bak", ".bak.new"] {
+        match private(&beside(path, ending)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The file that has `ending` behind the name of another.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(ending);
+    PathBuf::from(path)
 }
 
 /// Refuses a file whose pages do not fit together, before anything relies on it or replaces the
@@ -238,13 +269,10 @@ impl Inventory for Sqlite {
     }
 
     fn back_up(&self) -> Result<(), InventoryError> {
-        let with = |ending: &str| {
-            let mut path = self.path.as_os_str().to_owned();
-            path.push(ending);
-            PathBuf::from(path)
-        };
-        let (new, kept) = (with(".bak.new"), with(".bak"));
+        let (new, kept) = (beside(&self.path, ".bak.new"), beside(&self.path, ".bak"));
         let _ = std::fs::remove_file(&new);
+        // An empty file is filled, and keeps its mode.
+        protect(&new).map_err(InventoryError::Backup)?;
         {
             let connection = self.lock();
             check_whole(&connection, &self.path)?;

@@ -1,6 +1,6 @@
 //! Whether a datastore is there and has space, and promising that space.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use api_types::ErrorKind;
 use vm_spec::format_size;
@@ -8,7 +8,8 @@ use vm_spec::format_size;
 use super::stores::Promise;
 use crate::datastore::{Mark, Space, StoreDir};
 use crate::error::{OpError, OpResult};
-use crate::host::Host;
+use crate::host::full::is_no_space;
+use crate::host::{Host, Vm};
 use crate::inventory::{Datastore, Object, VmRow};
 
 /// Space that a delta takes before its guest writes, bytes: header and first tables.
@@ -80,6 +81,37 @@ impl Host {
                 store.name
             ))),
         }
+    }
+
+    /// Refuses a VM whose home is on a datastore that is not there.
+    pub fn check_home_of(&self, vm: &Vm) -> OpResult<()> {
+        let id = vm.live().row.datastore.clone();
+        self.check_store(&id)
+    }
+
+    /// What is wrong with the datastores of a VM for which something could not be made, where that
+    /// is why: one is not there, or has no space.
+    pub(in crate::host) fn blame_stores(&self, row: &VmRow, error: OpError) -> OpError {
+        if let Err(lost) = self.check_stores_of(row) {
+            return lost;
+        }
+        let full = error.has_cause(is_no_space);
+        let store = full.then(|| self.object::<Datastore>(&row.datastore));
+        match store {
+            Some(Ok(store)) => OpError::unavailable(format!(
+                "datastore: no space on {} for what {} needs; make space on it, then try again",
+                store.name, row.name
+            )),
+            _ => error,
+        }
+    }
+
+    /// The same for one file.
+    pub(in crate::host) fn blame_store_of(&self, path: &Path, error: OpError) -> OpError {
+        let dirs = self.stores.all_dirs();
+        let found = dirs.iter().find(|(_, dir)| path.starts_with(dir.root()));
+        let lost = found.and_then(|(id, _)| self.check_store(id).err());
+        lost.unwrap_or(error)
     }
 
     /// Refuses a VM whose home or disks are on a datastore that is not there.

@@ -17,7 +17,7 @@ use crate::host::guestinfo::guestinfo_of_new;
 use crate::host::identity::new_mac;
 use crate::host::media::check_slots;
 use crate::host::memory::CLONE_COST_BYTES;
-use crate::host::run::plan::{check_serial, claim_mac};
+use crate::host::run::plan::claim_mac;
 use crate::host::{Host, Vm, static_net};
 use crate::inventory::{
     Changes, DiskRow, LayerId, LayerRow, ObjectId, PowerState, VM_FOLDER, VmRow,
@@ -127,6 +127,7 @@ impl Host {
         self.try_media("extra_disks", &request.extra_disks, problems);
         let mut used = self.macs_in_use();
         let mut names = HashSet::new();
+        let mut addressed = Vec::new();
         // Names that are too many are not looked at one by one.
         for (index, name) in request.names.iter().enumerate().take(max) {
             let own = request_for(request, index);
@@ -142,7 +143,11 @@ impl Host {
                     Ok(clone)
                 });
             let folder = match problems.take(planned) {
-                Some(clone) => clone.folder,
+                Some(clone) if request.addresses.is_empty() => clone.folder,
+                Some(clone) => {
+                    addressed.push(clone);
+                    addressed.last().and_then(|clone| clone.folder.clone())
+                }
                 None => row.folder.clone(),
             };
             let folder = folder.as_deref().unwrap_or(VM_FOLDER);
@@ -156,6 +161,7 @@ impl Host {
                 ))));
             }
         }
+        problems.take(self.check_addresses(&addressed));
         problems.take(self.promise_clones(row, request).map(drop));
     }
 
@@ -378,7 +384,7 @@ pub(super) fn clone_row(
         snapshot: None,
         suspend: None,
         begun: None,
-        serial: clone_serial(&source.serial, &request.serial)?,
+        serial: clone_serial(host, &source.serial, &request.serial)?,
         uid: None,
         pid: None,
         group: None,
@@ -407,7 +413,11 @@ pub(super) fn clone_row(
 }
 
 /// Back ends of a clone's serial ports: those that were given, then what the source's become.
-fn clone_serial(source: &[SerialRequest], given: &[SerialRequest]) -> OpResult<Vec<SerialRequest>> {
+fn clone_serial(
+    host: &Host,
+    source: &[SerialRequest],
+    given: &[SerialRequest],
+) -> OpResult<Vec<SerialRequest>> {
     if given.len() > source.len() {
         return Err(OpError::invalid(format!(
             "serial: the source has {} serial ports, {} were given for its clone",
@@ -415,7 +425,7 @@ fn clone_serial(source: &[SerialRequest], given: &[SerialRequest]) -> OpResult<V
             given.len()
         )));
     }
-    check_serial(given)?;
+    host.check_serial(given, None)?;
     let own = |port: &SerialRequest| match port {
         SerialRequest::None => SerialRequest::None,
         SerialRequest::Pty => SerialRequest::Pty,

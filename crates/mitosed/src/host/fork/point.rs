@@ -168,11 +168,12 @@ impl Host {
             PointMemory::Files { ram, checkpoint } => {
                 let open = |path: &std::path::Path| {
                     let file = std::fs::File::open(path).map_err(|error| {
-                        OpError::failed(format!(
+                        let told = OpError::failed(format!(
                             "fork point {}: cannot open {}: {error}",
                             point.name,
                             path.display()
-                        ))
+                        ));
+                        self.blame_store_of(path, told)
                     });
                     file.map(|file| Arc::new(OwnedFd::from(file)))
                 };

@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::Context;
 use api_types::{ErrorKind, ImageFormat};
 use disk_layers::{DiskFormat, create_overlay, inspect_as};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create, statfs};
 use vmm_protocol::LayerFormat;
 
 use crate::error::{OpError, OpResult};
@@ -23,6 +23,8 @@ use crate::layers::{backing_name, disk_format};
 
 /// Tables of a copy beside its content, bytes.
 const TABLES_BYTES: u64 = 1 << 20;
+/// Kinds of file systems whose files can share blocks: Btrfs, XFS, bcachefs.
+const SHARING_KINDS: [i128; 3] = [0x9123_683E, 0x5846_5342, 0xCA45_1A4E];
 /// Longest file that is looked at for being an empty delta, bytes.
 const MAX_EMPTY_BYTES: u64 = 64 << 20;
 
@@ -89,6 +91,21 @@ impl Content {
             stamps,
             bytes,
         })
+    }
+}
+
+impl Content {
+    /// Whether copies in `dir` may share blocks with the files that they are copies of: all of them
+    /// are single files of a file system of a kind that can.
+    pub fn may_share_blocks(&self, dir: &Path) -> bool {
+        let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+        let kind = statfs(dir).ok().map(|found| found.f_type);
+        let here = device(dir);
+        kind.is_some_and(|kind| SHARING_KINDS.contains(&i128::from(kind)))
+            && self.chains.iter().all(|chain| match &chain[..] {
+                [only] => here.is_some() && device(&only.path) == here,
+                _ => false,
+            })
     }
 }
 

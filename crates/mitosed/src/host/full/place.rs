@@ -3,6 +3,8 @@
 
 use std::cmp::Reverse;
 
+use vm_spec::format_size;
+
 use super::content::Content;
 use crate::error::{OpError, OpResult};
 use crate::host::Host;
@@ -79,6 +81,51 @@ impl Host {
             ready: None,
             space: Some(space),
         })
+    }
+
+    /// Refuses a batch of `count` full clones whose copies have no room together: those that take
+    /// ready copies need none, and files that share their blocks with the source's next to none.
+    pub(in crate::host) fn check_full_space(
+        &self,
+        source: &VmRow,
+        wanted: Option<&str>,
+        count: usize,
+    ) -> OpResult<()> {
+        let content = self.content_of(source)?;
+        let stores = match wanted {
+            Some(wanted) => vec![self.store_for_disks(wanted)?],
+            None => self.stores_for_copies(),
+        };
+        if content.chains.is_empty() {
+            return Ok(());
+        }
+        let mut left = count;
+        let mut free = 0_u64;
+        for store in &stores {
+            left = left.saturating_sub(self.disk_pools.ready_on(&store.id, &content.stamps));
+            free = free.saturating_add(self.free_for_disks(store));
+        }
+        for store in &stores {
+            let bytes = self.free_for_disks(store);
+            let fits = match content.may_share_blocks(self.store(&store.id).root()) {
+                true if bytes >= content.bytes => left as u64,
+                _ => bytes / content.bytes.max(1),
+            };
+            left = left.saturating_sub(usize::try_from(fits).unwrap_or(usize::MAX));
+        }
+        if left == 0 {
+            return Ok(());
+        }
+        let place = match &stores[..] {
+            [one] => format!("datastore {}", one.name),
+            _ => format!("{} datastores", stores.len()),
+        };
+        Err(OpError::unavailable(format!(
+            "datastore: no space on {place} for {left} of {count} clones: each takes up to {}, {} \
+             free for all; make fewer, make space, or choose another with --datastore",
+            format_size(content.bytes),
+            format_size(free)
+        )))
     }
 
     /// Datastores that are there and take new disks.

@@ -172,6 +172,9 @@ impl Host {
             add_nics(self, row, &change.add_nics, &mut used)?;
             changed.push("nics");
         }
+        if changed.contains(&"nics") {
+            self.check_addresses(std::slice::from_ref(row))?;
+        }
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use api_types::{ErrorKind, ImageFormat, NetRequest, RunRequest, SerialRequest};
+use api_types::{ErrorKind, ImageFormat, NetRequest, RunRequest};
 use disk_layers::DiskFormat;
 use vm_spec::{DiskSpec, EngineChoice, MacAddr, NicSpec, SpecError, VmSpec, format_size};
 use vmm_protocol::LayerFormat;
@@ -86,7 +86,7 @@ impl Host {
         }
         let mut serial = vec![request.serial.clone()];
         serial.extend(request.more_serial.iter().cloned());
-        problems.take(check_serial(&serial));
+        problems.take(self.check_serial(&serial, None));
         let (engine, notes) = engine?;
         let guest = guest?;
         problems.take(check_boot_files(&guest.boot, spec.memory_bytes));
@@ -117,6 +117,7 @@ impl Host {
             problems.take(added.map_err(|error| error.within(&format!("nets[{index}]"))));
         }
         problems.take(static_net::assign(&mut row.nics, &request.addresses, 0));
+        problems.take(self.check_addresses(std::slice::from_ref(&row)));
         let values = guestinfo_of_new(&BTreeMap::new(), &request.guestinfo.0, &row.name, 1);
         row.guestinfo = problems.take(values).unwrap_or_default();
         for (index, base) in bases.iter().enumerate() {
@@ -534,27 +535,4 @@ pub(in crate::host) fn check_uuid(field: &str, text: &str) -> OpResult<String> {
 
 pub(in crate::host) fn invalid_spec(error: SpecError) -> OpError {
     OpError::caused(ErrorKind::Invalid, error)
-}
-
-/// Checks the paths of serial ports' back ends.
-pub(in crate::host) fn check_serial(ports: &[SerialRequest]) -> OpResult<()> {
-    for (index, port) in ports.iter().enumerate() {
-        let (SerialRequest::File(path) | SerialRequest::Unix(path)) = port else {
-            continue;
-        };
-        let parent = path.parent().filter(|p| p.is_dir());
-        if !path.is_absolute() || parent.is_none() {
-            return Err(OpError::invalid(format!(
-                "serial: {} is not a file in an existing directory",
-                path.display()
-            )));
-        }
-        if ports[..index].contains(port) {
-            return Err(OpError::invalid(format!(
-                "serial: {} is given for two ports",
-                path.display()
-            )));
-        }
-    }
-    Ok(())
 }

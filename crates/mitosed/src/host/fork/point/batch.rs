@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use api_types::{
     Cloned, Consistency, DryRun, ForkRequest, MAX_CHILDREN, MAX_NAME_BYTES, PointForkRequest,
@@ -122,7 +122,7 @@ impl Host {
         let row = &point.doc.row;
         let count = count_of(request).min(MAX_CHILDREN as usize);
         problems.take(self.open_point(point));
-        problems.take(check_given(row, request, count));
+        problems.take(self.check_given(row, request, count));
         let names = match &request.names[..] {
             [] => {
                 let ahead = self.registered_children(&point.id).len().min(count);
@@ -162,7 +162,7 @@ impl Host {
         request: &PointForkRequest,
         count: usize,
     ) -> OpResult<Vec<Seat>> {
-        check_given(&point.doc.row, request, count)?;
+        self.check_given(&point.doc.row, request, count)?;
         let media = self.plan_media("extra_disks", &request.extra_disks)?;
         let mut seats = Vec::new();
         if request.names.is_empty() {
@@ -204,12 +204,68 @@ impl Host {
                 return Err(error);
             }
         }
-        for (index, seat) in seats.iter_mut().enumerate() {
+        let given = seats.iter_mut().enumerate().try_for_each(|(index, seat)| {
             seat.paused = request.paused;
-            seat.vm
-                .update(|live| give(&mut live.row, &point.doc.row.guestinfo, request, index))?;
+            self.give_child(&seat.vm, &point.doc.row.guestinfo, request, index)
+        });
+        if let Err(error) = given {
+            // Another call took an address meanwhile.
+            for seat in &seats {
+                match seat.was_there {
+                    true => unclaim(&seat.vm),
+                    false => self.erase(&seat.vm, None),
+                }
+            }
+            return Err(error);
         }
         Ok(seats)
+    }
+
+    /// Gives child number `index` (from 0) of a call, which is listed, its guestinfo and addresses.
+    fn give_child(
+        &self,
+        vm: &Vm,
+        inherited: &BTreeMap<String, String>,
+        request: &PointForkRequest,
+        index: usize,
+    ) -> OpResult<()> {
+        let mut row = vm.row();
+        give(&mut row, inherited, request, index)?;
+        // Held until the addresses are the VM's, so that no other call takes them.
+        let vms = self.vms.write().unwrap_or_else(PoisonError::into_inner);
+        self.check_addresses_among(vms.all(), std::slice::from_ref(&row))?;
+        vm.update(|live| {
+            live.row.guestinfo = row.guestinfo;
+            live.row.nics = row.nics;
+        });
+        Ok(())
+    }
+
+    /// Checks what children are given beside their names before any is touched: with the longest
+    /// name and for the last of them, it holds for all; addresses are looked at one by one.
+    fn check_given(
+        &self,
+        parent: &VmRow,
+        request: &PointForkRequest,
+        count: usize,
+    ) -> OpResult<()> {
+        let mut probe = parent.clone();
+        probe.id = String::new();
+        probe.name = "x".repeat(MAX_NAME_BYTES);
+        let last = count.saturating_sub(1);
+        give(&mut probe, &parent.guestinfo, request, 0)?;
+        give(&mut probe, &parent.guestinfo, request, last)?;
+        if request.addresses.is_empty() {
+            return Ok(());
+        }
+        let rows = (0..count.min(MAX_CHILDREN as usize)).map(|index| {
+            let mut row = probe.clone();
+            "a child of this call".clone_into(&mut row.name);
+            row.nics.iter_mut().for_each(|nic| nic.addresses = None);
+            static_net::assign(&mut row.nics, &request.addresses, index)?;
+            Ok(row)
+        });
+        self.check_addresses(&rows.collect::<OpResult<Vec<_>>>()?)
     }
 
     /// Seats of new children, listed under their names.
@@ -403,16 +459,6 @@ pub(super) fn check_persistence(
         )));
     }
     Ok(())
-}
-
-/// Checks what children are given beside their names before any is touched: with the longest name
-/// and for the last of them, it holds for all.
-fn check_given(parent: &VmRow, request: &PointForkRequest, count: usize) -> OpResult<()> {
-    let mut probe = parent.clone();
-    probe.name = "x".repeat(MAX_NAME_BYTES);
-    let last = count.saturating_sub(1);
-    give(&mut probe, &parent.guestinfo, request, 0)?;
-    give(&mut probe, &parent.guestinfo, request, last)
 }
 
 /// Gives child number `index` (from 0) of a call its guestinfo and addresses.

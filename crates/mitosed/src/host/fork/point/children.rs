@@ -42,7 +42,9 @@ impl Host {
             if request.quiesce {
                 self.bring_to_rest(vm)?;
             }
-            self.make_point(vm, &name, request)?
+            self.check_stores_of(&vm.row())?;
+            self.make_point(vm, &name, request)
+                .map_err(|error| self.blame_stores(&vm.row(), error))?
         };
         context.progress(0.6, "making children");
         let children = self
@@ -63,6 +65,7 @@ impl Host {
         let name = name.unwrap_or_else(|| vm.name().to_string());
         let mut problems = prepare_problems(self, &name, request);
         problems.take(self.allow(vm, Operation::Fork));
+        problems.take(self.check_stores_of(&vm.row()));
         let cost = crate::host::memory::CLONE_COST_BYTES;
         problems.take(self.check_memory("the call", cost));
         problems.dry_run()
