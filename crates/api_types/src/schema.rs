@@ -434,7 +434,8 @@ pub fn key() -> Schema {
 /// Version of an object in `If-Match`, or any.
 pub fn version_tag() -> Schema {
     of(json!({
-        "type": "string", "pattern": "^([*]|\"[0-9]{1,19}\")$", "examples": ["\"7\""],
+        "type": "string", "minLength": 1, "pattern": "^([*]|\"[0-9]{1,19}\")$",
+        "examples": ["\"7\""],
     }))
 }
 
