@@ -95,33 +95,44 @@ impl Drop for Small<'_> {
     }
 }
 
+/// Starts the daemon anew in a home on a file system of `size`; none where nothing can be mounted.
+fn small_home<'a>(bed: &mut Bed, home: &'a Path, size: &str) -> Option<Small<'a>> {
+    bed.kill();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", &format!("size={size}"), "small"])
+        .arg(home)
+        .status();
+    let mounted = mount.is_ok_and(|status| status.success());
+    if !mounted {
+        eprintln!("skipped: this place mounts nothing");
+    }
+    let small = mounted.then(|| Small(home));
+    bed.start();
+    small
+}
+
+/// A change that takes some space in the store.
+fn change(n: u32) -> ReconfigureRequest {
+    ReconfigureRequest {
+        annotation: Some("x".repeat(4000)),
+        attributes: [(format!("k{n}"), Some("y".repeat(1000)))].into(),
+        ..ReconfigureRequest::default()
+    }
+}
+
 #[test]
 fn without_space_nothing_is_lost_and_the_daemon_goes_on() {
     let mut bed = Bed::new();
-    bed.kill();
     let home = bed.home();
-    let mount = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=6m", "small"])
-        .arg(&home)
-        .status();
-    if !mount.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: this place mounts nothing");
-        bed.start();
+    let Some(_small) = small_home(&mut bed, &home, "6m") else {
         return;
-    }
-    let _small = Small(&home);
-    bed.start();
+    };
     bed.run("a", "");
     bed.run("b", "");
     let fill = home.join("fill");
     let mut file = std::fs::File::create(&fill).unwrap();
     while file.write_all(&[0; 4096]).is_ok() {}
     // The log of the store has some room left in the page that it grew to.
-    let change = |n: u32| ReconfigureRequest {
-        annotation: Some("x".repeat(4000)),
-        attributes: [(format!("k{n}"), Some("y".repeat(1000)))].into(),
-        ..ReconfigureRequest::default()
-    };
     let before = bed.client.object("a").unwrap();
     let (mut n, mut done) = (0, before.clone());
     let error = loop {
@@ -174,29 +185,15 @@ fn without_space_nothing_is_lost_and_the_daemon_goes_on() {
 #[test]
 fn on_a_full_file_system_vms_can_be_removed() {
     let mut bed = Bed::new();
-    bed.kill();
     let home = bed.home();
-    let mount = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=96m", "small"])
-        .arg(&home)
-        .status();
-    if !mount.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: this place mounts nothing");
-        bed.start();
+    let Some(_small) = small_home(&mut bed, &home, "96m") else {
         return;
-    }
-    let _small = Small(&home);
-    bed.start();
+    };
     for name in ["a", "b", "c"] {
         bed.run(name, "");
     }
     let mut file = std::fs::File::create(home.join("fill")).unwrap();
     while file.write_all(&[0; 4096]).is_ok() {}
-    let change = |n: u32| ReconfigureRequest {
-        annotation: Some("x".repeat(4000)),
-        attributes: [(format!("k{n}"), Some("y".repeat(1000)))].into(),
-        ..ReconfigureRequest::default()
-    };
     for n in 0..60 {
         bed.client.reconfigure("a", None, &change(n)).unwrap();
     }

@@ -67,8 +67,7 @@ impl Host {
     /// is removed.
     pub(super) fn meet_epoch(&self) -> anyhow::Result<()> {
         let root = self.config.home.root();
-        let text = fs::read_to_string(root.join(EPOCH)).unwrap_or_default();
-        let seen: u64 = text.trim().parse().unwrap_or(0);
+        let seen = epoch_of(&fs::read_to_string(root.join(EPOCH)).unwrap_or_default());
         let own = self.inventory.last_number(COUNTER)?;
         let note = root.join(NOTE);
         if own < seen && !note.exists() {
@@ -176,6 +175,12 @@ fn number_of(name: &str) -> Option<(&str, u64)> {
         .then_some((prefix, number))
 }
 
+/// The number in the file; 0, as in a new home, where its text is none that a daemon writes.
+fn epoch_of(text: &str) -> u64 {
+    let number = text.trim().parse().ok();
+    number.filter(|number| *number < 1 << 62).unwrap_or(0)
+}
+
 fn write_epoch(root: &Path, number: u64) -> anyhow::Result<()> {
     let path = root.join(EPOCH);
     let new = root.join(format!("{EPOCH}.new"));
@@ -190,7 +195,15 @@ fn write_epoch(root: &Path, number: u64) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::number_of;
+    use super::{epoch_of, number_of};
+
+    #[test]
+    fn a_damaged_epoch_is_none() {
+        assert_eq!(epoch_of("42\n"), 42);
+        for text in ["", "x", "-1", "18446744073709551615", "4611686018427387904"] {
+            assert_eq!(epoch_of(text), 0, "{text}");
+        }
+    }
 
     #[test]
     fn names_tell_whose_they_are() {
