@@ -49,9 +49,12 @@ CREATE UNIQUE INDEX tasks_key ON tasks (key) WHERE key IS NOT NULL;
     // 4: tasks know the call that their key came with.
     "ALTER TABLE tasks ADD COLUMN asked TEXT;",
     // 5: names are unique among objects that lie nowhere, too; of several of one name, those made
-    // later get their id as an ending.
+    // later get their id as an ending, and where that name is taken a random number behind it.
     "
-UPDATE objects SET name = name || '-' || id WHERE parent IS NULL AND EXISTS (
+UPDATE objects SET name = name || '-' || id || CASE WHEN EXISTS (
+        SELECT 1 FROM objects AS other WHERE other.parent IS NULL AND other.kind = objects.kind
+            AND other.name = objects.name || '-' || objects.id)
+    THEN '-' || lower(hex(randomblob(4))) ELSE '' END WHERE parent IS NULL AND EXISTS (
     SELECT 1 FROM objects AS first WHERE first.parent IS NULL AND first.kind = objects.kind
         AND first.name = objects.name
         AND (length(first.id), first.id) < (length(objects.id), objects.id));
@@ -113,6 +116,22 @@ mod tests {
         assert_eq!(name("fork-1"), "ci");
         assert!(add(&connection, "token-12", "token", "ci").is_err());
         add(&connection, "token-12", "token", "other").unwrap();
+    }
+
+    #[test]
+    fn a_name_that_looks_like_a_numbered_one_stops_nothing() {
+        let mut connection = of_form(4);
+        for (id, name) in [
+            ("token-9", "ci"),
+            ("token-10", "ci"),
+            ("token-11", "ci-token-10"),
+        ] {
+            add(&connection, id, "token", name).unwrap();
+        }
+        migrate(&mut connection, 4).unwrap();
+        let query = "SELECT count(DISTINCT name) FROM objects WHERE kind = 'token'";
+        let names: i64 = connection.query_row(query, [], |row| row.get(0)).unwrap();
+        assert_eq!(names, 3);
     }
 
     #[test]
