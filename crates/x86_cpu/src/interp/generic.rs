@@ -114,19 +114,7 @@ pub(crate) fn execute(
         Mnemonic::Cmc => Ok(cpu.change_flags(CF, !cpu.rflags & CF)),
         Mnemonic::Cld => Ok(cpu.change_flags(DF, 0)),
         Mnemonic::Std => Ok(cpu.change_flags(DF, DF)),
-        Mnemonic::Nop
-        | Mnemonic::Reservednop
-        | Mnemonic::Endbr32
-        | Mnemonic::Endbr64
-        | Mnemonic::Rdsspd
-        | Mnemonic::Rdsspq
-        | Mnemonic::Prefetch
-        | Mnemonic::Prefetchw
-        | Mnemonic::Prefetchwt1
-        | Mnemonic::Prefetchnta
-        | Mnemonic::Prefetcht0
-        | Mnemonic::Prefetcht1
-        | Mnemonic::Prefetcht2 => Ok(Flow::Next),
+        mnemonic if is_hint(mnemonic) => Ok(Flow::Next),
         Mnemonic::Pause => Ok(cpu.pause()),
         Mnemonic::Mfence | Mnemonic::Lfence | Mnemonic::Sfence => {
             std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
@@ -135,6 +123,29 @@ pub(crate) fn execute(
         Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 | Mnemonic::INVALID => Err(Fault::UNDEFINED),
         _ => cpu.execute_other(env, instruction),
     }
+}
+
+/// Whether it does nothing here. Hints are no-operations for a processor that does not know them.
+fn is_hint(mnemonic: Mnemonic) -> bool {
+    matches!(
+        mnemonic,
+        Mnemonic::Nop
+            | Mnemonic::Reservednop
+            | Mnemonic::Cldemote
+            | Mnemonic::Prefetchit0
+            | Mnemonic::Prefetchit1
+            | Mnemonic::Endbr32
+            | Mnemonic::Endbr64
+            | Mnemonic::Rdsspd
+            | Mnemonic::Rdsspq
+            | Mnemonic::Prefetch
+            | Mnemonic::Prefetchw
+            | Mnemonic::Prefetchwt1
+            | Mnemonic::Prefetchnta
+            | Mnemonic::Prefetcht0
+            | Mnemonic::Prefetcht1
+            | Mnemonic::Prefetcht2
+    )
 }
 
 fn is_near(instruction: &Instruction) -> bool {

@@ -362,3 +362,45 @@ fn a_budget_is_kept_to_the_instruction() {
         assert_eq!(machine.cpu.general[0], budget.div_ceil(2));
     }
 }
+
+/// 0F 18 to 0F 1F in every form do nothing, whatever newer processors mean by them.
+#[test]
+fn hints_do_nothing() {
+    let prefixes: [&[u8]; 6] = [&[], &[0x66], &[0xf2], &[0xf3], &[0x48], &[0xf3, 0x48]];
+    let mut machine = Machine::new();
+    machine.cpu.general[4] = STACK;
+    for (prefix, opcode) in prefixes
+        .iter()
+        .flat_map(|p| (0x18..=0x1f).map(move |o| (p, o)))
+    {
+        for operand in 0..=255 {
+            let mut code = [prefix, &[0x0f, opcode, operand, 0, 0, 0, 0, 0][..]].concat();
+            let memory = operand >> 6 != 3;
+            let scaled = memory && operand & 7 == 4;
+            let displacement = match operand >> 6 {
+                0 if operand & 7 == 5 => 4,
+                // A SIB byte of 0 names RAX twice.
+                0 | 3 => 0,
+                1 => 1,
+                _ => 4,
+            };
+            let len = prefix.len() + 3 + usize::from(scaled) + displacement;
+            code.truncate(len);
+            code.extend([0xeb, 0xfe]);
+            machine.write(CODE, &code);
+            machine.cpu.rip = CODE;
+            let before = machine.cpu.general;
+            assert_eq!(
+                machine.cpu.run(&mut Nothing, 1),
+                Stop::Budget,
+                "{code:02x?}"
+            );
+            let end = CODE + len as u64;
+            assert_eq!(
+                (machine.cpu.rip, machine.cpu.general),
+                (end, before),
+                "{code:02x?}"
+            );
+        }
+    }
+}

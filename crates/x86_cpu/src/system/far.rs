@@ -56,6 +56,8 @@ impl Cpu {
             }
             _ => {}
         }
+        // With REX.W the offset has 8 bytes, as Intel's processors have it. Those of the vendor that
+        // CPUID names read 4 (APM 3 JMP FAR), so only code made for Intel's has such an instruction.
         let size = match instruction.code() {
             Code::Jmp_m1616 | Code::Call_m1616 => 2,
             Code::Jmp_m1632 | Code::Call_m1632 => 4,

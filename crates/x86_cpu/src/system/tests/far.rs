@@ -114,6 +114,29 @@ fn far_jumps_are_checked() {
     check(0x50, Fault::protection(0x50));
 }
 
+/// REX.W widens the pointer in memory with what is pushed and loaded.
+#[test]
+fn far_pointers_have_wide_offsets() {
+    let mut bench = Bench::long();
+    bench.poke64(0x6000, 0x1_0000_7000);
+    bench.poke64(0x6008, CODE0.into());
+    assert_eq!(
+        bench.run(&[0x48, 0xff, 0x1c, 0x25, 0, 0x60, 0, 0]),
+        Ok(Flow::Leave)
+    );
+    assert_eq!(bench.cpu.rip, 0x1_0000_7000);
+    assert_eq!(bench.frame(2), [CODE + 8, u64::from(CODE0)]);
+    let mut bench = Bench::long();
+    bench.poke64(0x6000, 0x1234_8765_4321);
+    bench.poke64(0x6008, DATA0.into());
+    assert_eq!(
+        bench.run(&[0x48, 0x0f, 0xb5, 0x04, 0x25, 0, 0x60, 0, 0]),
+        Ok(Flow::Leave)
+    );
+    assert_eq!(bench.cpu.general[0], 0x1234_8765_4321);
+    assert_eq!(selector(&bench, SegmentName::Gs), DATA0);
+}
+
 const TASK_SELECTOR: u16 = crate::mmu::tests::TASK;
 
 #[test]
