@@ -6,6 +6,7 @@
 //! decoded form (`generic`).
 
 mod arena;
+mod blocks;
 mod cache;
 mod copies;
 mod decode;
@@ -17,6 +18,7 @@ mod op;
 mod operand;
 mod piece;
 mod select;
+mod sheet;
 mod span;
 mod translate;
 

@@ -6,10 +6,12 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::arena::Arena;
+use super::blocks::Blocks;
 use super::copies::{Copies, Copy, PAGE};
 use super::decode::INSTRUCTION_MAX;
 use super::op::{At, Header, LinkAt, NO_PAGE, Slot};
 use super::operand::Width;
+use super::sheet::Sheet;
 
 /// Entries of the jump cache.
 const JUMPS: usize = 4096;
@@ -34,8 +36,10 @@ struct Jump {
 struct Page {
     /// Its bytes when code of it was first translated.
     copy: Copy,
-    /// Keys of its blocks, and of straddlers that end in it.
-    blocks: Vec<u64>,
+    /// The last of its blocks; each leads to the one before.
+    last: At,
+    /// Keys of straddlers that begin or end in it.
+    straddlers: Vec<u64>,
 }
 
 /// Multiplicative hash of one integer.
@@ -65,14 +69,14 @@ type Map<T> = HashMap<u64, T, BuildHasherDefault<KeyHasher>>;
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     pages: Map<Page>,
-    blocks: Map<At>,
+    blocks: Blocks,
     /// Blocks of instructions that straddle two pages, with the second one.
     straddlers: Map<(u64, At)>,
     arena: Arena,
     copies: Copies,
     /// Blocks found lately, by key.
-    recent: Vec<Recent>,
-    jumps: Vec<Jump>,
+    recent: Sheet<Recent>,
+    jumps: Sheet<Jump>,
     /// Bytes of pages and tables; blocks are the arena's.
     bytes: usize,
     /// Number of the present set of virtual translations, even; entries of others are void.
@@ -150,6 +154,13 @@ fn place(tag: u64) -> usize {
     ((tag ^ tag >> 12) as usize) & (JUMPS - 1)
 }
 
+/// Puts a block into the arena, its first slot being `header`.
+fn place_block(arena: &mut Arena, header: Header, mut slots: Vec<Slot>) -> Option<At> {
+    *slots.first_mut()? = Slot { header };
+    // SAFETY: a block has more slots than its header.
+    Some(At::new(unsafe { arena.add(&slots).add(1) }))
+}
+
 impl Cache {
     pub(super) fn new() -> Self {
         let mut cache = Self::default();
@@ -217,7 +228,7 @@ impl Cache {
                 generation: u64::MAX,
                 entry: At::NULL,
             };
-            self.jumps = vec![nowhere; JUMPS];
+            self.jumps = Sheet::new(JUMPS, nowhere);
         }
         self.jumps[place(tag)] = Jump {
             tag,
@@ -234,7 +245,7 @@ impl Cache {
         {
             return Some(recent.entry);
         }
-        let entry = self.blocks.get(&key).copied()?;
+        let entry = self.blocks.get(key)?;
         self.set_recent(key, entry);
         Some(entry)
     }
@@ -245,7 +256,7 @@ impl Cache {
                 key: u64::MAX,
                 entry: At::NULL,
             };
-            self.recent = vec![none; RECENT];
+            self.recent = Sheet::new(RECENT, none);
         }
         self.recent[recent_place(key)] = Recent { key, entry };
     }
@@ -284,8 +295,12 @@ impl Cache {
     pub(super) fn add_page(&mut self, gpa: u64, read: impl FnOnce(&mut [u8; PAGE])) {
         let copy = self.copies.make(read);
         self.bytes += PAGE + 128;
-        let blocks = Vec::new();
-        self.pages.insert(gpa, Page { copy, blocks });
+        let page = Page {
+            copy,
+            last: At::NULL,
+            straddlers: Vec::new(),
+        };
+        self.pages.insert(gpa, page);
     }
 
     /// Adds a block of the page at `gpa`, which is there; the first slot becomes its header.
@@ -297,8 +312,15 @@ impl Cache {
         slots: Vec<Slot>,
     ) -> Option<At> {
         let key = key(gpa | offset, width);
-        self.pages.get_mut(&gpa)?.blocks.push(key);
-        let entry = self.place(gpa, NO_PAGE, slots)?;
+        let page = self.pages.get_mut(&gpa)?;
+        let header = Header {
+            gpa,
+            second: NO_PAGE,
+            key,
+            before: page.last,
+        };
+        let entry = place_block(&mut self.arena, header, slots)?;
+        page.last = entry;
         self.bytes += BLOCK_BYTES;
         self.blocks.insert(key, entry);
         Some(entry)
@@ -322,24 +344,18 @@ impl Cache {
     ) -> Option<At> {
         let key = key(gpa | offset, Width::Bits64);
         for page in [gpa, second] {
-            self.pages.get_mut(&page)?.blocks.push(key);
+            self.pages.get_mut(&page)?.straddlers.push(key);
         }
-        let entry = self.place(gpa, second, slots)?;
+        let header = Header {
+            gpa,
+            second,
+            key,
+            before: At::NULL,
+        };
+        let entry = place_block(&mut self.arena, header, slots)?;
         self.bytes += 2 * BLOCK_BYTES;
         self.straddlers.insert(key, (second, entry));
         Some(entry)
-    }
-
-    fn place(&mut self, gpa: u64, second: u64, mut slots: Vec<Slot>) -> Option<At> {
-        *slots.first_mut()? = Slot {
-            header: Header {
-                gpa,
-                second,
-                unused: [0; 2],
-            },
-        };
-        // SAFETY: a block has more slots than its header.
-        Some(At::new(unsafe { self.arena.add(&slots).add(1) }))
     }
 
     /// Drops a page's blocks; returns whether it had any. No handler runs.
@@ -349,16 +365,22 @@ impl Cache {
         };
         self.forget_addresses();
         self.bytes = self.bytes.saturating_sub(PAGE + 128);
-        for key in &page.blocks {
-            self.blocks.remove(key);
+        let mut count = page.straddlers.len();
+        for key in &page.straddlers {
             self.straddlers.remove(key);
-            if let Some(recent) = self.recent.get_mut(recent_place(*key)) {
+        }
+        let mut entry = page.last;
+        while !entry.is_null() {
+            let (key, before) = entry.key_and_before();
+            self.blocks.remove(key);
+            if let Some(recent) = self.recent.get_mut(recent_place(key)) {
                 recent.key = u64::MAX;
             }
+            count += 1;
+            entry = before;
         }
         self.copies.give_back(page.copy);
-        let bytes = page.blocks.len() * BLOCK_BYTES;
-        self.bytes = self.bytes.saturating_sub(bytes);
+        self.bytes = self.bytes.saturating_sub(count * BLOCK_BYTES);
         true
     }
 
@@ -367,7 +389,7 @@ impl Cache {
         self.forget_addresses();
         self.blocks.clear();
         self.straddlers.clear();
-        self.recent.clear();
+        self.recent = Sheet::default();
         self.arena.clear();
         self.bytes = 0;
         let gone = self.pages.keys().copied().collect();

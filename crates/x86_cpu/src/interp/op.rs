@@ -72,7 +72,10 @@ pub(super) struct Header {
     pub(super) gpa: u64,
     /// The page in which its only instruction ends, or [`NO_PAGE`].
     pub(super) second: u64,
-    pub(super) unused: [u64; 2],
+    /// By which it is found.
+    pub(super) key: u64,
+    /// The block of the page that was added before, or [`At::NULL`].
+    pub(super) before: At,
 }
 
 /// No page's address.
@@ -167,6 +170,13 @@ impl At {
         // SAFETY: the header is the first slot of the block.
         let header = unsafe { (*self.header()).header };
         (header.gpa, header.second)
+    }
+
+    /// The key of a block, given its first op, and the block of its page that was added before.
+    pub(super) fn key_and_before(self) -> (u64, Self) {
+        // SAFETY: as in `pages`.
+        let header = unsafe { (*self.header()).header };
+        (header.key, header.before)
     }
 
     /// The place `slots` further on.

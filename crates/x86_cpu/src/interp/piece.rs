@@ -11,7 +11,7 @@ use std::ptr;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-/// Largest piece, and its alignment: a huge page of the host.
+/// Largest piece of what grows by pieces, and alignment from there on: a huge page of the host.
 pub(super) const PIECE_MAX: usize = 2 << 20;
 
 /// Zeroed memory at a place of its own. It is not there in a child process, which must neither use nor
@@ -31,16 +31,17 @@ impl Drop for Piece {
 }
 
 impl Piece {
-    /// Maps `bytes`, whole pages of at most [`PIECE_MAX`] bytes.
+    /// Maps `bytes`, whole pages.
     pub(super) fn new(bytes: usize) -> Self {
-        let start = if bytes == PIECE_MAX {
-            map_aligned()
+        let large = bytes >= PIECE_MAX;
+        let start = if large {
+            map_aligned(bytes)
         } else {
             map(bytes)
         };
         // A host that does not take the advice is only slower.
         for advice in [Advice::LinuxDontFork, Advice::LinuxHugepage] {
-            if advice == Advice::LinuxDontFork || bytes == PIECE_MAX {
+            if advice == Advice::LinuxDontFork || large {
                 // SAFETY: the mapping is this structure's own; the advice changes no content here.
                 let _ = unsafe { madvise(start.cast(), bytes, advice) };
             }
@@ -68,14 +69,14 @@ fn map(bytes: usize) -> *mut u8 {
     }
 }
 
-/// Maps [`PIECE_MAX`] bytes at a multiple of that.
-fn map_aligned() -> *mut u8 {
-    let around = map(2 * PIECE_MAX);
+/// Maps `bytes` at a multiple of [`PIECE_MAX`].
+fn map_aligned(bytes: usize) -> *mut u8 {
+    let around = map(bytes + PIECE_MAX);
     let before = around.addr().wrapping_neg() % PIECE_MAX;
     let start = around.wrapping_add(before);
     let rest = [
         (around, before),
-        (start.wrapping_add(PIECE_MAX), PIECE_MAX - before),
+        (start.wrapping_add(bytes), PIECE_MAX - before),
     ];
     for (from, bytes) in rest {
         if bytes > 0 {
@@ -93,9 +94,11 @@ mod tests {
 
     #[test]
     fn pieces_are_zeroed_aligned_and_not_in_a_child() {
-        let large = Piece::new(PIECE_MAX);
-        assert_eq!(large.start().addr() % PIECE_MAX, 0);
-        for piece in [Piece::new(4096), large] {
+        let large = [PIECE_MAX, 2 * PIECE_MAX + 4096].map(Piece::new);
+        for piece in &large {
+            assert_eq!(piece.start().addr() % PIECE_MAX, 0);
+        }
+        for piece in large.into_iter().chain([Piece::new(4096)]) {
             // SAFETY: within the piece, which nobody else has.
             let (first, last) = unsafe {
                 let last = piece.start().add(piece.bytes() - 1);
@@ -103,9 +106,21 @@ mod tests {
             };
             assert_eq!((first, last), (0, 0));
             let maps = std::fs::read_to_string("/proc/self/smaps").expect("a file of the kernel");
-            let line = format!("{:x}-", piece.start().addr());
-            let mapping = maps.split(&line).nth(1).expect("the piece is a mapping");
-            let flags = mapping.lines().find(|line| line.starts_with("VmFlags"));
+            // Neighbours may be one mapping.
+            let start = piece.start().addr();
+            let has_it = |line: &&str| {
+                let range = line
+                    .split(' ')
+                    .next()
+                    .and_then(|range| range.split_once('-'));
+                let number = |text| usize::from_str_radix(text, 16).ok();
+                range.is_some_and(|(from, to)| {
+                    number(from).is_some_and(|from| from <= start)
+                        && number(to).is_some_and(|to| start < to)
+                })
+            };
+            let mut mapping = maps.lines().skip_while(|line| !has_it(line));
+            let flags = mapping.find(|line| line.starts_with("VmFlags"));
             assert!(
                 flags.is_some_and(|flags| flags.contains(" dc")),
                 "{flags:?}"
