@@ -17,7 +17,7 @@ pub type Watch<'a> = dyn FnMut(u64) -> ControlFlow<()> + 'a;
 const STEP: usize = 1 << 20;
 /// Zeros of this length and alignment stay holes.
 const PAGE: usize = 4096;
-static ZEROS: [u8; STEP] = [0; STEP];
+pub(crate) static ZEROS: [u8; STEP] = [0; STEP];
 
 /// Returns length and SHA-256 of a file. Holes are not read.
 pub fn digest(member: &str, file: &File, watch: &mut Watch<'_>) -> Result<Blob, ArchiveError> {
@@ -60,6 +60,37 @@ pub fn digest(member: &str, file: &File, watch: &mut Watch<'_>) -> Result<Blob, 
         sha256: hex(&hash.finalize()),
         bytes,
     })
+}
+
+/// Copies a file to the empty file `to`, pages of zeros as holes. Says whether it was `expected`; what
+/// was written otherwise is the caller's to remove.
+pub fn copy_expected(
+    member: &str,
+    from: &File,
+    expected: &Blob,
+    to: &File,
+    watch: &mut Watch<'_>,
+) -> Result<bool, ArchiveError> {
+    let mut from = Placed { file: from, at: 0 };
+    match take(member, &mut from, expected, to, watch) {
+        Ok(()) => Ok(true),
+        Err(ArchiveError::Damaged { .. } | ArchiveError::Cut { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads a file from its beginning, whatever its own position is.
+struct Placed<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for Placed<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(to, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
 }
 
 /// Writes what `from` gives to an empty file, pages of zeros as holes; refuses it where it is not
@@ -114,7 +145,8 @@ pub(crate) fn broken(member: &str, error: io::Error) -> ArchiveError {
     }
 }
 
-fn proceed(watch: &mut Watch<'_>, bytes: usize) -> Result<(), ArchiveError> {
+/// Tells of bytes that are done; ends where the caller wants.
+pub(crate) fn proceed(watch: &mut Watch<'_>, bytes: usize) -> Result<(), ArchiveError> {
     match watch(bytes as u64) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(ArchiveError::Cancelled),
@@ -126,6 +158,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

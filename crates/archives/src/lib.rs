@@ -10,6 +10,9 @@
 //! memory/ram        memory/state    where the machine goes on from an instant
 //! ```
 //!
+//! Boot files are left out where an earlier archive has the same. In place of `memory/ram` there may be `memory/changes`, the pages that differ from guest RAM that an
+//! earlier archive has: its SHA-256 is in the manifest beside that of the whole RAM that results.
+//!
 //! Names of members follow from the manifest: a reader takes exactly these, in this order, and
 //! uses no name of an archive as a path. Holes of files stay holes (GNU sparse members).
 //!
@@ -19,13 +22,18 @@
 mod content;
 mod error;
 mod manifest;
+mod pages;
 mod read;
 #[cfg(test)]
 mod tests;
 mod write;
 
-pub use content::{Watch, digest};
+pub use content::{Watch, copy_expected, digest};
 pub use error::ArchiveError;
-pub use manifest::{Blob, FORMAT, Kind, Layer, LayerFormat, Machine, Manifest, Memory, Part, Port};
+pub use manifest::{
+    Blob, FORMAT, Kind, Layer, LayerFormat, Machine, Manifest, Memory, MemoryChanges, Part, Point,
+    Port,
+};
+pub use pages::{Changes, PAGE_BYTES, Survey, survey};
 pub use read::Reader;
-pub use write::write;
+pub use write::{Content, write};

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use vm_spec::VmSpec;
 
 use crate::ArchiveError;
+use crate::pages::max_changes_bytes;
 
-/// Form of archives that this program writes and reads.
-pub const FORMAT: u32 = 1;
+/// Newest form of archives. Form 1 has no changes of memory, leaves no boot files
+/// out, and has no words on a fork point.
+pub const FORMAT: u32 = 2;
 /// Largest manifest, bytes.
 pub(crate) const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 /// Most layers of an archive.
@@ -83,10 +85,33 @@ pub struct Layer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
-    /// Guest RAM.
+    /// Guest RAM, whole.
     pub ram: Blob,
+    /// What is in the archive in its place, where only that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<MemoryChanges>,
     /// Checkpoint.
     pub checkpoint: Blob,
+}
+
+/// Pages of guest RAM that differ from those of the export that `since` names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryChanges {
+    /// SHA-256 of the RAM that they start from; it has the same size.
+    pub from_sha256: String,
+    /// The member that has them.
+    pub file: Blob,
+}
+
+/// What an archive of a fork point tells of it beside its machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Point {
+    /// Its name where it was exported.
+    pub name: String,
+    /// The guest had been brought to rest: what was on its way to the disks is there.
+    pub quiesced: bool,
 }
 
 /// What a serial port was connected to.
@@ -147,12 +172,15 @@ pub struct Machine {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT`].
+    /// [`FORMAT`], or the oldest that has all that is told.
     pub format: u32,
     /// Id of this export, 32 hexadecimal digits.
     pub id: String,
-    /// Id of the export whose layers are left out.
+    /// Id of the export whose layers and pages are left out.
     pub since: Option<String>,
+    /// Kernel and initial RAM disk are left out: that export had the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub boot_left_out: bool,
     /// What was exported.
     pub kind: Kind,
     /// Milliseconds since 1970.
@@ -163,6 +191,9 @@ pub struct Manifest {
     pub layers: Vec<Layer>,
     /// Its memory, where it goes on from an instant.
     pub memory: Option<Memory>,
+    /// Its fork point, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<Point>,
 }
 
 /// One member beside the manifest.
@@ -176,6 +207,8 @@ pub enum Part {
     Layer(usize),
     /// Guest RAM.
     Ram,
+    /// Pages that differ from other guest RAM.
+    Changes,
     /// Checkpoint.
     Checkpoint,
 }
@@ -183,9 +216,10 @@ pub enum Part {
 impl Manifest {
     /// Members that follow the manifest, in order.
     pub fn parts(&self) -> Vec<(Part, &Blob)> {
-        let machine = &self.machine;
-        let mut parts = vec![(Part::Kernel, &machine.kernel)];
-        parts.extend(machine.initrd.iter().map(|blob| (Part::Initrd, blob)));
+        let mut parts = self.boot();
+        if self.boot_left_out {
+            parts.clear();
+        }
         let layers = self.layers.iter().enumerate();
         parts.extend(
             layers
@@ -193,10 +227,20 @@ impl Manifest {
                 .map(|(index, layer)| (Part::Layer(index), &layer.file)),
         );
         if let Some(memory) = &self.memory {
-            parts.push((Part::Ram, &memory.ram));
+            parts.push(match &memory.changes {
+                Some(changes) => (Part::Changes, &changes.file),
+                None => (Part::Ram, &memory.ram),
+            });
             parts.push((Part::Checkpoint, &memory.checkpoint));
         }
         parts
+    }
+
+    /// Kernel and initial RAM disk, also where they are left out.
+    pub fn boot(&self) -> Vec<(Part, &Blob)> {
+        let mut boot = vec![(Part::Kernel, &self.machine.kernel)];
+        boot.extend(self.machine.initrd.iter().map(|blob| (Part::Initrd, blob)));
+        boot
     }
 
     /// Name of a member.
@@ -212,6 +256,7 @@ impl Manifest {
                 format!("layers/{index}.{ending}")
             }
             Part::Ram => "memory/ram".into(),
+            Part::Changes => "memory/changes".into(),
             Part::Checkpoint => "memory/state".into(),
         }
     }
@@ -224,15 +269,10 @@ impl Manifest {
 
     /// Refuses what cannot be.
     pub fn check(&self) -> Result<(), ArchiveError> {
-        if self.format != FORMAT {
-            return Err(wrong(
-                "format",
-                format!(
-                    "{} is not {FORMAT}, the one that this program reads; use the program that \
-                     wrote it, or a newer one",
-                    self.format
-                ),
-            ));
+        check_format(self.format)?;
+        if self.format < self.oldest_format() {
+            let problem = format!("{} does not know all that is told", self.format);
+            return Err(wrong("format", problem));
         }
         check_hex("id", &self.id, 32)?;
         if let Some(since) = &self.since {
@@ -240,9 +280,48 @@ impl Manifest {
         }
         self.machine.check()?;
         self.check_layers()?;
-        for (part, blob) in self.parts() {
+        self.check_memory()?;
+        for (part, blob) in self.boot().into_iter().chain(self.parts()) {
             check_hex("sha256", &blob.sha256, 64)?;
             self.check_size(part, blob)?;
+        }
+        Ok(())
+    }
+
+    /// The oldest form that has all that is told.
+    pub fn oldest_format(&self) -> u32 {
+        let memory = self.memory.as_ref();
+        let changes = memory.is_some_and(|memory| memory.changes.is_some());
+        match self.boot_left_out || self.point.is_some() || changes {
+            true => FORMAT,
+            false => 1,
+        }
+    }
+
+    fn check_memory(&self) -> Result<(), ArchiveError> {
+        if let Some(point) = &self.point {
+            check_id("point", &point.name)?;
+            if self.kind != Kind::ForkPoint || self.memory.is_none() {
+                return Err(wrong("point", "it is no fork point with memory".into()));
+            }
+        }
+        if self.boot_left_out && self.since.is_none() {
+            return Err(wrong(
+                "since",
+                "boot files are left out for no export".into(),
+            ));
+        }
+        let Some(memory) = &self.memory else {
+            return Ok(());
+        };
+        check_hex("sha256", &memory.ram.sha256, 64)?;
+        self.check_size(Part::Ram, &memory.ram)?;
+        if let Some(changes) = &memory.changes {
+            check_hex("from_sha256", &changes.from_sha256, 64)?;
+            if self.since.is_none() {
+                let problem = "changes of memory start from no export".into();
+                return Err(wrong("since", problem));
+            }
         }
         Ok(())
     }
@@ -258,6 +337,7 @@ impl Manifest {
                 blob.bytes <= MAX_LAYER_BYTES && (!raw || whole)
             }),
             Part::Ram => blob.bytes == ram,
+            Part::Changes => blob.bytes <= max_changes_bytes(ram),
             Part::Checkpoint => (1..=MAX_CHECKPOINT_BYTES).contains(&blob.bytes),
         };
         if fits {
@@ -361,6 +441,18 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// Refuses a form that this program does not know.
+pub(crate) fn check_format(format: u32) -> Result<(), ArchiveError> {
+    if (1..=FORMAT).contains(&format) {
+        return Ok(());
+    }
+    let problem = format!(
+        "{format} is not one of 1 to {FORMAT}, which this program reads; use the program that wrote \
+         it, or a newer one"
+    );
+    Err(wrong("format", problem))
 }
 
 fn wrong(field: &'static str, problem: String) -> ArchiveError {

@@ -1,13 +1,14 @@
 //! Reading an archive that somebody else may have made.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::FileExt;
 
 use tar::{Archive, Entry, EntryType};
 
 use crate::content::{broken, sha256, take};
-use crate::manifest::{MAX_MANIFEST_BYTES, cut};
+use crate::manifest::{MAX_MANIFEST_BYTES, check_format, cut};
+use crate::pages::apply;
 use crate::{ArchiveError, Blob, Manifest, Part, Watch};
 
 /// Names of the first two members.
@@ -28,7 +29,8 @@ pub struct Reader {
 
 impl Reader {
     /// Reads the manifest.
-    pub fn open(file: File) -> Result<Self, ArchiveError> {
+    pub fn open(mut file: File) -> Result<Self, ArchiveError> {
+        file.rewind().map_err(ArchiveError::Read)?;
         let (text, digest) = {
             check_form(&file)?;
             let mut archive = Archive::new(BufReader::new(&file));
@@ -44,7 +46,8 @@ impl Reader {
                 member: MANIFEST.to_owned(),
             });
         }
-        let manifest: Manifest = serde_json::from_slice(&text).map_err(ArchiveError::Document)?;
+        let manifest = serde_json::from_slice::<Manifest>(&text);
+        let manifest = manifest.map_err(|error| newer_form(&text, error))?;
         manifest.check()?;
         Ok(Self { file, manifest })
     }
@@ -54,18 +57,42 @@ impl Reader {
         &self.manifest
     }
 
-    /// Writes every member to the empty file that `place` gives for it, and verifies it. What was
-    /// written before an error is the caller's to remove.
+    /// Writes every member to the empty file that `place` gives for it, and verifies it. Changes of memory are put into the file of the RAM that they
+    /// start from, which is not verified as a whole. What was written before an error is the caller's
+    /// to remove.
     pub fn extract(
         &self,
         place: &mut dyn FnMut(Part) -> io::Result<File>,
         watch: &mut Watch<'_>,
     ) -> Result<(), ArchiveError> {
-        use std::io::Seek;
-        let mut file = &self.file;
-        file.rewind().map_err(ArchiveError::Read)?;
-        let mut archive = Archive::new(BufReader::with_capacity(1 << 20, file));
-        let mut entries = archive.entries().map_err(ArchiveError::Read)?;
+        self.rewind()?;
+        let mut archive = Archive::new(BufReader::with_capacity(1 << 20, &self.file));
+        let entries = archive.entries().map_err(ArchiveError::Read)?;
+        self.take_out(entries, &mut |part| place(part).map(Some), watch)
+    }
+
+    /// The same for the members that `place` gives a file for; others are neither read nor verified.
+    pub fn extract_some(
+        &self,
+        place: &mut dyn FnMut(Part) -> io::Result<Option<File>>,
+        watch: &mut Watch<'_>,
+    ) -> Result<(), ArchiveError> {
+        self.rewind()?;
+        let mut archive = Archive::new(BufReader::with_capacity(1 << 20, &self.file));
+        let entries = archive.entries_with_seek().map_err(ArchiveError::Read)?;
+        self.take_out(entries, place, watch)
+    }
+
+    fn rewind(&self) -> Result<(), ArchiveError> {
+        (&self.file).rewind().map_err(ArchiveError::Read)
+    }
+
+    fn take_out<R: Read>(
+        &self,
+        mut entries: tar::Entries<'_, R>,
+        place: &mut dyn FnMut(Part) -> io::Result<Option<File>>,
+        watch: &mut Watch<'_>,
+    ) -> Result<(), ArchiveError> {
         for name in [MANIFEST, MANIFEST_DIGEST] {
             next(&mut entries, name)?;
         }
@@ -78,7 +105,14 @@ impl Reader {
                 member: name.clone(),
                 source,
             })?;
-            take(&name, &mut entry, blob, &to, watch)?;
+            match (to, part) {
+                (None, _) => {}
+                (Some(to), Part::Changes) => {
+                    let ram_bytes = self.manifest.machine.spec.memory_bytes;
+                    apply(&name, &mut entry, blob, &to, ram_bytes, watch)?;
+                }
+                (Some(to), _) => take(&name, &mut entry, blob, &to, watch)?,
+            }
         }
         match entries.next() {
             None => Ok(()),
@@ -88,6 +122,19 @@ impl Reader {
             }),
             Some(Err(error)) => Err(ArchiveError::Read(error)),
         }
+    }
+}
+
+/// Why a manifest cannot be understood: newer programs may tell more.
+fn newer_form(text: &[u8], error: serde_json::Error) -> ArchiveError {
+    #[derive(serde::Deserialize)]
+    struct Form {
+        format: u32,
+    }
+    let form = serde_json::from_slice::<Form>(text);
+    match form.map(|form| check_format(form.format)) {
+        Ok(Err(foreign)) => foreign,
+        _ => ArchiveError::Document(error),
     }
 }
 

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use vm_spec::{DiskSpec, VmSpec};
 
 use crate::{
-    ArchiveError, Blob, FORMAT, Kind, Layer, LayerFormat, Machine, Manifest, Memory, Part, Port,
-    Reader, digest, write,
+    ArchiveError, Blob, Changes, Content, FORMAT, Kind, Layer, LayerFormat, Machine, Manifest,
+    Memory, MemoryChanges, Part, Point, Port, Reader, digest, survey, write,
 };
 
 /// Files of an archive and what it says of them.
@@ -52,9 +52,10 @@ fn sample() -> Sample {
         included: true,
     };
     let manifest = Manifest {
-        format: FORMAT,
+        format: 1,
         id: "0123456789abcdef".repeat(2),
         since: None,
+        boot_left_out: false,
         kind: Kind::Vm,
         created_at_ms: 1,
         machine: Machine {
@@ -94,8 +95,10 @@ fn sample() -> Sample {
         ],
         memory: Some(Memory {
             ram: blob(&ram),
+            changes: None,
             checkpoint: blob(&checkpoint),
         }),
+        point: None,
     };
     Sample {
         manifest,
@@ -119,7 +122,7 @@ impl Sample {
 
     fn archive(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let mut open = |part| self.open(part);
+        let mut open = |part| self.open(part).map(Content::File);
         write(&mut bytes, &self.manifest, &mut open, &mut go_on).unwrap();
         bytes
     }
@@ -322,7 +325,8 @@ fn check_manifest(expected: &str, change: impl FnOnce(&mut Manifest)) {
 
 #[test]
 fn manifests_that_cannot_be_are_refused_by_field() {
-    check_manifest("format: 2", |m| m.format = 2);
+    check_manifest("format: 3", |m| m.format = 3);
+    check_manifest("format: 0", |m| m.format = 0);
     check_manifest("id: \"x\"", |m| m.id = "x".into());
     check_manifest("spec: cpus: 0", |m| m.machine.spec.cpus = 0);
     check_manifest("memory/ram cannot have", |m| {
@@ -369,6 +373,134 @@ fn manifests_that_cannot_be_are_refused_by_field() {
     check_manifest("sha256: \"zz\"", |m| m.machine.kernel.sha256 = "zz".into());
 }
 
+/// The sample a little later: what changed of its memory, and the RAM that it starts from.
+fn later() -> (Sample, Changes, File) {
+    let mut sample = sample();
+    let base = sample.open(Part::Ram).unwrap();
+    let (table, next) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let before = survey(&base, Some(&table), None, &mut go_on).unwrap();
+    let ram = file_of(&all_of(base.try_clone().unwrap()));
+    ram.write_all_at(b"changed", 7 << 20).unwrap();
+    ram.write_all_at(&[0; 4096], 9 << 20).unwrap();
+    let told = survey(&ram, Some(&next), Some(&table), &mut go_on).unwrap();
+    let changes = told.changes.unwrap();
+    let file = changes.digest(&ram, &mut go_on).unwrap();
+    let memory = sample.manifest.memory.as_mut().unwrap();
+    memory.ram = told.ram;
+    memory.changes = Some(MemoryChanges {
+        from_sha256: before.ram.sha256,
+        file,
+    });
+    sample.manifest.since = Some("a".repeat(32));
+    sample.manifest.format = FORMAT;
+    sample.manifest.boot_left_out = true;
+    sample.files.retain(|(part, _)| *part != Part::Ram);
+    sample.files.push((Part::Changes, ram));
+    (sample, changes, base)
+}
+
+fn archive_of_changes(sample: &Sample, changes: &Changes) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut open = |part| {
+        let file = sample.open(part)?;
+        Ok(match part {
+            Part::Changes => Content::Bytes(Box::new(changes.content(file))),
+            _ => Content::File(file),
+        })
+    };
+    write(&mut bytes, &sample.manifest, &mut open, &mut go_on).unwrap();
+    bytes
+}
+
+/// The RAM that an archive makes of `base`.
+fn changed(bytes: &[u8], base: &File) -> Result<Vec<u8>, ArchiveError> {
+    let ram = file_of(&all_of(base.try_clone().unwrap()));
+    let reader = Reader::open(file_of(bytes))?;
+    let mut place = |part| match part {
+        Part::Changes => Ok(Some(ram.try_clone()?)),
+        Part::Layer(0) => Ok(None),
+        _ => tempfile::tempfile().map(Some),
+    };
+    reader.extract_some(&mut place, &mut go_on)?;
+    Ok(all_of(ram))
+}
+
+#[test]
+fn changes_of_memory_make_the_ram_that_was() {
+    let (sample, changes, base) = later();
+    let bytes = archive_of_changes(&sample, &changes);
+    let wanted = all_of(sample.open(Part::Changes).unwrap());
+    assert!(changed(&bytes, &base).unwrap() == wanted);
+    assert!(wanted != all_of(base.try_clone().unwrap()));
+    for length in (0..bytes.len() - 1024).step_by(997) {
+        assert!(changed(&bytes[..length], &base).is_err(), "{length}");
+    }
+    let layer = sample.manifest.layers[0].file.bytes as usize;
+    assert!(layer < bytes.len());
+    for at in (0..bytes.len()).step_by(499) {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 64;
+        // What is between members, or was passed over, changes nothing.
+        if let Ok(ram) = changed(&bytes, &base) {
+            assert!(ram == wanted, "byte {at}");
+        }
+    }
+}
+
+#[test]
+fn manifests_of_changes_and_fork_points_are_checked_too() {
+    let manifest = later().0.manifest;
+    manifest.check().unwrap();
+    let check = |expected: &str, change: &dyn Fn(&mut Manifest)| {
+        let mut changed = manifest.clone();
+        change(&mut changed);
+        let message = changed.check().expect_err(expected).to_string();
+        assert!(message.contains(expected), "{message:?}");
+    };
+    check("format: 1 does not know", &|m| m.format = 1);
+    check("since: changes of memory", &|m| {
+        (m.boot_left_out, m.since) = (false, None);
+    });
+    check("since: boot files", &|m| {
+        (m.boot_left_out, m.since, m.memory) = (true, None, None);
+    });
+    check("boot/kernel cannot have", &|m| {
+        (m.boot_left_out, m.machine.kernel.bytes) = (true, 1 << 50);
+    });
+    check("format: 1 does not know", &|m| {
+        (m.format, m.boot_left_out, m.memory) = (1, true, None);
+    });
+    check("memory/ram cannot have", &|m| {
+        m.memory.as_mut().unwrap().ram.bytes -= 4096;
+    });
+    check("memory/changes cannot have", &|m| {
+        let memory = m.memory.as_mut().unwrap();
+        memory.changes.as_mut().unwrap().file.bytes = 1 << 40;
+    });
+    check("from_sha256: \"x\"", &|m| {
+        let memory = m.memory.as_mut().unwrap();
+        memory.changes.as_mut().unwrap().from_sha256 = "x".into();
+    });
+    let point = |name: &str| {
+        Some(Point {
+            name: name.into(),
+            quiesced: true,
+        })
+    };
+    check("point: it is no fork point", &|m| m.point = point("p"));
+    check("point: \"../p\"", &|m| m.point = point("../p"));
+    check("point: it is no fork point", &|m| {
+        (m.kind, m.point, m.memory) = (Kind::ForkPoint, point("p"), None);
+    });
+    let mut document = serde_json::to_value(&manifest).unwrap();
+    document["format"] = 9.into();
+    document["news"] = true.into();
+    let text = serde_json::to_vec(&document).unwrap();
+    let digest = format!("{}\n", crate::content::sha256(&text)).into_bytes();
+    let refused = take_in(&hostile(|m| (m[0].1, m[1].1) = (text, digest))).unwrap_err();
+    assert!(refused.to_string().contains("format: 9"), "{refused}");
+}
+
 #[test]
 fn unknown_members_of_a_manifest_are_refused() {
     let mut document = serde_json::to_value(sample().manifest).unwrap();
@@ -381,7 +513,7 @@ fn unknown_members_of_a_manifest_are_refused() {
 fn writing_and_reading_end_when_the_caller_wants() {
     let sample = sample();
     let mut stop = |_| ControlFlow::Break(());
-    let mut open = |part| sample.open(part);
+    let mut open = |part| sample.open(part).map(Content::File);
     let ended = write(&mut Vec::new(), &sample.manifest, &mut open, &mut stop);
     assert!(matches!(ended, Err(ArchiveError::Cancelled)));
     let mut file = file_of(&sample.archive());

@@ -1,21 +1,38 @@
 //! Writing an archive.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
 
 use tar::{Builder, Header, HeaderMode};
 
 use crate::content::sha256;
 use crate::read::{MANIFEST, MANIFEST_DIGEST};
-use crate::{ArchiveError, Manifest, Part, Watch};
+use crate::{ArchiveError, Blob, Manifest, Part, Watch};
 
-/// Writes an archive: the manifest, then the file that `open` gives for each of its parts. The
-/// caller has digested the files before.
+/// Where the content of a part comes from.
+pub enum Content {
+    /// A file, whose holes stay holes.
+    File(File),
+    /// Bytes that are made as they are read, as many as the manifest tells.
+    Bytes(Box<dyn Read>),
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::File(_) => "File",
+            Self::Bytes(_) => "Bytes",
+        })
+    }
+}
+
+/// Writes an archive: the manifest, then what `open` gives for each of its parts. The caller has
+/// digested it before.
 pub fn write(
     out: impl Write,
     manifest: &Manifest,
-    open: &mut dyn FnMut(Part) -> io::Result<File>,
+    open: &mut dyn FnMut(Part) -> io::Result<Content>,
     watch: &mut Watch<'_>,
 ) -> Result<(), ArchiveError> {
     manifest.check()?;
@@ -46,19 +63,50 @@ pub fn write(
             member: name.clone(),
             source,
         };
-        let mut from = open(part).map_err(file)?;
+        let mut from = match open(part).map_err(file)? {
+            Content::File(from) => from,
+            Content::Bytes(from) => {
+                put_bytes(&mut builder, &name, blob, from).map_err(|error| match error {
+                    ArchiveError::Write(error) => failed(error),
+                    error => error,
+                })?;
+                continue;
+            }
+        };
         let found = from.metadata().map_err(file)?.len();
         if found != blob.bytes {
-            return Err(ArchiveError::Size {
-                member: name,
-                expected: blob.bytes,
-                found,
-            });
+            return Err(wrong_size(&name, blob.bytes, found));
         }
         builder.append_file(&name, &mut from).map_err(failed)?;
     }
     let mut out = builder.into_inner().map_err(failed)?;
     out.flush().map_err(failed)
+}
+
+/// Writes a member of bytes that are made as they are read.
+fn put_bytes(
+    builder: &mut Builder<impl Write>,
+    name: &str,
+    blob: &Blob,
+    from: Box<dyn Read>,
+) -> Result<(), ArchiveError> {
+    let mut limited = from.take(blob.bytes);
+    let mut header = plain_header(blob.bytes);
+    builder
+        .append_data(&mut header, name, &mut limited)
+        .map_err(ArchiveError::Write)?;
+    match limited.limit() {
+        0 => Ok(()),
+        left => Err(wrong_size(name, blob.bytes, blob.bytes - left)),
+    }
+}
+
+fn wrong_size(name: &str, expected: u64, found: u64) -> ArchiveError {
+    ArchiveError::Size {
+        member: name.to_owned(),
+        expected,
+        found,
+    }
 }
 
 fn plain_header(bytes: u64) -> Header {
