@@ -18,7 +18,7 @@ pub struct ExportRequest {
     #[serde(default)]
     #[schema(schema_with = schema::optional_name)]
     pub snapshot: Option<String>,
-    /// Id of an earlier export: layers that it had are left out.
+    /// Id of an earlier export: layers and pages of memory that it had are left out.
     #[serde(default)]
     #[schema(pattern = "^[0-9a-f]{32}$", min_length = 32, max_length = 32)]
     pub since: Option<String>,
@@ -45,27 +45,53 @@ pub struct Exported {
     pub layers_left_out: usize,
     /// It has memory.
     pub memory: bool,
+    /// Memory in the archive, bytes; pages of zeros take none.
+    pub memory_bytes: u64,
+    /// Memory that was left out since the earlier export had it, bytes.
+    pub memory_left_out_bytes: u64,
+    /// Why none was left out although `since` was given.
+    pub memory_whole_because: Option<String>,
     /// Time that the VM stood still for it, microseconds.
     pub stun_us: u64,
 }
 
-/// Make a VM of an archive.
+/// What an import makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ImportAs {
+    /// A VM: suspended where the archive has memory, powered off otherwise.
+    Vm,
+    /// A kept fork point, in files: children of it run at once.
+    Forkpoint,
+}
+
+/// Make a VM or a fork point of an archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportRequest {
     /// Archive on the daemon's host.
     #[schema(schema_with = schema::path)]
     pub path: PathBuf,
-    /// Name of the VM; the one in the archive where not given.
+    /// What to make: `forkpoint` for the archive of one where not given, `vm` for all others. An
+    /// archive with memory can become either.
+    #[serde(default, rename = "as")]
+    pub import_as: Option<ImportAs>,
+    /// Earlier archives on the daemon's host, in any order, that have what this one leaves out and
+    /// the host has not.
+    #[serde(default)]
+    #[schema(schema_with = schema::archives)]
+    pub earlier: Vec<PathBuf>,
+    /// Name of the VM or fork point; the one in the archive where not given.
     #[serde(default)]
     #[schema(schema_with = schema::optional_name)]
     pub name: Option<String>,
-    /// Datastore for its disks; the first one where not given.
+    /// Datastore for its disks and its memory; the first one where not given.
     #[serde(default)]
     #[schema(schema_with = schema::optional_name)]
     pub datastore: Option<String>,
     /// Make it another machine than the exported one: new hardware addresses, UUID, machine id and,
-    /// where its guest has an agent, host name and keys. Otherwise it is the same machine.
+    /// where its guest has an agent, host name and keys. Otherwise it is the same machine. Children
+    /// of a fork point are machines of their own in any case.
     #[serde(default)]
     pub new_identity: bool,
 }
@@ -75,13 +101,17 @@ pub struct ImportRequest {
 pub struct Imported {
     /// Id of the export that was imported.
     pub export: String,
-    /// Name of the VM.
+    /// What was made.
+    pub kind: ImportAs,
+    /// Its name.
     pub name: String,
-    /// Id of the VM.
-    pub vm_id: String,
-    /// State of the VM: `suspended` where the archive has memory, `poweredOff` otherwise.
+    /// Id of the VM, where it is one.
+    pub vm_id: Option<String>,
+    /// Id of the fork point, where it is one.
+    pub fork_point_id: Option<String>,
+    /// `suspended` for a VM with memory, `poweredOff` for one without, `kept` for a fork point.
     pub state: String,
-    /// Disk layers that came out of the archive.
+    /// Disk layers that came out of archives.
     pub layers: usize,
     /// Disk layers that were there already.
     pub layers_found: usize,

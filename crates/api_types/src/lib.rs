@@ -30,7 +30,7 @@ mod token;
 mod tree;
 mod vm;
 
-pub use archive::{ExportRequest, Exported, ImportRequest, Imported};
+pub use archive::{ExportRequest, Exported, ImportAs, ImportRequest, Imported};
 pub use daemon::{Check, CheckLevel, DaemonStatus};
 pub use datastore::{Datastore, DatastoreAddRequest, DatastoreChangeRequest, DatastoreState};
 pub use disk_pool::{DiskPool, DiskPoolChangeRequest, DiskPoolRequest, DiskPoolState};

@@ -13,6 +13,8 @@ pub const MAX_PATH_BYTES: usize = 4095;
 pub const MAX_SECONDS: u64 = 86_400;
 /// Longest beginning of names that end in a number: it leaves room for five digits.
 pub const MAX_PREFIX_BYTES: usize = crate::MAX_NAME_BYTES - 5;
+/// Most earlier archives that an import is given.
+pub const MAX_EARLIER: usize = 256;
 /// Form of a name: a host name's label, also with dots and underscores inside.
 pub const NAME_PATTERN: &str = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
 
@@ -232,6 +234,14 @@ pub fn path() -> Schema {
     of(json!({
         "type": "string", "format": HOST_FORMAT, "minLength": 1, "maxLength": MAX_PATH_BYTES,
         "pattern": "^/[^\\u0000]*$",
+    }))
+}
+
+/// Archives on the host.
+pub fn archives() -> Schema {
+    of(json!({
+        "type": "array", "maxItems": MAX_EARLIER, "items": path(),
+        "description": "Earlier archives, in any order, that have what this one leaves out.",
     }))
 }
 

@@ -1,8 +1,8 @@
 //! Snapshots, suspending, and archives.
 
 use api_types::{
-    ExportRequest, Exported, ImportRequest, Imported, Snapshot, SnapshotRequest, SnapshotsRemoved,
-    Task, Vm,
+    DryRun, ExportRequest, Exported, ImportRequest, Imported, Snapshot, SnapshotRequest,
+    SnapshotsRemoved, Task, Vm,
 };
 
 use crate::ClientError;
@@ -76,13 +76,18 @@ impl Client {
         self.run_task(&path, request, seen)
     }
 
-    /// Makes a VM of an archive; `seen` gets the task's states.
+    /// Makes a VM or a fork point of an archive; `seen` gets the task's states.
     pub fn import(
         &self,
         request: &ImportRequest,
         seen: impl FnMut(&Task),
     ) -> Result<Imported, ClientError> {
         self.run_task("/import", request, seen)
+    }
+
+    /// Tells what stands in the way of an import, and makes nothing.
+    pub fn check_import(&self, request: &ImportRequest) -> Result<DryRun, ClientError> {
+        self.dry_run("/import?dry_run=true", request)
     }
 }
 

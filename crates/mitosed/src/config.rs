@@ -3,6 +3,7 @@
 //! ```text
 //! $MITOSE_HOME/  mitosed.lock  inventory.db  inventory.db.bak  inventory.epoch
 //!     images/    one directory per image
+//!     exports/   page digests of exported memory, see `host::archive`
 //!     datastore1/          the first datastore, see `datastore`
 //!     run/       mitosed.sock, <id>.sock, <id>.vsock, sh-<n>.sock
 //!     logs/      mitosed.log, logs of shells, of VM processes whose home is on another file system
@@ -243,7 +244,14 @@ impl Home {
             );
         }
         let home = Self { root };
-        for dir in [home.images(), home.datastore(), home.run(), home.logs()] {
+        let dirs = [
+            home.images(),
+            home.exports(),
+            home.datastore(),
+            home.run(),
+            home.logs(),
+        ];
+        for dir in dirs {
             make_dir(&dir)?;
         }
         Ok(home)
@@ -262,6 +270,11 @@ impl Home {
     /// Images.
     pub fn images(&self) -> PathBuf {
         self.root.join("images")
+    }
+
+    /// Page digests of exported memory.
+    pub fn exports(&self) -> PathBuf {
+        self.root.join("exports")
     }
 
     /// The first datastore.

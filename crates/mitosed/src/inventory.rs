@@ -14,7 +14,7 @@ mod storage;
 
 use api_types::{Event, Task};
 
-pub use archives::{ArchiveRecord, ArchivedLayer};
+pub use archives::{ArchiveRecord, ArchivedFile, ArchivedLayer, ArchivedMemory, ArchivedTable};
 pub use fork_points::{ChildRow, ForkPoint, PointMemory};
 pub use objects::{
     Folder, HostSystem, Kind, Labels, Network, Object, ObjectId, ObjectRow, ResourcePool,

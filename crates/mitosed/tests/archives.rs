@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use api_types::{
-    ErrorKind, ExportRequest, Exported, ImportRequest, Imported, PrepareRequest, SnapshotRequest,
-    StopRequest,
+    ErrorKind, ExportRequest, Exported, ImportAs, ImportRequest, Imported, PrepareRequest,
+    SnapshotRequest, StopRequest,
 };
 use bed::Bed;
 use client::ClientError;
@@ -36,6 +36,8 @@ fn export(bed: &Bed, vm: &str, file: &str) -> Exported {
 fn import(to: &Bed, path: PathBuf, name: Option<&str>, new: bool) -> Result<Imported, ClientError> {
     let request = ImportRequest {
         path,
+        import_as: None,
+        earlier: Vec::new(),
         name: name.map(str::to_owned),
         datastore: None,
         new_identity: new,
@@ -182,7 +184,19 @@ fn snapshots_and_fork_points_are_exported_too() {
         ("forkpoint", true)
     );
     for (file, name) in [("s.tar", "s"), ("p.tar", "p")] {
-        import(&to, from.file(file), Some(name), true).unwrap();
+        let as_vm = ImportRequest {
+            path: from.file(file),
+            import_as: Some(ImportAs::Vm),
+            earlier: Vec::new(),
+            name: Some(name.to_owned()),
+            datastore: None,
+            new_identity: true,
+        };
+        let imported = to.client.import(&as_vm, |_| ()).unwrap();
+        assert_eq!(
+            (imported.kind, &*imported.state),
+            (ImportAs::Vm, "suspended")
+        );
         to.client.start(name).unwrap();
     }
     to.assert_only(&["p", "s"]);
@@ -306,6 +320,8 @@ fn a_daemon_that_ends_in_an_export_or_import_leaves_no_halves() {
         let importer = std::thread::spawn(move || {
             let request = ImportRequest {
                 path,
+                import_as: None,
+                earlier: Vec::new(),
                 name: Some(format!("r{round}")),
                 datastore: None,
                 new_identity: true,

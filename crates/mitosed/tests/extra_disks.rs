@@ -83,6 +83,8 @@ fn copy_by_archive(bed: &Bed, from: &str, to: &str) {
     };
     bed.client.export(from, &export, |_| ()).unwrap();
     let import = ImportRequest {
+        import_as: None,
+        earlier: Vec::new(),
         path,
         name: Some(to.into()),
         datastore: None,

@@ -5,18 +5,23 @@
 //! when it is whole. An import puts files where they stay, verified, before any row names them:
 //! recovery removes files that no row names.
 
+mod contents;
 mod describe;
 mod export;
 mod files;
 mod import;
 mod known;
+mod origins;
+mod point;
 mod subject;
+mod tables;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use archives::ArchiveError;
 
+use super::recover::sweep;
 use super::{Host, TaskContext, Vm, needs_process, vm_event};
 use crate::error::OpError;
 use crate::inventory::{ArchiveRecord, BootSource, ForkPoint, Snapshot};
@@ -63,6 +68,7 @@ impl Host {
                 }
             }
         }
+        self.sweep_tables();
     }
 }
 

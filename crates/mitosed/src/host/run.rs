@@ -286,6 +286,7 @@ impl Host {
             _ => {}
         }
         self.unlist(vm);
+        self.forget_tables(&vm.id);
         if row.boot.kernel.starts_with(self.boot_dir()) {
             self.sweep_boot_files();
         }

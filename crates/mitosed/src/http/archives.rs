@@ -26,7 +26,8 @@ pub fn routes() -> OpenApiRouter<Arc<Host>> {
 /// Export a VM or a snapshot
 ///
 /// A VM that runs is exported with the memory of one instant, for which it stands still as shortly
-/// as for a fork. The task's result is an `Exported`.
+/// as for a fork. With `since` only what changed since that export is in the archive. The task's
+/// result is an `Exported`.
 #[utoipa::path(post, path = "/vms/{vm}/export", tag = "archives", operation_id = "export_vm",
     params(VmPath, CallQuery, DryRunQuery, KeyHeader), request_body = ExportRequest,
     responses(TaskAnswers))]
@@ -80,7 +81,9 @@ async fn export_point(
 
 /// Import an archive
 ///
-/// Everything is verified before anything is visible. The task's result is an `Imported`.
+/// The archive of a fork point becomes a fork point, others become VMs. Everything is verified before
+/// anything is visible. What an archive made with `since` leaves out is found on the host, or in the
+/// earlier archives that are given. The task's result is an `Imported`.
 #[utoipa::path(post, path = "/import", tag = "archives", operation_id = "import_archive",
     params(CallQuery, DryRunQuery, KeyHeader), request_body = ImportRequest,
     responses(TaskAnswers))]

@@ -42,6 +42,7 @@ from .image_request_type_0 import ImageRequestType0
 from .image_request_type_0_action import ImageRequestType0Action
 from .image_request_type_1 import ImageRequestType1
 from .image_request_type_1_action import ImageRequestType1Action
+from .import_as import ImportAs
 from .import_request import ImportRequest
 from .init_kind import InitKind
 from .labels_reply import LabelsReply
@@ -141,6 +142,7 @@ __all__ = (
     "ImageRequestType0Action",
     "ImageRequestType1",
     "ImageRequestType1Action",
+    "ImportAs",
     "ImportRequest",
     "InitKind",
     "LabelsReply",

@@ -17,7 +17,7 @@ class ExportRequest:
 
     Attributes:
         path (str):
-        since (None | str | Unset): Id of an earlier export: layers that it had are left out.
+        since (None | str | Unset): Id of an earlier export: layers and pages of memory that it had are left out.
         snapshot (None | str | Unset):
         without_base (bool | Unset): Leave disk layers out that the daemon did not make: the importing host has the same
             files.

@@ -1,23 +1,25 @@
 //! Writing an archive.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use api_types::{DryRun, ErrorKind, ExportRequest, Exported};
-use archives::{FORMAT, Layer, Manifest, Memory, Part, digest};
+use archives::{Blob, Manifest, Part};
 
-use super::describe::{Names, format_of, machine_of};
-use super::subject::{Source, Subject, boot_files, length_of};
+use super::contents::{Contents, Wanted};
+use super::subject::Subject;
+use super::tables::NewTable;
 use super::{Host, TaskContext, Vm, needs_process, part_of, refuse, vm_event, watch};
 use crate::clock::{now_ms, random_hex};
 use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
 use crate::host::event;
 use crate::inventory::{
-    ArchiveRecord, ArchivedLayer, ForkPoint, NewEvent, Object, PowerState, sync_directory,
+    ArchiveRecord, ArchivedFile, ArchivedLayer, ArchivedMemory, BootSource, ForkPoint, NewEvent,
+    Object, PowerState, sync_directory,
 };
 
 impl Host {
@@ -28,13 +30,13 @@ impl Host {
         request: &ExportRequest,
         task: &TaskContext,
     ) -> OpResult<Exported> {
-        let known = self.check_export(request)?;
+        let earlier = self.check_export(request)?;
         task.progress(0.0, "taking hold of what is to be written");
         let subject = match &request.snapshot {
             Some(name) => self.subject_of_snapshot(vm, &self.find_snapshot(vm, name)?)?,
             None => self.subject_of_vm(vm)?,
         };
-        let exported = self.export(&subject, &known, request, task)?;
+        let exported = self.export(&subject, earlier.as_ref(), request, task)?;
         let message = format!("exported to {}", request.path.display());
         self.told(vm_event(vm, "vm.exported", message), &exported);
         Ok(exported)
@@ -77,9 +79,9 @@ impl Host {
         if request.snapshot.is_some() {
             return Err(no_snapshots());
         }
-        let known = self.check_export(request)?;
+        let earlier = self.check_export(request)?;
         let subject = self.subject_of_point(point)?;
-        let exported = self.export(&subject, &known, request, task)?;
+        let exported = self.export(&subject, earlier.as_ref(), request, task)?;
         let message = format!("exported to {}", request.path.display());
         let told = event(&point.name, "forkpoint.exported", message).about(&point.id);
         self.told(told, &exported);
@@ -90,26 +92,27 @@ impl Host {
         let figures = serde_json::json!({
             "export": exported.id,
             "archive_bytes": exported.archive_bytes,
+            "memory_bytes": exported.memory_bytes,
             "stun_us": exported.stun_us,
         });
         let changes = crate::host::events::with_event(told.with(figures));
         self.commit_logged(&[], changes);
     }
 
-    /// Checks a request before anything stands still; returns the layers of the earlier export.
-    fn check_export(&self, request: &ExportRequest) -> OpResult<Vec<ArchivedLayer>> {
+    /// Checks a request before anything stands still; returns the earlier export.
+    fn check_export(&self, request: &ExportRequest) -> OpResult<Option<Object<ArchiveRecord>>> {
         check_target(&request.path)?;
         self.exported_before(request)
     }
 
-    /// Layers of the earlier export that a request names.
-    fn exported_before(&self, request: &ExportRequest) -> OpResult<Vec<ArchivedLayer>> {
+    /// The earlier export that a request names.
+    fn exported_before(&self, request: &ExportRequest) -> OpResult<Option<Object<ArchiveRecord>>> {
         let Some(since) = &request.since else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
         let record = self.object::<ArchiveRecord>(since);
         match record {
-            Ok(record) if !record.doc.writing => Ok(record.doc.layers),
+            Ok(record) if !record.doc.writing => Ok(Some(record)),
             _ => Err(OpError::new(
                 ErrorKind::NotFound,
                 format!(
@@ -123,41 +126,37 @@ impl Host {
     fn export(
         self: &Arc<Self>,
         subject: &Subject,
-        known: &[ArchivedLayer],
+        earlier: Option<&Object<ArchiveRecord>>,
         request: &ExportRequest,
         task: &TaskContext,
     ) -> OpResult<Exported> {
-        let (kernel, initrd) = boot_files(&subject.row)?;
-        let boot = Boot { kernel, initrd };
-        let manifest = describe(subject, &boot, known, request, task)?;
-        manifest.check().map_err(refuse)?;
-        let layers: Vec<_> = manifest
-            .layers
-            .iter()
-            .zip(&subject.layers)
-            .map(|(layer, here)| ArchivedLayer {
-                layer: here.row.id.clone(),
-                sha256: layer.file.sha256.clone(),
-                bytes: layer.file.bytes,
-            })
-            .collect();
-        let record = ArchiveRecord {
-            path: request.path.clone(),
-            subject: subject.row.name.clone(),
-            writing: true,
-            at_ms: now_ms(),
-            layers,
-            ..ArchiveRecord::default()
+        let id = random_hex::<16>();
+        let vm_id = &subject.row.id;
+        let mut table = match subject.memory {
+            Some(_) => self.new_table(vm_id, &id),
+            None => None,
         };
+        let contents = Contents::describe(
+            &Wanted {
+                id,
+                since: self.earlier_memory(earlier, subject)?,
+                earlier: earlier.map(|record| &record.doc),
+                table: table.as_ref().map(NewTable::file),
+                request,
+            },
+            subject,
+            task,
+        )?;
+        let manifest = &contents.manifest;
+        let record = self.record_of(&contents, &request.path);
         let record = self.make_object(None, &manifest.id, record, None)?;
-        let written =
-            write_archive(subject, &boot, &manifest, &request.path, task).and_then(|bytes| {
-                self.change_object::<ArchiveRecord>(&record.id, None, |record| {
-                    record.doc.writing = false;
-                    Ok(())
-                })
-                .map(|_| bytes)
-            });
+        let written = write_archive(&contents, &request.path, task).and_then(|bytes| {
+            self.change_object::<ArchiveRecord>(&record.id, None, |record| {
+                record.doc.writing = false;
+                Ok(())
+            })
+            .map(|_| bytes)
+        });
         let archive_bytes = match written {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -166,6 +165,10 @@ impl Host {
                 return Err(error);
             }
         };
+        if let Some(table) = table.as_mut().filter(|_| contents.memory.table.is_some()) {
+            table.keep();
+            self.prune_tables(vm_id);
+        }
         let included = manifest.layers.iter().filter(|layer| layer.included);
         let included = included.count();
         Ok(Exported {
@@ -181,15 +184,52 @@ impl Host {
             layers: included,
             layers_left_out: manifest.layers.len() - included,
             memory: manifest.memory.is_some(),
+            memory_bytes: contents.memory.written_bytes,
+            memory_left_out_bytes: contents.memory.left_out_bytes,
+            memory_whole_because: contents.memory.whole_because,
             stun_us: subject.stun_us,
         })
     }
+
+    /// The record of an archive that is about to be written.
+    fn record_of(&self, contents: &Contents<'_>, path: &Path) -> ArchiveRecord {
+        let (subject, manifest) = (contents.subject, &contents.manifest);
+        let layers = manifest.layers.iter().zip(&subject.layers);
+        let layers = layers.map(|(layer, here)| ArchivedLayer {
+            layer: here.row.id.clone(),
+            sha256: layer.file.sha256.clone(),
+            bytes: layer.file.bytes,
+        });
+        let memory = manifest.memory.as_ref().map(|memory| ArchivedMemory {
+            sha256: memory.ram.sha256.clone(),
+            bytes: memory.ram.bytes,
+            file: subject.ram_file.clone(),
+            table: contents.memory.table.clone(),
+        });
+        ArchiveRecord {
+            path: path.to_owned(),
+            subject: subject.row.name.clone(),
+            vm_id: subject.row.id.clone(),
+            writing: true,
+            at_ms: now_ms(),
+            layers: layers.collect(),
+            boot: archived_boot(manifest, &subject.row.boot),
+            memory,
+            ..ArchiveRecord::default()
+        }
+    }
 }
 
-/// Files that boot.
-struct Boot {
-    kernel: Source,
-    initrd: Option<Source>,
+/// What a record tells of the boot files of an archive, which are these here.
+pub(super) fn archived_boot(manifest: &Manifest, here: &BootSource) -> Vec<ArchivedFile> {
+    let files = [Some(&here.kernel), here.initrd.as_ref()];
+    let boot = manifest.boot().into_iter().zip(files.into_iter().flatten());
+    let archived = |((_, blob), file): ((Part, &Blob), &PathBuf)| ArchivedFile {
+        sha256: blob.sha256.clone(),
+        bytes: blob.bytes,
+        file: file.clone(),
+    };
+    boot.map(archived).collect()
 }
 
 fn no_snapshots() -> OpError {
@@ -228,75 +268,8 @@ fn check_target(path: &Path) -> OpResult<()> {
     Ok(())
 }
 
-/// Reads everything once and works the manifest out.
-fn describe(
-    subject: &Subject,
-    boot: &Boot,
-    known: &[ArchivedLayer],
-    request: &ExportRequest,
-    task: &TaskContext,
-) -> OpResult<Manifest> {
-    let mut total = 0;
-    let memory = subject.memory.iter().flat_map(|(ram, state)| [ram, state]);
-    for source in subject.layers.iter().map(|layer| &layer.file).chain(memory) {
-        total += length_of(source)?;
-    }
-    let mut report = watch(task, total, "reading what is to be written");
-    let mut blob = |name: &str, source: &Source| {
-        let file = source.file().context("cannot open a file again")?;
-        digest(name, &file, &mut report).map_err(refuse)
-    };
-    let kernel = blob("the kernel", &boot.kernel)?;
-    let initrd = boot.initrd.as_ref();
-    let initrd = initrd.map(|file| blob("the initrd", file)).transpose()?;
-    let names = Names::of_subject(subject);
-    let mut layers = Vec::new();
-    for layer in &subject.layers {
-        let row = &layer.row;
-        let earlier = known.iter().find(|known| known.layer == row.id);
-        let file = match earlier {
-            Some(earlier) => archives::Blob {
-                sha256: earlier.sha256.clone(),
-                bytes: earlier.bytes,
-            },
-            None => blob(&format!("disk layer {}", row.id), &layer.file)?,
-        };
-        layers.push(Layer {
-            id: names.of(&row.id),
-            parent: row.parent.as_deref().map(|parent| names.of(parent)),
-            format: format_of(row.format),
-            disk_bytes: row.size_bytes,
-            file,
-            included: earlier.is_none() && (row.owned || !request.without_base),
-        });
-    }
-    let memory = match &subject.memory {
-        Some((ram, checkpoint)) => Some(Memory {
-            ram: blob("the memory", ram)?,
-            checkpoint: blob("the checkpoint", checkpoint)?,
-        }),
-        None => None,
-    };
-    Ok(Manifest {
-        format: FORMAT,
-        id: random_hex::<16>(),
-        since: request.since.clone(),
-        kind: subject.kind,
-        created_at_ms: now_ms(),
-        machine: machine_of(subject, names.tops(subject), kernel, initrd),
-        layers,
-        memory,
-    })
-}
-
 /// Writes the archive beside its name, durably, then gives it its name.
-fn write_archive(
-    subject: &Subject,
-    boot: &Boot,
-    manifest: &Manifest,
-    path: &Path,
-    task: &TaskContext,
-) -> OpResult<u64> {
+fn write_archive(contents: &Contents<'_>, path: &Path, task: &TaskContext) -> OpResult<u64> {
     use std::os::unix::fs::OpenOptionsExt;
     let part = part_of(path);
     let failed = || format!("path: cannot write {}", path.display());
@@ -306,7 +279,8 @@ fn write_archive(
         .mode(0o600)
         .open(&part)
         .with_context(failed)?;
-    let mut open = |part: Part| open_part(subject, boot, part);
+    let manifest = &contents.manifest;
+    let mut open = |part: Part| contents.open(part);
     let mut report = watch(task, manifest.total_bytes(), "writing the archive");
     let mut out = BufWriter::with_capacity(1 << 20, file);
     archives::write(&mut out, manifest, &mut open, &mut report).map_err(refuse)?;
@@ -325,16 +299,4 @@ fn write_archive(
     .with_context(failed)?;
     sync_directory(path.parent().unwrap_or(path)).with_context(failed)?;
     Ok(bytes)
-}
-
-fn open_part(subject: &Subject, boot: &Boot, part: Part) -> io::Result<File> {
-    let missing = || io::Error::from(io::ErrorKind::NotFound);
-    let source = match part {
-        Part::Kernel => Some(&boot.kernel),
-        Part::Initrd => boot.initrd.as_ref(),
-        Part::Layer(index) => subject.layers.get(index).map(|layer| &layer.file),
-        Part::Ram => subject.memory.as_ref().map(|(ram, _)| ram),
-        Part::Checkpoint => subject.memory.as_ref().map(|(_, state)| state),
-    };
-    source.ok_or_else(missing)?.file()
 }

@@ -35,6 +35,11 @@ impl Staged {
         Ok(file)
     }
 
+    /// What was made.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     /// They stay.
     pub fn keep(&mut self) {
         self.kept = true;
@@ -95,17 +100,24 @@ impl Places {
                 let name = format!("{}.{ending}", self.layer_id(index));
                 self.layers.join(name)
             }
-            Part::Ram => self.memory.ram.clone(),
+            // Changes are made to the RAM that they start from.
+            Part::Ram | Part::Changes => self.memory.ram.clone(),
             Part::Checkpoint => self.memory.checkpoint.clone(),
         }
     }
 
-    /// Makes everything that was written durable.
-    pub fn sync(&self, manifest: &Manifest) -> OpResult<()> {
-        for (part, _) in manifest.parts() {
-            let path = self.path_of(manifest, part);
-            let file = File::open(&path).and_then(|file| file.sync_all());
-            file.with_context(|| format!("cannot sync {}", path.display()))?;
+    /// Makes everything that was written durable, and memory and boot files read-only: they never
+    /// change.
+    pub fn settle(&self, staged: &Staged) -> OpResult<()> {
+        use std::os::unix::fs::PermissionsExt;
+        for path in staged.files() {
+            let settled = File::open(path).and_then(|file| {
+                if !path.starts_with(&self.layers) {
+                    file.set_permissions(fs::Permissions::from_mode(0o400))?;
+                }
+                file.sync_all()
+            });
+            settled.with_context(|| format!("cannot finish {}", path.display()))?;
         }
         let memory = self.memory.ram.parent().unwrap_or(&self.layers);
         for dir in [&*self.layers, &*self.boot, memory] {

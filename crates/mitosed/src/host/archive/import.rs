@@ -1,63 +1,115 @@
-//! Making a VM of an archive.
+//! Making a VM or a fork point of an archive.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api_types::{DryRun, ImportRequest, Imported};
-use archives::{Manifest, Part, Reader};
+use api_types::{DryRun, ImportAs, ImportRequest, Imported};
+use archives::{ArchiveError, Blob, Manifest, Part, Watch, copy_expected, digest};
 
 use super::describe::{format_from, row_of};
+use super::export::archived_boot;
 use super::files::{Places, Staged, settle_layer};
+use super::known::Found;
+use super::origins::{FileOrigin, LayerOrigin, Opened, Origins};
 use super::{Host, TaskContext, Vm, refuse, vm_event, watch};
 use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
-use crate::host::backends::open_given;
 use crate::host::check::Problems;
 use crate::host::datastores::Promise;
 use crate::host::identity::new_mac;
 use crate::inventory::{
-    ArchiveRecord, ArchivedLayer, BootSource, Changes, DiskRow, FIRST_DATASTORE, LayerId, LayerRow,
-    Object, ObjectId, PowerState, SuspendRow, VM_FOLDER, VmRow,
+    ArchiveRecord, ArchivedLayer, ArchivedMemory, BootSource, Changes, DiskRow, FIRST_DATASTORE,
+    ForkPoint, LayerRow, Object, ObjectId, PowerState, SuspendRow, VM_FOLDER, VmRow,
 };
 use crate::layers::make_delta;
 
 /// Layers of an import by their names in the archive.
 #[derive(Debug, Default)]
-struct Taken {
-    rows: HashMap<String, LayerRow>,
-    /// Those that the archive had.
-    new: Vec<LayerRow>,
-    found: usize,
+pub(super) struct Taken {
+    pub rows: HashMap<String, LayerRow>,
+    /// Those that archives had.
+    pub new: Vec<LayerRow>,
+    /// Those that were here.
+    pub found: usize,
 }
 
-/// What is recorded of an import.
-struct Intake<'a> {
-    vm: &'a Arc<Vm>,
+/// One import.
+pub(super) struct Intake<'a> {
+    pub request: &'a ImportRequest,
+    pub opened: &'a Opened,
+    pub origins: &'a Origins,
+    /// Name of what is made.
+    pub name: &'a str,
+    /// Datastore of its disks and its memory.
+    pub datastore: ObjectId,
     /// Id of the record.
-    import: &'a str,
-    request: &'a ImportRequest,
-    manifest: &'a Manifest,
-    places: &'a Places,
+    pub import: String,
+    pub places: Places,
+    pub task: &'a TaskContext,
 }
 
-/// Layers that were there already, held until the VM's disks hold them.
-#[derive(Debug, Default)]
-struct Found(Vec<LayerId>);
+impl Intake<'_> {
+    /// What the archive says about itself.
+    pub fn manifest(&self) -> &Manifest {
+        self.opened.manifest()
+    }
 
-impl Found {
-    fn hold(&mut self, host: &Host, id: &str) {
-        let mut layers = host.layers();
-        // A base image that no disk stands on yet is no layer, and is not removed.
-        if layers.get(id).is_some() {
-            layers.hold(id);
-            self.0.push(id.to_owned());
+    /// Boot files, where they stay.
+    fn boot(&self) -> BootSource {
+        let manifest = self.manifest();
+        let place = |part| self.places.path_of(manifest, part);
+        let initrd = manifest.machine.initrd.as_ref();
+        BootSource {
+            image: None,
+            kernel: place(Part::Kernel),
+            initrd: initrd.map(|_| place(Part::Initrd)),
         }
     }
 
-    fn release(&self, host: &Host) {
-        host.drop_layers(&self.0);
+    /// Row of the machine, without disks.
+    pub fn row(&self, id: String, name: String) -> VmRow {
+        let mut row = row_of(&self.manifest().machine, id, name, self.boot());
+        row.datastore.clone_from(&self.datastore);
+        row
+    }
+
+    /// The record of the archive.
+    pub fn record(&self, vm_id: &str, taken: &Taken) -> Object<ArchiveRecord> {
+        let manifest = self.manifest();
+        let here = |id: &str| taken.rows.get(id).map(|row| row.id.clone());
+        let layers = manifest.layers.iter().map(|layer| ArchivedLayer {
+            layer: here(&layer.id).unwrap_or_default(),
+            sha256: layer.file.sha256.clone(),
+            bytes: layer.file.bytes,
+        });
+        let memory = manifest.memory.as_ref().map(|memory| ArchivedMemory {
+            sha256: memory.ram.sha256.clone(),
+            bytes: memory.ram.bytes,
+            file: Some(self.places.memory.ram.clone()),
+            table: None,
+        });
+        Object {
+            id: self.import.clone(),
+            parent: None,
+            // One archive may be imported several times.
+            name: format!("{}-of-{}", self.import, manifest.id),
+            version: 1,
+            doc: ArchiveRecord {
+                path: self.request.path.clone(),
+                subject: manifest.machine.name.clone(),
+                vm_id: vm_id.to_owned(),
+                imported: true,
+                at_ms: now_ms(),
+                layers: layers.collect(),
+                boot: archived_boot(manifest, &self.boot()),
+                memory,
+                ..ArchiveRecord::default()
+            },
+        }
     }
 }
 
@@ -65,86 +117,104 @@ impl Host {
     /// Tries an import out; what the files of the archive hold is not verified.
     pub fn check_import(&self, request: &ImportRequest) -> DryRun {
         let mut problems = Problems::default();
-        let file = open_given("path", &request.path);
-        let reader = problems.take(file.and_then(|file| Reader::open(file).map_err(refuse)));
         let wanted = request.datastore.as_deref().unwrap_or(FIRST_DATASTORE);
-        let Some(reader) = reader else {
+        let Some(opened) = Opened::open(&request.path, &request.earlier, &mut problems) else {
             problems.take(self.store_for_disks(wanted));
             return problems.dry_run();
         };
-        let manifest = reader.manifest();
-        let name = request.name.as_ref().unwrap_or(&manifest.machine.name);
-        problems.take(match api_types::name_problem(name) {
-            Some(problem) => Err(OpError::invalid(problem)),
-            None => self.check_name_free(name, VM_FOLDER),
-        });
-        problems.take(self.room_for(request, manifest));
-        let boot = BootSource {
-            image: None,
-            kernel: Default::default(),
-            initrd: None,
-        };
-        let mut row = row_of(&manifest.machine, ObjectId::new(), name.clone(), boot);
-        problems.take(self.settle_identity(&mut row, request.new_identity));
+        let manifest = opened.manifest();
+        let name = name_for(request, manifest);
+        match problems.take(what_to_make(request, manifest)) {
+            Some(ImportAs::Forkpoint) => {
+                problems.take(self.check_free::<ForkPoint>(None, name));
+            }
+            _ => {
+                problems.take(match api_types::name_problem(name) {
+                    Some(problem) => Err(OpError::invalid(problem)),
+                    None => self.check_name_free(name, VM_FOLDER),
+                });
+                let boot = BootSource {
+                    image: None,
+                    kernel: Default::default(),
+                    initrd: None,
+                };
+                let mut row = row_of(&manifest.machine, ObjectId::new(), name.to_owned(), boot);
+                problems.take(self.settle_identity(&mut row, request.new_identity));
+            }
+        }
+        let mut go_on = |_| ControlFlow::Continue(());
+        let mut found = Found::new(self);
+        let origins = self.origins(&opened, &mut found, &mut go_on, &mut problems);
+        problems.take(self.room_for(request, manifest, origins.as_ref()));
         problems.dry_run()
     }
 
-    /// Makes a VM of an archive.
+    /// Makes a VM or a fork point of an archive.
     pub fn import(
         self: &Arc<Self>,
         request: &ImportRequest,
         task: &TaskContext,
     ) -> OpResult<Imported> {
-        let file = open_given("path", &request.path)?;
-        let reader = Reader::open(file).map_err(refuse)?;
-        let manifest = reader.manifest();
-        let name = request.name.as_ref().unwrap_or(&manifest.machine.name);
+        let mut problems = Problems::default();
+        let opened = Opened::open(&request.path, &request.earlier, &mut problems);
+        let opened = problems.end(opened)?;
+        let manifest = opened.manifest();
+        let what = what_to_make(request, manifest)?;
+        let name = name_for(request, manifest);
         if let Some(problem) = api_types::name_problem(name) {
             return Err(OpError::invalid(problem));
         }
-        let (datastore, _space) = self.room_for(request, manifest)?;
-        let import = self.new_id("archive")?;
-        let places = Places::new(self, &import, &datastore)?;
-        let boot = BootSource {
-            image: None,
-            kernel: places.path_of(manifest, Part::Kernel),
-            initrd: manifest
-                .machine
-                .initrd
+        let mut problems = Problems::default();
+        let mut found = Found::new(self);
+        let origins = {
+            let total = manifest
+                .memory
                 .as_ref()
-                .map(|_| places.path_of(manifest, Part::Initrd)),
+                .map_or(1, |memory| memory.ram.bytes);
+            let mut report = watch(task, total, "looking for what is here");
+            self.origins(&opened, &mut found, &mut report, &mut problems)
         };
-        let mut row = row_of(&manifest.machine, self.new_id("vm")?, name.clone(), boot);
-        row.datastore = datastore;
-        self.settle_identity(&mut row, request.new_identity)?;
+        let origins = problems.end(origins)?;
+        let (datastore, _space) = self.room_for(request, manifest, Some(&origins))?;
+        let import = self.new_id("archive")?;
+        let intake = Intake {
+            request,
+            opened: &opened,
+            origins: &origins,
+            name,
+            places: Places::new(self, &import, &datastore)?,
+            datastore,
+            import,
+            task,
+        };
+        match what {
+            ImportAs::Vm => self.import_vm(&intake),
+            ImportAs::Forkpoint => self.import_point(&intake),
+        }
+    }
+
+    fn import_vm(self: &Arc<Self>, intake: &Intake<'_>) -> OpResult<Imported> {
+        let mut row = intake.row(self.new_id("vm")?, intake.name.to_owned());
+        self.settle_identity(&mut row, intake.request.new_identity)?;
         let vm = Vm::new(row);
         let _turn = vm.operate();
         self.reserve(std::slice::from_ref(&vm))?;
         let mut staged = Staged::default();
-        let mut held = Found::default();
-        let made = self
-            .take_files(&reader, &places, &mut staged, &mut held, task)
-            .and_then(|taken| {
-                let disks = self.lay_disks(&vm, manifest, &taken)?;
-                let intake = Intake {
-                    vm: &vm,
-                    import: &import,
-                    request,
-                    manifest,
-                    places: &places,
-                };
-                self.record_import(&intake, &taken, disks)?;
-                Ok(taken)
-            });
-        held.release(self);
+        let made = self.take_files(intake, &mut staged).and_then(|taken| {
+            let disks = self.lay_disks(&vm, intake.manifest(), &taken)?;
+            self.record_import(intake, &vm, &taken, disks)?;
+            Ok(taken)
+        });
         match made {
             Ok(taken) => {
                 staged.keep();
                 self.link_tops(&vm.row());
                 Ok(Imported {
-                    export: manifest.id.clone(),
+                    export: intake.manifest().id.clone(),
+                    kind: ImportAs::Vm,
                     name: vm.name().to_string(),
-                    vm_id: vm.id.clone(),
+                    vm_id: Some(vm.id.clone()),
+                    fork_point_id: None,
                     state: vm.state().word().to_owned(),
                     layers: taken.new.len(),
                     layers_found: taken.found,
@@ -162,14 +232,19 @@ impl Host {
         &self,
         request: &ImportRequest,
         manifest: &Manifest,
+        origins: Option<&Origins>,
     ) -> OpResult<(ObjectId, Promise)> {
         let wanted = request.datastore.as_deref().unwrap_or(FIRST_DATASTORE);
         let store = self.store_for_disks(wanted)?;
         // Memory is mostly holes; what it needs shows when it is written.
-        let disks = manifest.parts().into_iter();
-        let needed = disks
-            .filter(|(part, _)| matches!(part, Part::Layer(_)))
-            .map(|(_, blob)| blob.bytes)
+        let comes = |index: usize| match origins {
+            Some(origins) => !matches!(origins.layers[index], LayerOrigin::Here(_)),
+            None => manifest.layers[index].included,
+        };
+        let layers = manifest.layers.iter().enumerate();
+        let needed = layers
+            .filter(|(index, _)| comes(*index))
+            .map(|(_, layer)| layer.file.bytes)
             .fold(0, u64::saturating_add);
         let space = self.promise_space(&store, needed)?;
         Ok((store.id, space))
@@ -203,52 +278,34 @@ impl Host {
         .about("new_identity"))
     }
 
-    /// Takes all files out of the archive, verified and durable.
-    fn take_files(
+    /// Takes all files out of archives, verified and durable.
+    pub(super) fn take_files(
         self: &Arc<Self>,
-        reader: &Reader,
-        places: &Places,
+        intake: &Intake<'_>,
         staged: &mut Staged,
-        held: &mut Found,
-        task: &TaskContext,
     ) -> OpResult<Taken> {
-        let manifest = reader.manifest();
-        let mut taken = Taken::default();
-        for layer in manifest.layers.iter().filter(|layer| !layer.included) {
-            let row = self.find_known(manifest, layer, task)?;
-            taken.found += 1;
-            held.hold(self, &row.id);
-            taken.rows.insert(layer.id.clone(), row);
-        }
-        let mut place = |part| staged.make(&places.path_of(manifest, part));
-        let mut report = watch(
-            task,
-            manifest.total_bytes(),
-            "taking files out of the archive",
-        );
+        let (manifest, places) = (intake.manifest(), &intake.places);
+        let total = manifest.total_bytes();
+        let mut report = watch(intake.task, total, "taking files out of the archive");
+        bring_earlier(intake, staged, &mut report)?;
+        let changes = manifest.memory.as_ref();
+        let changes = changes.filter(|memory| memory.changes.is_some());
+        let mut place = |part| match part {
+            Part::Changes => open_ram(places),
+            part => staged.make(&places.path_of(manifest, part)),
+        };
+        let reader = &intake.opened.reader;
         reader.extract(&mut place, &mut report).map_err(refuse)?;
-        for (index, layer) in manifest.layers.iter().enumerate() {
-            if !layer.included {
-                continue;
+        if let Some(memory) = changes {
+            let ram = open_ram(places).context("cannot open what was written")?;
+            let made = digest("memory/ram", &ram, &mut report).map_err(refuse)?;
+            if made != memory.ram {
+                let member = "memory/ram".to_owned();
+                return Err(refuse(ArchiveError::Damaged { member }));
             }
-            let parent = layer.parent.as_ref();
-            let parent = parent.and_then(|parent| taken.rows.get(parent));
-            let path = places.path_of(manifest, Part::Layer(index));
-            settle_layer(layer, &path, parent)?;
-            let row = LayerRow {
-                id: places.layer_id(index),
-                parent: parent.map(|parent| parent.id.clone()),
-                path,
-                format: format_from(layer.format),
-                size_bytes: layer.disk_bytes,
-                owned: true,
-                content: None,
-            };
-            taken.new.push(row.clone());
-            taken.rows.insert(layer.id.clone(), row);
         }
-        protect(manifest, places)?;
-        places.sync(manifest)?;
+        let taken = settle_layers(intake)?;
+        places.settle(staged)?;
         Ok(taken)
     }
 
@@ -300,52 +357,26 @@ impl Host {
     fn record_import(
         &self,
         intake: &Intake<'_>,
+        vm: &Arc<Vm>,
         taken: &Taken,
         deltas: Vec<LayerRow>,
     ) -> OpResult<()> {
-        let Intake {
-            vm,
-            import,
-            request,
-            manifest,
-            places,
-        } = intake;
         crate::inventory::sync_directory(&self.store(&vm.row().datastore).layers())
             .context("cannot sync the datastore")?;
-        vm.update(|live| match manifest.memory {
+        vm.update(|live| match intake.manifest().memory {
             Some(_) => {
                 live.row.state = PowerState::Suspended;
                 live.row.suspend = Some(SuspendRow::Files {
-                    files: places.memory.clone(),
-                    as_clone: request.new_identity,
+                    files: intake.places.memory.clone(),
+                    as_clone: intake.request.new_identity,
                     copied: true,
                     waking: false,
                 });
             }
             None => live.row.state = PowerState::PoweredOff,
         });
-        let here = |id: &str| taken.rows.get(id).map(|row| row.id.clone());
-        let layers = manifest.layers.iter().map(|layer| ArchivedLayer {
-            layer: here(&layer.id).unwrap_or_default(),
-            sha256: layer.file.sha256.clone(),
-            bytes: layer.file.bytes,
-        });
-        let record = Object {
-            id: (*import).to_owned(),
-            parent: None,
-            // One archive may be imported several times.
-            name: format!("{import}-of-{}", manifest.id),
-            version: 1,
-            doc: ArchiveRecord {
-                path: request.path.clone(),
-                subject: manifest.machine.name.clone(),
-                imported: true,
-                at_ms: now_ms(),
-                layers: layers.collect(),
-                ..ArchiveRecord::default()
-            },
-        };
-        let message = format!("imported from {}", request.path.display());
+        let record = intake.record(&vm.id, taken);
+        let message = format!("imported from {}", intake.request.path.display());
         let mut changes = Changes {
             objects: vec![crate::host::row_of(&record)?],
             events: vec![vm_event(vm, "vm.imported", message)],
@@ -359,16 +390,145 @@ impl Host {
     }
 }
 
-/// Makes memory and boot files read-only: they never change.
-fn protect(manifest: &Manifest, places: &Places) -> OpResult<()> {
-    for (part, _) in manifest.parts() {
-        if matches!(part, Part::Layer(_)) {
+/// Takes what the archive leaves out from files of this host and from earlier archives: boot files,
+/// disk layers, and the RAM that its changes start from.
+fn bring_earlier(intake: &Intake<'_>, staged: &mut Staged, report: &mut Watch<'_>) -> OpResult<()> {
+    let (manifest, places) = (intake.manifest(), &intake.places);
+    for (part, blob, origin) in &intake.origins.boot {
+        if let FileOrigin::Here(file) = origin {
+            let path = places.path_of(manifest, *part);
+            let to = staged.make(&path);
+            let to = to.with_context(|| format!("cannot make {}", path.display()))?;
+            copy_found(file, blob, &to, report)?;
+        }
+    }
+    for (number, earlier) in intake.opened.earlier.iter().enumerate() {
+        let mut wanted = parts_from(intake.origins, number);
+        // Two disks may have equal layers, which are one in the archive: each pass takes a part once.
+        while !wanted.is_empty() {
+            let mut place = |part| match wanted.iter().position(|(there, _)| *there == part) {
+                Some(index) => {
+                    let (_, here) = wanted.swap_remove(index);
+                    staged.make(&places.path_of(manifest, here)).map(Some)
+                }
+                None => Ok(None),
+            };
+            earlier.extract_some(&mut place, report).map_err(refuse)?;
+        }
+    }
+    bring_ram(intake, staged, report)
+}
+
+/// Boot files and layers that come from an earlier archive: each as it is called there, and here.
+fn parts_from(origins: &Origins, number: usize) -> Vec<(Part, Part)> {
+    let layers = origins.layers.iter().enumerate();
+    let layers = layers.filter_map(|(index, origin)| match origin {
+        LayerOrigin::Earlier(archive, layer) if *archive == number => {
+            Some((Part::Layer(*layer), Part::Layer(index)))
+        }
+        _ => None,
+    });
+    let boot = origins.boot.iter().filter_map(|(part, _, origin)| {
+        let from = matches!(origin, FileOrigin::Earlier(archive) if *archive == number);
+        from.then_some((*part, *part))
+    });
+    layers.chain(boot).collect()
+}
+
+/// Copies a file of this host that was looked at before.
+fn copy_found(file: &File, expected: &Blob, to: &File, report: &mut Watch<'_>) -> OpResult<()> {
+    match copy_expected("a file of this host", file, expected, to, report) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(OpError::failed(
+            "a file that the archive needs was changed meanwhile; try again",
+        )),
+        Err(error) => Err(refuse(error)),
+    }
+}
+
+/// Makes the RAM that the archive's changes start from, where it has some.
+fn bring_ram(intake: &Intake<'_>, staged: &mut Staged, report: &mut Watch<'_>) -> OpResult<()> {
+    let places = &intake.places;
+    let Some(origin) = &intake.origins.ram else {
+        return Ok(());
+    };
+    let ram = staged.make(&places.memory.ram);
+    let ram = ram.with_context(|| format!("cannot make {}", places.memory.ram.display()))?;
+    let take = |number: usize, wanted: Part, report: &mut Watch<'_>| {
+        let mut place = |part| match part == wanted {
+            true => ram.try_clone().map(Some),
+            false => Ok(None),
+        };
+        let earlier = &intake.opened.earlier[number];
+        earlier.extract_some(&mut place, report).map_err(refuse)
+    };
+    match &origin.base {
+        FileOrigin::Earlier(number) => take(*number, Part::Ram, report)?,
+        FileOrigin::Here(file) => copy_found(file, &origin.whole, &ram, report)?,
+    }
+    let mut changes = origin.changes.iter();
+    changes.try_for_each(|number| take(*number, Part::Changes, report))
+}
+
+/// Gives layers that came out of archives their parents here.
+fn settle_layers(intake: &Intake<'_>) -> OpResult<Taken> {
+    let (manifest, places) = (intake.manifest(), &intake.places);
+    let mut taken = Taken::default();
+    let origins = manifest.layers.iter().zip(&intake.origins.layers);
+    for (index, (layer, origin)) in origins.enumerate() {
+        if let LayerOrigin::Here(row) = origin {
+            taken.found += 1;
+            taken.rows.insert(layer.id.clone(), row.clone());
             continue;
         }
-        let path = places.path_of(manifest, part);
-        let file = std::fs::File::open(&path).context("cannot open what was written")?;
-        rustix::fs::fchmod(file.as_fd(), rustix::fs::Mode::from_raw_mode(0o400))
-            .with_context(|| format!("cannot protect {}", path.display()))?;
+        let parent = layer.parent.as_ref();
+        let parent = parent.and_then(|parent| taken.rows.get(parent));
+        let path = places.path_of(manifest, Part::Layer(index));
+        settle_layer(layer, &path, parent)?;
+        let row = LayerRow {
+            id: places.layer_id(index),
+            parent: parent.map(|parent| parent.id.clone()),
+            path,
+            format: format_from(layer.format),
+            size_bytes: layer.disk_bytes,
+            owned: true,
+            content: None,
+        };
+        taken.new.push(row.clone());
+        taken.rows.insert(layer.id.clone(), row);
     }
-    Ok(())
+    Ok(taken)
+}
+
+/// The RAM of the import, to be changed.
+fn open_ram(places: &Places) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .open(&places.memory.ram)
+}
+
+fn name_for<'a>(request: &'a ImportRequest, manifest: &'a Manifest) -> &'a str {
+    let point = manifest.point.as_ref().map(|point| &point.name);
+    let own = match request.import_as {
+        Some(ImportAs::Vm) => None,
+        _ => point,
+    };
+    let own = own.unwrap_or(&manifest.machine.name);
+    request.name.as_ref().unwrap_or(own)
+}
+
+/// What an archive is made to.
+fn what_to_make(request: &ImportRequest, manifest: &Manifest) -> OpResult<ImportAs> {
+    let usual = match manifest.kind {
+        archives::Kind::ForkPoint => ImportAs::Forkpoint,
+        archives::Kind::Vm | archives::Kind::Snapshot => ImportAs::Vm,
+    };
+    let what = request.import_as.unwrap_or(usual);
+    if what == ImportAs::Forkpoint && manifest.memory.is_none() {
+        return Err(OpError::conflict(
+            "as: the archive has no memory, so that nothing can be forked from it; import it as vm",
+        ));
+    }
+    Ok(what)
 }

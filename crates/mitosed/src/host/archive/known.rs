@@ -1,29 +1,60 @@
-//! Layers that an archive leaves out and this host has.
+//! What an archive leaves out and this host has.
 
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::path::PathBuf;
 
-use archives::{Layer, Manifest, digest};
+use archives::{Blob, Layer, Watch, digest};
 
 use super::describe::format_from;
-use super::{Host, TaskContext, refuse, watch};
-use crate::error::{OpError, OpResult};
+use super::{Host, refuse};
+use crate::error::OpResult;
 use crate::inventory::{ArchiveRecord, LayerId, LayerRow};
 
+/// Layers that are here, which stay until an import's own disks hold them.
+pub(super) struct Found<'a> {
+    host: &'a Host,
+    layers: Vec<LayerId>,
+}
+
+impl<'a> Found<'a> {
+    /// None yet.
+    pub fn new(host: &'a Host) -> Self {
+        Self {
+            host,
+            layers: Vec::new(),
+        }
+    }
+
+    /// Counts one more user of a layer, where it is there.
+    fn hold(&mut self, id: &str) -> Option<LayerRow> {
+        let mut layers = self.host.layers();
+        let row = layers.get(id).cloned()?;
+        layers.hold(id);
+        self.layers.push(id.to_owned());
+        Some(row)
+    }
+}
+
+impl Drop for Found<'_> {
+    fn drop(&mut self) {
+        self.host.drop_layers(&self.layers);
+    }
+}
+
 impl Host {
-    /// Finds a layer that is not in the archive: one that an earlier export or import had, or a
-    /// file that the daemon did not make with the same content.
-    pub(super) fn find_known(
+    /// A layer that is here: one that an earlier export or import had, or a file that the daemon did
+    /// not make with the same content.
+    pub(super) fn find_layer(
         &self,
-        manifest: &Manifest,
         layer: &Layer,
-        task: &TaskContext,
-    ) -> OpResult<LayerRow> {
-        let recorded = self
-            .recorded_ids(layer)
-            .into_iter()
-            .find_map(|id| self.layers().get(&id).cloned());
+        held: &mut Found<'_>,
+        report: &mut Watch<'_>,
+    ) -> OpResult<Option<LayerRow>> {
+        let ids = self.recorded_ids(layer);
+        let recorded = ids.iter().find_map(|id| held.hold(id));
         if let Some(row) = recorded.filter(|row| fits(row, layer)) {
-            return Ok(row);
+            return Ok(Some(row));
         }
         for row in self.given_layers(layer)? {
             let Ok(file) = File::open(&row.path) else {
@@ -32,22 +63,42 @@ impl Host {
             if file.metadata().is_ok_and(|m| m.len() != layer.file.bytes) {
                 continue;
             }
-            let mut report = watch(task, layer.file.bytes, "looking for layers that are here");
-            let found = digest(&layer.id, &file, &mut report).map_err(refuse)?;
+            let found = digest(&layer.id, &file, report).map_err(refuse)?;
             if found == layer.file {
-                return Ok(row);
+                // A base image that no disk stands on yet is no layer, and is not removed.
+                return Ok(Some(held.hold(&row.id).unwrap_or(row)));
             }
         }
-        let remedy = match &manifest.since {
-            Some(since) => format!("import the export {since} first, or export without --since"),
-            None => "give this host the same image, or export without --without-base".to_owned(),
-        };
-        Err(OpError::conflict(format!(
-            "path: the archive leaves the layer {} out, and this host has no file with its \
-             SHA-256 {}; {remedy}",
-            layer.id, layer.file.sha256
-        ))
-        .about("path"))
+        Ok(None)
+    }
+
+    /// An open file that is this kernel or initial RAM disk: one that an earlier export or import had,
+    /// or an image's.
+    pub(super) fn find_boot(
+        &self,
+        wanted: &Blob,
+        report: &mut Watch<'_>,
+    ) -> OpResult<Option<File>> {
+        let records = self.objects::<ArchiveRecord>().into_iter();
+        let had = records.flat_map(|record| record.doc.boot);
+        let had = had.filter(|file| file.sha256 == wanted.sha256);
+        let mut files: BTreeSet<PathBuf> = had.map(|file| file.file).collect();
+        let store = crate::image::store(&self.config.home)?;
+        for image in store.list().map_err(crate::image::refuse)? {
+            files.insert(image.kernel());
+            files.extend(image.initrd());
+        }
+        find_file(files, wanted, report)
+    }
+
+    /// An open file with this guest RAM, which an earlier export or import had.
+    pub(super) fn find_ram(&self, wanted: &Blob, report: &mut Watch<'_>) -> OpResult<Option<File>> {
+        let records = self.objects::<ArchiveRecord>().into_iter();
+        let memory = records.filter_map(|record| record.doc.memory);
+        let had = memory.filter(|memory| memory.sha256 == wanted.sha256);
+        // Each file once: a VM may have been exported often.
+        let files: BTreeSet<PathBuf> = had.filter_map(|memory| memory.file).collect();
+        find_file(files, wanted, report)
     }
 
     fn recorded_ids(&self, layer: &Layer) -> Vec<LayerId> {
@@ -79,6 +130,28 @@ impl Host {
         rows.retain(|row| row.parent.is_none() && fits(row, layer));
         Ok(rows)
     }
+}
+
+/// Opens the first of these files that has this content.
+fn find_file(
+    files: BTreeSet<PathBuf>,
+    wanted: &Blob,
+    report: &mut Watch<'_>,
+) -> OpResult<Option<File>> {
+    for path in files {
+        let Ok(file) = File::open(&path) else {
+            continue;
+        };
+        if file.metadata().is_ok_and(|m| m.len() != wanted.bytes) {
+            continue;
+        }
+        // Another file may be in its place.
+        let name = path.display().to_string();
+        if digest(&name, &file, report).map_err(refuse)? == *wanted {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
 }
 
 fn fits(row: &LayerRow, layer: &Layer) -> bool {

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use archives::Kind;
+use archives::{Kind, Point};
 
 use super::{Host, Vm, needs_process};
 use crate::clock::random_hex;
@@ -58,6 +58,10 @@ pub(super) struct Subject {
     pub layers: Vec<SubjectLayer>,
     /// Guest RAM and checkpoint.
     pub memory: Option<(Source, Source)>,
+    /// File that stays with the guest RAM in it, where there is one.
+    pub ram_file: Option<PathBuf>,
+    /// The fork point, where it is one.
+    pub point: Option<Point>,
     /// Time that the VM stood still for it, microseconds.
     pub stun_us: u64,
 }
@@ -107,7 +111,10 @@ impl Host {
                 let subject = self.subject(Kind::Vm, row, tops, Some(&files), stun_us);
                 // They stay as long as they are open.
                 self.remove_memory(&files);
-                subject
+                Ok(Subject {
+                    ram_file: None,
+                    ..subject?
+                })
             }
             _ => Err(OpError::failed("the memory was not written to files")),
         }
@@ -139,6 +146,13 @@ impl Host {
         let row = VmRow::clone(&point.doc.row);
         let mut subject = self.subject(Kind::ForkPoint, row, &point.doc.tops, None, 0)?;
         subject.memory = Some((Source(ram), Source(checkpoint)));
+        if let PointMemory::Files { ram, .. } = &point.doc.memory {
+            subject.ram_file = Some(ram.clone());
+        }
+        subject.point = Some(Point {
+            name: point.name.clone(),
+            quiesced: point.doc.quiesced,
+        });
         Ok(subject)
     }
 
@@ -160,7 +174,7 @@ impl Host {
                 }
             }
         }
-        let memory = match memory {
+        let open = match memory {
             Some(files) => Some((
                 Source::open("memory", &files.ram)?,
                 Source::open("checkpoint", &files.checkpoint)?,
@@ -172,7 +186,9 @@ impl Host {
             row,
             tops: tops.to_vec(),
             layers,
-            memory,
+            ram_file: memory.map(|files| files.ram.clone()),
+            memory: open,
+            point: None,
             stun_us,
         })
     }

@@ -147,6 +147,10 @@ impl Host {
         }
         self.drop_layers(point.doc.tops.iter().flatten());
         self.free_memory(&point);
+        self.forget_tables(&point.doc.row.id);
+        if point.doc.row.boot.kernel.starts_with(self.boot_dir()) {
+            self.sweep_boot_files();
+        }
         true
     }
 

@@ -152,7 +152,8 @@ def sync_detailed(
     """Export a VM or a snapshot
 
      A VM that runs is exported with the memory of one instant, for which it stands still as shortly
-    as for a fork. The task's result is an `Exported`.
+    as for a fork. With `since` only what changed since that export is in the archive. The task's
+    result is an `Exported`.
 
     Args:
         vm (str):
@@ -196,7 +197,8 @@ def sync(
     """Export a VM or a snapshot
 
      A VM that runs is exported with the memory of one instant, for which it stands still as shortly
-    as for a fork. The task's result is an `Exported`.
+    as for a fork. With `since` only what changed since that export is in the archive. The task's
+    result is an `Exported`.
 
     Args:
         vm (str):
@@ -235,7 +237,8 @@ async def asyncio_detailed(
     """Export a VM or a snapshot
 
      A VM that runs is exported with the memory of one instant, for which it stands still as shortly
-    as for a fork. The task's result is an `Exported`.
+    as for a fork. With `since` only what changed since that export is in the archive. The task's
+    result is an `Exported`.
 
     Args:
         vm (str):
@@ -277,7 +280,8 @@ async def asyncio(
     """Export a VM or a snapshot
 
      A VM that runs is exported with the memory of one instant, for which it stands still as shortly
-    as for a fork. The task's result is an `Exported`.
+    as for a fork. With `since` only what changed since that export is in the archive. The task's
+    result is an `Exported`.
 
     Args:
         vm (str):

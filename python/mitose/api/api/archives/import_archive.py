@@ -146,13 +146,15 @@ def sync_detailed(
 ) -> Response[DryRun | Task | Problem]:
     """Import an archive
 
-     Everything is verified before anything is visible. The task's result is an `Imported`.
+     The archive of a fork point becomes a fork point, others become VMs. Everything is verified before
+    anything is visible. What an archive made with `since` leaves out is found on the host, or in the
+    earlier archives that are given. The task's result is an `Imported`.
 
     Args:
         wait (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
-        body (ImportRequest): Make a VM of an archive.
+        body (ImportRequest): Make a VM or a fork point of an archive.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -186,13 +188,15 @@ def sync(
 ) -> DryRun | Task | Problem | None:
     """Import an archive
 
-     Everything is verified before anything is visible. The task's result is an `Imported`.
+     The archive of a fork point becomes a fork point, others become VMs. Everything is verified before
+    anything is visible. What an archive made with `since` leaves out is found on the host, or in the
+    earlier archives that are given. The task's result is an `Imported`.
 
     Args:
         wait (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
-        body (ImportRequest): Make a VM of an archive.
+        body (ImportRequest): Make a VM or a fork point of an archive.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -221,13 +225,15 @@ async def asyncio_detailed(
 ) -> Response[DryRun | Task | Problem]:
     """Import an archive
 
-     Everything is verified before anything is visible. The task's result is an `Imported`.
+     The archive of a fork point becomes a fork point, others become VMs. Everything is verified before
+    anything is visible. What an archive made with `since` leaves out is found on the host, or in the
+    earlier archives that are given. The task's result is an `Imported`.
 
     Args:
         wait (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
-        body (ImportRequest): Make a VM of an archive.
+        body (ImportRequest): Make a VM or a fork point of an archive.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -259,13 +265,15 @@ async def asyncio(
 ) -> DryRun | Task | Problem | None:
     """Import an archive
 
-     Everything is verified before anything is visible. The task's result is an `Imported`.
+     The archive of a fork point becomes a fork point, others become VMs. Everything is verified before
+    anything is visible. What an archive made with `since` leaves out is found on the host, or in the
+    earlier archives that are given. The task's result is an `Imported`.
 
     Args:
         wait (bool | Unset):
         dry_run (bool | Unset):
         idempotency_key (str | Unset):
-        body (ImportRequest): Make a VM of an archive.
+        body (ImportRequest): Make a VM or a fork point of an archive.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
