@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod archives;
 mod disks;
 mod messages;
 mod platform;
@@ -16,6 +17,7 @@ use saved_state::Kind;
 use virtio_devices::{SavedTransport, testing};
 use vm_spec::VmSpec;
 
+pub use archives::{archive, archive_of};
 pub use disks::qcow2;
 pub use messages::{agent_messages, vmm_messages};
 pub use soft::{SOFT_SEEDS, soft_cpu};

@@ -33,6 +33,9 @@ fn write_seeds(folder: &Path) -> Result {
     put("kernel", "long-mode", bare_guests::guest_elf())?;
     put("kernel", "pvh", bare_guests::guest_pvh_elf())?;
     disks(folder)?;
+    let runs = runs();
+    put("archive", "whole", &fuzz::archive_of(&runs))?;
+    put("archive", "changes", &runs)?;
     let messages = [
         FromVmm::Event(Event::NoSpace { disk: 1 }),
         FromVmm::Event(Event::Ended(EndReason::EngineFault("x".into()))),
@@ -170,4 +173,16 @@ fn disks(folder: &Path) -> Result {
     disk.sync()?;
     create_overlay(&open("overlay")?, 1 << 20, "full", DiskFormat::Qcow2)?;
     Ok(())
+}
+
+/// Changes of memory: a page with content, then two of zeros.
+fn runs() -> Vec<u8> {
+    let run = |first: u64, pages: u32, full: u32| {
+        let mut header = first.to_le_bytes().to_vec();
+        header.extend(pages.to_le_bytes());
+        header.extend(full.to_le_bytes());
+        header
+    };
+    let content = vec![7; archives::PAGE_BYTES as usize];
+    [run(3, 1, 1), content, run(9, 2, 0)].concat()
 }

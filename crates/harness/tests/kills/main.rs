@@ -64,6 +64,8 @@ struct Bench {
     stop: AtomicBool,
     /// Copies and archives that were looked at before.
     seen: Mutex<HashSet<String>>,
+    /// Ids of exports that came to their end.
+    exports: Mutex<Vec<String>>,
 }
 
 impl Bench {
@@ -373,6 +375,7 @@ fn bench(folder: &Path) -> Bench {
         touched: Mutex::default(),
         stop: AtomicBool::new(false),
         seen: Mutex::default(),
+        exports: Mutex::default(),
     }
 }
 

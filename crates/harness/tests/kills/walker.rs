@@ -322,9 +322,12 @@ fn wrong_files(home: &Path, database: &Database) -> Vec<String> {
         .collect();
     let ids: HashSet<&str> = database.vms.iter().map(|vm| text(vm, "id")).collect();
     let mut named = Vec::new();
-    for (_, id, doc) in &database.others {
+    for (kind, id, doc) in &database.others {
         named.push(id.as_str());
-        texts(doc, &mut named);
+        // Records of archives tell where something was: they keep nothing.
+        if kind != "archive" {
+            texts(doc, &mut named);
+        }
     }
     database.vms.iter().for_each(|vm| texts(vm, &mut named));
     for (_, store) in store_dirs(home, database) {
@@ -351,6 +354,20 @@ fn wrong_files(home: &Path, database: &Database) -> Vec<String> {
                     found.push(format!("{path} belongs to nothing"));
                 }
             }
+        }
+    }
+    for name in names_in(&home.join("exports")) {
+        let vm = name.split('.').next().unwrap_or_default();
+        let has = |kind: &str, of: &dyn Fn(&Value) -> bool| {
+            let mut others = database.others.iter();
+            others.any(|(found, _, doc)| found == kind && of(doc))
+        };
+        let recorded = has("archive", &|doc| {
+            text(doc, "vm_id") == vm && !doc["memory"]["table"].is_null()
+        });
+        let lives = ids.contains(vm) || has("fork_point", &|doc| text(&doc["row"], "id") == vm);
+        if !recorded || !lives {
+            found.push(format!("page digests {name} belong to nothing"));
         }
     }
     let stores = store_dirs(home, database)

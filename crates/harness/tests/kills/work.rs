@@ -307,21 +307,25 @@ impl Bench {
         let request = ExportRequest {
             path: self.folder.join(format!("archives/{number}.tar")),
             snapshot: None,
-            since: None,
+            since: match random.next(2) {
+                0 => random.pick(&self.exports.lock().expect("lock")).cloned(),
+                _ => None,
+            },
             without_base: random.next(3) == 0,
         };
         let points = self.client.fork_points().unwrap_or_default();
-        match random.next(4) {
-            0 => {
-                if let Some(point) = random.pick(&points) {
-                    let _ = self.client.export_fork_point(&point.id, &request, |_| ());
-                }
-            }
-            _ => {
-                if let Some(name) = random.pick(&sight.all) {
-                    let _ = self.client.export(name, &request, |_| ());
-                }
-            }
+        let exported = match random.next(4) {
+            0 => random.pick(&points).and_then(|point| {
+                let exported = self.client.export_fork_point(&point.id, &request, |_| ());
+                exported.ok()
+            }),
+            _ => random.pick(&sight.all).and_then(|name| {
+                let exported = self.client.export(name, &request, |_| ());
+                exported.ok()
+            }),
+        };
+        if let Some(exported) = exported {
+            self.exports.lock().expect("lock").push(exported.id);
         }
     }
 
@@ -329,6 +333,11 @@ impl Bench {
         if let Some(path) = random.pick(&self.archives()) {
             let request = ImportRequest {
                 path: path.clone(),
+                import_as: None,
+                earlier: match random.next(2) {
+                    0 => self.archives(),
+                    _ => Vec::new(),
+                },
                 name: Some(format!("i{number}")),
                 datastore: self.some_store(random),
                 new_identity: true,
