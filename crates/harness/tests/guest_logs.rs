@@ -8,13 +8,31 @@ use harness::{Cli, full};
 /// Name, recipe, and what waits until the guest has all started.
 const IMAGES: [(&str, &[&str], &str); 3] = [
     ("tiny", &["tiny"], "true"),
-    ("debian", &["debian"], "true"),
+    ("debian", &["debian"], LOAD_A_MODULE),
     (
-        "debian-systemd",
+        SYSTEMD,
         &["debian", "--init", "systemd"],
         "systemctl is-system-running --wait",
     ),
 ];
+
+const SYSTEMD: &str = "debian-systemd";
+
+/// A kernel module that no image loads by itself.
+const LOAD_A_MODULE: &str =
+    "modprobe dummy && ip link add tried type dummy && ip -br link show tried && ip link del tried";
+
+/// Tells the journal something and waits until it can be read there, with what the kernel said at
+/// this boot; a clone's journal takes its time to follow the new machine id. Prints that id.
+const READ_JOURNAL: &str = "
+    logger --tag harness \"hello from $(hostname)\"
+    for try in $(seq 200); do
+        if journalctl --boot --quiet --identifier harness | grep -q \"hello from $(hostname)\" &&
+            journalctl --boot --quiet --dmesg | grep -q 'Linux version'
+        then cat /etc/machine-id; exit; fi
+        sleep 0.3
+    done
+    ls -lR /var/log/journal /run/log/journal; journalctl --boot --lines 20; exit 1";
 
 struct Home(Cli);
 
@@ -31,12 +49,35 @@ fn boot_and_look(cli: &Cli, image: &str, settled: &str, cpus: &str) -> anyhow::R
     ];
     cli.run(&run)?;
     cli.shell(&name, settled)?;
+    if image == SYSTEMD {
+        look_at_systemd(cli, &name)?;
+    }
     check_kernel_log(&cli.shell(&name, READ_KERNEL_LOG)?)?;
     cli.run(&["stop", &name])?;
     check_console(&cli.run(&["logs", &name])?)?;
     let state = cli.json(&["info", &name])?["state"].clone();
     anyhow::ensure!(state == "poweredOff", "{state}");
     cli.run(&["rm", &name]).map(|_| ())
+}
+
+/// Modules load and the journal is read, in a clone as in its source; the clone's services run on.
+fn look_at_systemd(cli: &Cli, name: &str) -> anyhow::Result<()> {
+    cli.shell(name, LOAD_A_MODULE)?;
+    let own_id = cli.shell(name, READ_JOURNAL)?;
+    let made = cli.json(&["clone", name, "--count", "1", "--wait", "120"])?;
+    let clone = made["clones"][0]["name"].as_str().unwrap_or_default();
+    let clone_id = cli.shell(clone, READ_JOURNAL)?;
+    anyhow::ensure!(own_id != clone_id, "both have machine id {own_id}");
+    let in_force = cli.shell(clone, "hostname")?;
+    anyhow::ensure!(in_force == clone, "{clone} calls itself {in_force}");
+    let state = cli.shell(
+        clone,
+        "systemctl is-system-running; systemctl --failed --plain",
+    )?;
+    anyhow::ensure!(state.starts_with("running"), "{clone}: {state}");
+    cli.shell(clone, LOAD_A_MODULE)?;
+    cli.run(&["stop", clone])?;
+    cli.run(&["rm", clone]).map(|_| ())
 }
 
 #[test]
