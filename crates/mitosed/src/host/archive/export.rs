@@ -17,6 +17,7 @@ use crate::clock::{now_ms, random_hex};
 use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
 use crate::host::event;
+use crate::host::full::is_no_space;
 use crate::inventory::{
     ArchiveRecord, ArchivedFile, ArchivedLayer, ArchivedMemory, BootSource, ForkPoint, NewEvent,
     Object, PowerState, sync_directory,
@@ -162,7 +163,10 @@ impl Host {
             Err(error) => {
                 let _ = fs::remove_file(part_of(&request.path));
                 self.remove_object::<ArchiveRecord>(&record.id, None)?;
-                return Err(error);
+                return Err(match error.has_cause(is_no_space) {
+                    true => no_space_for(&request.path),
+                    false => error,
+                });
             }
         };
         if let Some(table) = table.as_mut().filter(|_| contents.memory.table.is_some()) {
@@ -230,6 +234,13 @@ pub(super) fn archived_boot(manifest: &Manifest, here: &BootSource) -> Vec<Archi
         file: file.clone(),
     };
     boot.map(archived).collect()
+}
+
+fn no_space_for(path: &Path) -> OpError {
+    let dir = path.parent().unwrap_or(path).display();
+    OpError::unavailable(format!(
+        "path: there is no space for the archive in {dir}; make space there, or choose another path"
+    ))
 }
 
 fn no_snapshots() -> OpError {

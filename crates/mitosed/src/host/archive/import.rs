@@ -20,10 +20,12 @@ use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
 use crate::host::datastores::Promise;
+use crate::host::full::is_no_space;
 use crate::host::identity::new_mac;
 use crate::inventory::{
-    ArchiveRecord, ArchivedLayer, ArchivedMemory, BootSource, Changes, DiskRow, FIRST_DATASTORE,
-    ForkPoint, LayerRow, Object, ObjectId, PowerState, SuspendRow, VM_FOLDER, VmRow,
+    ArchiveRecord, ArchivedLayer, ArchivedMemory, BootSource, Changes, Datastore, DiskRow,
+    FIRST_DATASTORE, ForkPoint, LayerRow, Object, ObjectId, PowerState, SuspendRow, VM_FOLDER,
+    VmRow,
 };
 use crate::layers::make_delta;
 
@@ -187,10 +189,23 @@ impl Host {
             import,
             task,
         };
-        match what {
+        let made = match what {
             ImportAs::Vm => self.import_vm(&intake),
             ImportAs::Forkpoint => self.import_point(&intake),
-        }
+        };
+        made.map_err(|error| match error.has_cause(is_no_space) {
+            true => self.no_room(&intake).unwrap_or(error),
+            false => error,
+        })
+    }
+
+    /// The refusal of an import for which a datastore had less space than its archives have content.
+    fn no_room(&self, intake: &Intake<'_>) -> Option<OpError> {
+        let store = self.object::<Datastore>(&intake.datastore).ok()?;
+        let request = intake.request;
+        let archives = std::iter::once(&request.path).chain(&request.earlier);
+        let lengths = archives.filter_map(|path| Some(std::fs::metadata(path).ok()?.len()));
+        Some(self.ran_out_of_space(&store, lengths.sum()))
     }
 
     fn import_vm(self: &Arc<Self>, intake: &Intake<'_>) -> OpResult<Imported> {
