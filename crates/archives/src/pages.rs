@@ -57,18 +57,20 @@ pub struct Changes {
     pub full_pages: u64,
 }
 
+/// Pages side by side. Small, since a guest that writes every other page makes many: at most 1/1024
+/// of its RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
-    first: u64,
-    count: u32,
+    first: u32,
+    count: u16,
     full: bool,
 }
 
 impl Run {
     fn header(self) -> [u8; HEADER] {
         let mut header = [0; HEADER];
-        header[..8].copy_from_slice(&self.first.to_le_bytes());
-        header[8..12].copy_from_slice(&self.count.to_le_bytes());
+        header[..8].copy_from_slice(&u64::from(self.first).to_le_bytes());
+        header[8..12].copy_from_slice(&u32::from(self.count).to_le_bytes());
         header[12..].copy_from_slice(&u32::from(self.full).to_le_bytes());
         header
     }
@@ -78,22 +80,32 @@ impl Run {
     fn parse(header: [u8; HEADER], next: u64, pages: u64) -> Option<Self> {
         let (first, rest) = header.split_at(8);
         let (count, kind) = rest.split_at(4);
+        let first = u64::from_le_bytes(first.try_into().ok()?);
         let run = Self {
-            first: u64::from_le_bytes(first.try_into().ok()?),
-            count: u32::from_le_bytes(count.try_into().ok()?),
+            first: u32::try_from(first).ok()?,
+            count: u16::try_from(u32::from_le_bytes(count.try_into().ok()?)).ok()?,
             full: match u32::from_le_bytes(kind.try_into().ok()?) {
                 0 => false,
                 1 => true,
                 _ => return None,
             },
         };
-        let counted = (1..=STEP_PAGES as u32).contains(&run.count);
-        let end = run.first.checked_add(u64::from(run.count))?;
-        (counted && run.first >= next && end <= pages).then_some(run)
+        let counted = (1..=STEP_PAGES).contains(&usize::from(run.count));
+        (counted && first >= next && run.end() <= pages).then_some(run)
+    }
+
+    /// The page after the last one.
+    fn end(self) -> u64 {
+        u64::from(self.first) + u64::from(self.count)
+    }
+
+    /// Where it begins, bytes.
+    fn at(self) -> u64 {
+        u64::from(self.first) * PAGE_BYTES
     }
 
     fn bytes(self) -> usize {
-        self.count as usize * PAGE
+        usize::from(self.count) * PAGE
     }
 }
 
@@ -131,13 +143,13 @@ impl Changes {
         }
     }
 
-    fn note(&mut self, page: u64, full: bool) {
+    fn note(&mut self, page: u32, full: bool) {
         self.full_pages += u64::from(full);
         match self.runs.last_mut() {
             Some(run)
                 if run.full == full
-                    && run.first + u64::from(run.count) == page
-                    && (run.count as usize) < STEP_PAGES =>
+                    && run.end() == u64::from(page)
+                    && usize::from(run.count) < STEP_PAGES =>
             {
                 run.count += 1;
             }
@@ -170,7 +182,7 @@ impl Read for ChangesContent {
             if run.full {
                 self.buffer.resize(HEADER + run.bytes(), 0);
                 let pages = &mut self.buffer[HEADER..];
-                self.ram.read_exact_at(pages, run.first * PAGE_BYTES)?;
+                self.ram.read_exact_at(pages, run.at())?;
             }
         }
         let count = to.len().min(self.buffer.len() - self.at);
@@ -199,6 +211,7 @@ pub fn survey(
         member: "the memory".to_owned(),
         source,
     };
+    let too_large = || failed(io::ErrorKind::FileTooLarge.into());
     let bytes = ram.metadata().map_err(failed)?.len();
     let mut hash = Sha256::new();
     let mut table = Table::new(table, bytes);
@@ -232,6 +245,7 @@ pub fn survey(
             let pairs = entries.iter().zip(before.as_chunks::<ENTRY>().0);
             for (page, (now, then)) in (first..).zip(pairs) {
                 if now != then {
+                    let page = u32::try_from(page).map_err(|_| too_large())?;
                     changes.note(page, *now != ZERO_ENTRY);
                 }
             }
@@ -338,8 +352,8 @@ pub(crate) fn apply(
         hash.update(header);
         left -= HEADER as u64;
         let run = Run::parse(header, next, pages).ok_or_else(damaged)?;
-        next = run.first + u64::from(run.count);
-        let at = run.first * PAGE_BYTES;
+        next = run.end();
+        let at = run.at();
         if run.full {
             let content = &mut buffer[..run.bytes()];
             left = left.checked_sub(content.len() as u64).ok_or_else(damaged)?;

@@ -88,7 +88,7 @@ impl Host {
             return Ok(Err(None));
         };
         let Some(memory) = &record.doc.memory else {
-            return Ok(Err(Some("that export had no memory")));
+            return Ok(Err(Some("no memory of that export is on record")));
         };
         if memory.bytes != length_of(ram)? {
             return Ok(Err(Some("that export had memory of another size")));
