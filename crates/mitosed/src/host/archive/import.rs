@@ -141,7 +141,7 @@ impl Host {
                     initrd: None,
                 };
                 let mut row = row_of(&manifest.machine, ObjectId::new(), name.to_owned(), boot);
-                problems.take(self.settle_identity(&mut row, request.new_identity));
+                problems.take(self.settle_identity(&mut row, manifest, request.new_identity));
             }
         }
         let mut go_on = |_| ControlFlow::Continue(());
@@ -210,7 +210,7 @@ impl Host {
 
     fn import_vm(self: &Arc<Self>, intake: &Intake<'_>) -> OpResult<Imported> {
         let mut row = intake.row(self.new_id("vm")?, intake.name.to_owned());
-        self.settle_identity(&mut row, intake.request.new_identity)?;
+        self.settle_identity(&mut row, intake.manifest(), intake.request.new_identity)?;
         let vm = Vm::new(row);
         let _turn = vm.operate();
         self.reserve(std::slice::from_ref(&vm))?;
@@ -266,7 +266,7 @@ impl Host {
     }
 
     /// Gives the machine an identity of its own, or checks that nobody here has its.
-    fn settle_identity(&self, row: &mut VmRow, new: bool) -> OpResult<()> {
+    fn settle_identity(&self, row: &mut VmRow, manifest: &Manifest, new: bool) -> OpResult<()> {
         let mut used = self.macs_in_use();
         if new {
             row.uuid = random_uuid();
@@ -287,8 +287,13 @@ impl Host {
             (None, Some(nic)) => format!("a VM here has its hardware address {}", nic.mac),
             (None, None) => return Ok(()),
         };
+        // What an archive of changes starts from may go with that VM.
+        let remove = match manifest.since {
+            Some(_) => "remove that VM and give the earlier archives with --earlier",
+            None => "remove that VM",
+        };
         Err(OpError::conflict(format!(
-            "new_identity: {problem}; remove that VM, or import with --new-identity"
+            "new_identity: {problem}; {remove}, or import with --new-identity"
         ))
         .about("new_identity"))
     }
@@ -303,15 +308,24 @@ impl Host {
         let total = manifest.total_bytes();
         let mut report = watch(intake.task, total, "taking files out of the archive");
         bring_earlier(intake, staged, &mut report)?;
-        let changes = manifest.memory.as_ref();
-        let changes = changes.filter(|memory| memory.changes.is_some());
+        let ram = intake.origins.ram.as_ref();
         let mut place = |part| match part {
             Part::Changes => open_ram(places),
             part => staged.make(&places.path_of(manifest, part)),
         };
         let reader = &intake.opened.reader;
-        reader.extract(&mut place, &mut report).map_err(refuse)?;
-        if let Some(memory) = changes {
+        let taken = match ram.is_some_and(|ram| ram.is_result) {
+            false => reader.extract(&mut place, &mut report),
+            true => {
+                let mut place = |part| match part {
+                    Part::Changes => Ok(None),
+                    part => place(part).map(Some),
+                };
+                reader.extract_some(&mut place, &mut report)
+            }
+        };
+        taken.map_err(refuse)?;
+        if let (Some(_), Some(memory)) = (ram, &manifest.memory) {
             let ram = open_ram(places).context("cannot open what was written")?;
             let made = digest("memory/ram", &ram, &mut report).map_err(refuse)?;
             if made != memory.ram {

@@ -44,7 +44,7 @@ pub(super) enum FileOrigin {
     Earlier(usize),
 }
 
-/// Guest RAM that changes of the archive start from.
+/// Where the guest RAM comes from of which the archive has changes.
 #[derive(Debug)]
 pub(super) struct RamOrigin {
     /// The RAM that the first changes start from.
@@ -53,6 +53,8 @@ pub(super) struct RamOrigin {
     pub whole: Blob,
     /// Earlier archives whose changes come before those of the archive, in order.
     pub changes: Vec<usize>,
+    /// It is what the archive's changes make: they are not needed.
+    pub is_result: bool,
 }
 
 /// Where everything comes from.
@@ -62,7 +64,7 @@ pub(super) struct Origins {
     pub boot: Vec<(Part, Blob, FileOrigin)>,
     /// Each layer of the manifest.
     pub layers: Vec<LayerOrigin>,
-    /// What the memory starts from, where the archive has changes of it.
+    /// The memory, where the archive has changes of it.
     pub ram: Option<RamOrigin>,
 }
 
@@ -181,7 +183,7 @@ impl Host {
                 sha256: changes.from_sha256.clone(),
                 bytes: memory.ram.bytes,
             };
-            ram = problems.take(self.ram_origin(opened, from, report));
+            ram = problems.take(self.ram_origin(opened, from, &memory.ram, report));
             all &= ram.is_some();
         }
         all &= layers.len() == manifest.layers.len();
@@ -232,8 +234,18 @@ impl Host {
         &self,
         opened: &Opened,
         from: Blob,
+        result: &Blob,
         report: &mut Watch<'_>,
     ) -> OpResult<RamOrigin> {
+        // The same instant may have been imported before, and what it started from be gone.
+        if let Some(file) = self.find_ram(result, report)? {
+            return Ok(RamOrigin {
+                base: FileOrigin::Here(file),
+                whole: result.clone(),
+                changes: Vec::new(),
+                is_result: true,
+            });
+        }
         let mut whole = from;
         let mut used = BTreeSet::new();
         let mut changes = Vec::new();
@@ -268,6 +280,7 @@ impl Host {
                 base,
                 whole,
                 changes,
+                is_result: false,
             });
         }
     }
