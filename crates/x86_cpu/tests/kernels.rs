@@ -330,6 +330,66 @@ fn steps_watchpoints_and_breakpoints() {
     assert_eq!(cpu.general[13], 99);
 }
 
+/// A step ends after each iteration of a repeated instruction, and so does one whose store is watched; a
+/// breakpoint on it comes once.
+#[test]
+fn repeated_instructions_are_stepped_through() {
+    let memory = Memory::new();
+    memory.furnish();
+    let target = CODE + 0x800;
+    memory.program(64, CODE, |a| {
+        a.mov(rdi, DATA).unwrap();
+        a.mov(rsi, DATA + 0x100).unwrap();
+        a.mov(ecx, 20).unwrap();
+        a.pushfq().unwrap();
+        a.or(qword_ptr(rsp), 0x100).unwrap();
+        a.popfq().unwrap();
+        a.rep().movsb().unwrap();
+        a.mov(dx, 0x80).unwrap();
+        a.mov(ecx, 5).unwrap();
+        a.rep().outsb().unwrap();
+        a.pushfq().unwrap();
+        a.and(qword_ptr(rsp), !0x100).unwrap();
+        a.popfq().unwrap();
+        a.mov(r14, r15).unwrap();
+        // Watch writes of eight bytes at DATA + 0x40, and execution at the target.
+        a.mov(rax, DATA + 0x40).unwrap();
+        a.mov(dr0, rax).unwrap();
+        a.mov(rax, target).unwrap();
+        a.mov(dr1, rax).unwrap();
+        a.mov(eax, 0x0009_0405).unwrap();
+        a.mov(dr7, rax).unwrap();
+        a.mov(rdi, DATA + 0x30).unwrap();
+        a.mov(ecx, 30).unwrap();
+        a.mov(rax, target).unwrap();
+        a.jmp(rax).unwrap();
+    });
+    memory.program(64, target, |a| {
+        a.rep().stosb().unwrap();
+        a.hlt().unwrap();
+    });
+    memory.program(64, HANDLERS, |a| {
+        a.inc(r15).unwrap();
+        // Where it goes on.
+        a.mov(r12, qword_ptr(rsp)).unwrap();
+        a.push(rax).unwrap();
+        a.mov(eax, 0xffff_0ff0u32).unwrap();
+        a.mov(dr6, rax).unwrap();
+        a.or(dword_ptr(rsp + 24), 0x1_0000).unwrap();
+        a.pop(rax).unwrap();
+        a.iretq().unwrap();
+    });
+    memory.gate(1, HANDLERS, false, 0);
+    let mut cpu = memory.processor();
+    run_to_halt(&mut cpu, &mut World::default());
+    // 20 of MOVS, two MOVs, 5 of OUTS, PUSHF, AND, POPF.
+    assert_eq!(cpu.general[14], 30);
+    // The breakpoint, and the eight stores that are watched.
+    assert_eq!(cpu.general[15], 30 + 9);
+    assert_eq!((cpu.general[1], cpu.general[7]), (0, DATA + 0x4e));
+    assert_eq!(cpu.general[12], target);
+}
+
 #[test]
 fn a_stack_overflow_is_a_double_fault_on_another_stack() {
     let memory = Memory::new();

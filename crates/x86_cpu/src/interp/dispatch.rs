@@ -125,8 +125,10 @@ impl Cpu {
         self.settle_flags();
         self.interrupt_shadow = false;
         self.interp.instruction_rip = start;
-        self.interp.budget = self.interp.left;
         let stepping = self.stepping();
+        // Traps come after each iteration of a repeated instruction.
+        let iterations_max = if stepping { 1 } else { self.interp.left };
+        self.interp.budget = iterations_max;
         let stepped = match stepping {
             true => self.before_step(),
             false => Ok(false),
@@ -135,13 +137,19 @@ impl Cpu {
             Ok(trap) => trap,
             Err(fault) => return Exit::Raise(fault),
         };
+        let mut goes_on = false;
         let done = self.decode_here(env).and_then(|instruction| {
             let next = self.code_base().wrapping_add(instruction.next_ip());
             self.rip = next & self.interp.rip_mask;
-            generic::execute(self, env, &instruction)
+            let done = generic::execute(self, env, &instruction);
+            goes_on = instruction.is_string_instruction() && self.rip == start;
+            done
         });
-        let iterations = self.interp.left - self.interp.budget;
+        let iterations = iterations_max - self.interp.budget;
         self.interp.left -= iterations.max(1);
+        if stepping && goes_on {
+            self.resume_past_breakpoint();
+        }
         if stepping
             && done.is_ok()
             && let Some(fault) = self.after_step(trap)

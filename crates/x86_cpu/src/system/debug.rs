@@ -62,6 +62,12 @@ impl Cpu {
         (status != 0).then(|| Fault::debug(status))
     }
 
+    /// Lets a repeated instruction whose iterations are not all done go on although a breakpoint is
+    /// on it (SDM 3B 18.3.1.1).
+    pub(crate) fn resume_past_breakpoint(&mut self) {
+        self.rflags |= RF;
+    }
+
     fn code_breakpoints(&self) -> u64 {
         let rip = if self.long_code() {
             self.rip

@@ -90,7 +90,9 @@ impl Cpu {
             return Ok(Flow::Leave);
         }
         let start = self.rip.wrapping_sub(instruction.len() as u64);
-        for _ in 0..BATCH {
+        // Traps come after each iteration.
+        let batch = if self.stepping() { 1 } else { BATCH };
+        for _ in 0..batch {
             let count = self.general[RCX] & width;
             if count == 0 {
                 return Ok(Flow::Leave);
