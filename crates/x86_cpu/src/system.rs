@@ -137,6 +137,7 @@ fn interrupt(
         _ => (instruction.immediate8(), true),
     };
     cpu.software_interrupt(env, vector, checked)?;
+    cpu.entered_by_instruction(checked);
     Ok(Flow::Leave)
 }
 

@@ -390,6 +390,54 @@ fn repeated_instructions_are_stepped_through() {
     assert_eq!(cpu.general[12], target);
 }
 
+/// A step over INT n, INT3 or INT1 ends where the handler returns to, not in the handler; what MOV SS
+/// held back comes with INT1's own #DB.
+#[test]
+fn no_step_ends_in_the_handler_of_a_software_interrupt() {
+    let memory = Memory::new();
+    memory.furnish();
+    let other = HANDLERS + 0x400;
+    memory.program(64, CODE, |a| {
+        a.pushfq().unwrap();
+        a.or(qword_ptr(rsp), 0x100).unwrap();
+        a.popfq().unwrap();
+        a.int(0x40).unwrap();
+        a.int3().unwrap();
+        a.int1().unwrap();
+        a.pushfq().unwrap();
+        a.and(qword_ptr(rsp), !0x100).unwrap();
+        a.popfq().unwrap();
+        a.mov(r14, r15).unwrap();
+        a.mov(rax, DATA).unwrap();
+        a.mov(word_ptr(rax), ss).unwrap();
+        a.mov(dr0, rax).unwrap();
+        a.mov(eax, 0x0003_0401).unwrap();
+        a.mov(dr7, rax).unwrap();
+        a.mov(rax, DATA).unwrap();
+        a.mov(ss, word_ptr(rax)).unwrap();
+        a.int1().unwrap();
+        a.hlt().unwrap();
+    });
+    memory.program(64, HANDLERS, |a| {
+        a.inc(r15).unwrap();
+        a.mov(r12, dr6).unwrap();
+        a.iretq().unwrap();
+    });
+    memory.program(64, other, |a| {
+        a.inc(r13).unwrap();
+        a.iretq().unwrap();
+    });
+    memory.gate(1, HANDLERS, false, 0);
+    memory.gate(3, other, false, 0);
+    memory.gate(0x40, other, false, 0);
+    let mut cpu = memory.processor();
+    run_to_halt(&mut cpu, &mut World::default());
+    // INT 40H and INT3; INT1 itself, PUSHFQ, AND, POPFQ.
+    assert_eq!((cpu.general[13], cpu.general[14]), (2, 4));
+    assert_eq!(cpu.general[15], 5);
+    assert_eq!(cpu.general[12] & 0xf, 1);
+}
+
 #[test]
 fn a_stack_overflow_is_a_double_fault_on_another_stack() {
     let memory = Memory::new();

@@ -62,6 +62,16 @@ impl Cpu {
         (status != 0).then(|| Fault::debug(status))
     }
 
+    /// INT n, INT3, INTO and INT1 clear TF on their way, so no step ends with them (SDM 3B 18.3.1.4).
+    /// What waits since MOV SS comes with the #DB of INT1, the one that is not `checked`.
+    pub(super) fn entered_by_instruction(&mut self, checked: bool) {
+        self.system.steps_by_result = true;
+        if !checked && self.system.held_hits != 0 {
+            let held = std::mem::take(&mut self.system.held_hits);
+            self.note_debug(held);
+        }
+    }
+
     /// Lets a repeated instruction whose iterations are not all done go on although a breakpoint is
     /// on it (SDM 3B 18.3.1.1).
     pub(crate) fn resume_past_breakpoint(&mut self) {
