@@ -7,7 +7,8 @@ mod bed;
 use std::collections::HashSet;
 
 use api_types::{
-    ExportRequest, ImportAs, ImportRequest, PointForkRequest, PrepareRequest, StopRequest,
+    ExportRequest, ImportAs, ImportRequest, PointForkRequest, PrepareRequest, RunRequest,
+    StopRequest,
 };
 use bed::Bed;
 
@@ -218,4 +219,39 @@ fn a_fork_point_that_is_not_finished_leaves_nothing() {
         assert_eq!(everything(&to), Vec::<String>::new(), "{}", to.log());
     }
     to.assert_only(&[]);
+}
+
+#[test]
+fn what_is_cancelled_leaves_nothing() {
+    let (from, to) = (Bed::new(), Bed::new());
+    // Reading a GiB of zeros takes a while.
+    let request = RunRequest {
+        memory_bytes: 1 << 30,
+        ..from.with_disk(from.request("a", ""))
+    };
+    from.client.run(&request).unwrap();
+    from.client
+        .export("a", &to_file(&from, "a.tar"), |_| ())
+        .unwrap();
+    let tables = from.list("exports");
+    let client = from.client.clone();
+    let stopped = from.client.export("a", &to_file(&from, "cut.tar"), |task| {
+        let _ = client.cancel_task(task.id);
+    });
+    let told = stopped.unwrap_err().to_string();
+    assert!(told.contains("cancelled"), "{told}");
+    assert_eq!(from.list("exports"), tables);
+    assert!(!from.file("cut.tar").exists() && !from.file("cut.tar.part").exists());
+    for what in [ImportAs::Vm, ImportAs::Forkpoint] {
+        let client = to.client.clone();
+        let request = wanted(&from, "a.tar", None, Some(what));
+        let stopped = to.client.import(&request, |task| {
+            let _ = client.cancel_task(task.id);
+        });
+        let told = stopped.unwrap_err().to_string();
+        assert!(told.contains("cancelled"), "{told}");
+        assert!(to.client.fork_points().unwrap().is_empty());
+        assert_eq!(everything(&to), Vec::<String>::new());
+        to.assert_only(&[]);
+    }
 }
