@@ -74,6 +74,11 @@ impl Attention {
         self.0.store(true, Ordering::Release);
     }
 
+    /// Returns whether it was called.
+    pub(crate) fn waits(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Returns whether it was called, and forgets it.
     pub fn take(&self) -> bool {
         self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::AcqRel)

@@ -186,8 +186,10 @@ impl Cpu {
         let done = run(self, env);
         let iterations = budget - self.interp.budget;
         let after = budget - before - iterations.max(1);
+        // A device may have asked for an interrupt in answer to the access.
+        let leaves = self.code_changed() || self.attention.waits();
         match done {
-            Ok(Flow::Next) if !self.code_changed() => (true, budget - (iterations - 1).max(0)),
+            Ok(Flow::Next) if !leaves => (true, budget - (iterations - 1).max(0)),
             Ok(Flow::Next) => (false, after),
             Ok(Flow::Leave) => {
                 self.interp.exit = Exit::Leave;

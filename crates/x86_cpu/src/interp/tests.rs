@@ -363,6 +363,62 @@ fn a_budget_is_kept_to_the_instruction() {
     }
 }
 
+/// A device that asks for an interrupt when it is written to is heard before the next instruction.
+#[test]
+fn a_device_is_heard_at_once() {
+    struct Device(Attention);
+    impl Environment for Device {
+        fn port_read(&mut self, _port: u16, _size: u8) -> u32 {
+            0
+        }
+        fn port_write(&mut self, _port: u16, _size: u8, _value: u32) {}
+        fn mmio_read(&mut self, _address: u64, _data: &mut [u8]) {}
+        fn mmio_write(&mut self, address: u64, _data: &[u8]) {
+            assert_eq!(address, 0x40_0010);
+            self.0.call();
+        }
+        fn msr_read(&mut self, _index: u32) -> Option<u64> {
+            None
+        }
+        fn msr_write(&mut self, _index: u32, _value: u64) -> bool {
+            false
+        }
+        fn cpuid(&mut self, _leaf: u32, _index: u32) -> [u32; 4] {
+            [0; 4]
+        }
+        fn tsc(&mut self) -> u64 {
+            0
+        }
+        fn random(&mut self) -> u64 {
+            0
+        }
+        fn take_interrupt(&mut self) -> Option<u8> {
+            None
+        }
+        fn take_nmi(&mut self) -> bool {
+            false
+        }
+        fn task_priority(&mut self) -> u8 {
+            0
+        }
+        fn set_task_priority(&mut self, _value: u8) {}
+    }
+    let mut machine = Machine::new();
+    // Beyond RAM.
+    machine.write(0x3010, &0x40_0083_u64.to_le_bytes());
+    let mut assembler = CodeAssembler::new(64).unwrap();
+    assembler.mov(rax, 0x40_0010_u64).unwrap();
+    assembler.mov(dword_ptr(rax), ecx).unwrap();
+    assembler.inc(ebx).unwrap();
+    assembler.hlt().unwrap();
+    machine.write(CODE, &assembler.assemble(CODE).unwrap());
+    let mut device = Device(machine.cpu.attention());
+    assert_eq!(machine.cpu.run(&mut device, 1000), Stop::Budget);
+    assert_eq!(machine.cpu.general[3], 0);
+    assert_eq!(machine.cpu.run(&mut device, 1000), Stop::Halted);
+    assert_eq!(machine.cpu.general[3], 1);
+}
+
 /// 0F 18 to 0F 1F in every form do nothing, whatever newer processors mean by them.
 #[test]
 fn hints_do_nothing() {
