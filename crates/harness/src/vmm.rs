@@ -10,7 +10,7 @@ use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -171,12 +171,10 @@ impl VmProcess {
         command
             .args(["shell", "--uid", &next_uid().to_string()])
             .args(["--uid-range", &format!("{UID_FIRST}-{UID_LAST}")])
-            .stdin(Stdio::null())
+            .stdin(OwnedFd::from(listener))
             .stdout(log.try_clone()?)
             .stderr(log);
-        let child =
-            linux_sys::spawn_with_fd(&mut command, listener.as_fd(), vmm_protocol::CONTROL_FD)?;
-        drop(listener);
+        let child = command.spawn()?;
         let socket = UnixStream::connect(&path)?;
         Self::over(socket, Process::Child(child), folder, name)
     }

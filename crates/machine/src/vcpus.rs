@@ -288,6 +288,8 @@ fn thread_main(shared: &Shared, index: usize, make: MakeVcpu, on_end: &OnEnd) {
     let Some(mut vcpu) = make_vcpu(shared, index, make) else {
         return;
     };
+    // The thread that started this one answers the daemon; a guest is in no such hurry.
+    linux_sys::take_usual_slices();
     let progress = &shared.progress[index];
     let mut handled = 1;
     let mut ended = false;

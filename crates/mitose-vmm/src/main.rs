@@ -26,7 +26,7 @@ use crate::server::{Next, Server, Start};
 
 const USAGE: &str = "usage: mitose-vmm shell|seed --uid ID --uid-range FIRST-LAST
 The process of one VM, or the one of which such processes are born. The daemon starts it as root
-with a control socket as descriptor 3; it is of no use by hand.";
+with a control socket as its standard input; it is of no use by hand.";
 
 /// What the process is started as.
 #[derive(Clone, Copy, Debug)]
@@ -101,10 +101,12 @@ fn parse(args: &[String]) -> anyhow::Result<(Role, Jail)> {
 
 fn run(role: Role, jail: Jail) -> anyhow::Result<()> {
     let control = jail::take_descriptor(vmm_protocol::CONTROL_FD)
-        .context("descriptor 3 is not an open control socket")?;
+        .context("standard input is not a control socket")?;
     let thread = seed::sole_thread()?;
     jail::ignore_children().context("cannot let the kernel reap clones")?;
     jail::spare_memory();
+    // Threads that run vCPUs leave them again.
+    linux_sys::take_short_slices();
     // Finds the kernel's fast clock while the process may still look for it.
     machine::monotonic_ns();
     let barrier = jail.enter().context("cannot build the jail")?;

@@ -1,14 +1,12 @@
 //! Shells born of a seed: jailed, with user ids of their own, alive when the seed is gone.
 
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use vmm_protocol::{
-    CONTROL_FD, Command as Order, FromVmm, Outcome, Request, Sow, Sown, VERSION, VmState,
-};
+use vmm_protocol::{Command as Order, FromVmm, Outcome, Request, Sow, Sown, VERSION, VmState};
 
 const FIRST: u32 = 0x6a00_0000;
 const LAST: u32 = 0x6a00_ffff;
@@ -20,9 +18,9 @@ fn start_seed() -> (Child, UnixStream) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mitose-vmm"));
     command
         .args(["seed", "--uid", &FIRST.to_string()])
-        .args(["--uid-range", &format!("{FIRST}-{LAST}")]);
-    let child = linux_sys::spawn_with_fd(&mut command, far.as_fd(), CONTROL_FD).expect("seed");
-    (child, near)
+        .args(["--uid-range", &format!("{FIRST}-{LAST}")])
+        .stdin(OwnedFd::from(far));
+    (command.spawn().expect("seed"), near)
 }
 
 fn sow(seed: &UnixStream, listener: &UnixListener, log: &File, uid: u32) -> Sown {

@@ -22,7 +22,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Command as Process, Stdio};
+use std::process::Command as Process;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -82,7 +82,7 @@ struct Server {
 
 fn main() {
     let listener: UnixListener = jail::take_descriptor(vmm_protocol::CONTROL_FD)
-        .expect("the control socket is descriptor 3")
+        .expect("the control socket is standard input")
         .into();
     let mut args = std::env::args().skip(1);
     let newborn = args.next().as_deref() == Some("newborn");
@@ -630,9 +630,8 @@ fn bear(listener: &OwnedFd, spec: &VmSpec) {
     let mut command = Process::new(program);
     command
         .args(["newborn", &spec.memory_bytes.to_string(), &spec.cmdline])
-        .stdin(Stdio::null());
-    linux_sys::spawn_with_fd(&mut command, listener.as_fd(), vmm_protocol::CONTROL_FD)
-        .expect("a newborn starts");
+        .stdin(listener.try_clone().expect("the descriptor is shared"));
+    command.spawn().expect("a newborn starts");
 }
 
 fn take(fds: &mut [Option<OwnedFd>], fd: Fd) -> OwnedFd {

@@ -62,6 +62,8 @@ fn run(args: Args) -> anyhow::Result<()> {
     // A daemon has no terminal; where it leads a group already it is a session's own.
     let _ = rustix::process::setsid();
     raise_file_limit();
+    // All threads have them; VM processes take theirs themselves.
+    linux_sys::take_short_slices();
     protect_from_oom();
     host::refuse_lost(&config.home)?;
     let inventory = Sqlite::open(&config.home.inventory())?;

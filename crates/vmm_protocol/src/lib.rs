@@ -1,10 +1,10 @@
 //! Messages between the daemon and the process of one VM.
 //!
 //! A VM process is started by root as `mitose-vmm shell --uid U --uid-range FIRST-LAST`, with its
-//! listening control socket as descriptor 3; it jails itself, then accepts connections.
+//! listening control socket as its standard input; it jails itself, then accepts connections.
 //!
 //! A shell that is needed at once is not started but born: `mitose-vmm seed` takes the same
-//! arguments and has a connected stream socket as descriptor 3. For each [`Sow`] it splits itself;
+//! arguments and has a connected stream socket as its standard input. For each [`Sow`] it splits itself;
 //! the child is a shell, jailed like the seed, with a user id of its own. The seed ends with its
 //! connection.
 //!
@@ -34,8 +34,9 @@ pub const VERSION: u32 = 2;
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 /// Most descriptors of one frame (the kernel's `SCM_MAX_FD` is 253).
 pub const MAX_FRAME_FDS: usize = 250;
-/// Descriptor number on which a VM process finds its listening control socket when it starts.
-pub const CONTROL_FD: i32 = 3;
+/// Descriptor number on which a VM process finds its listening control socket when it starts: its
+/// standard input, which a process can be given without a `fork()` of whoever starts it.
+pub const CONTROL_FD: i32 = 0;
 
 /// Index of a descriptor among those of the same frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

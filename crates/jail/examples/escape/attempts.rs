@@ -348,6 +348,11 @@ fn processes(victim: u32, scratch: u64) -> Vec<Attempt> {
                 libc::SYS_sched_setscheduler,
                 vec![pid, 0, scratch],
             ),
+            (
+                "time slices of",
+                libc::SYS_sched_setattr,
+                vec![pid, scratch, 0],
+            ),
             ("pin", libc::SYS_sched_setaffinity, vec![pid, 8, scratch]),
             ("renice", libc::SYS_setpriority, vec![0, pid, 19]),
             ("group of", libc::SYS_setpgid, vec![pid, 0]),

@@ -88,6 +88,7 @@ impl Server {
         };
         let (tell, connection) = (self.control.messenger(), Arc::clone(connection));
         let carry_out = move || {
+            linux_sys::take_usual_slices();
             let result = work.carry_out().map_err(|error| format!("{error:#}"));
             // The files are closed before anybody hears of it.
             drop(work);

@@ -8,10 +8,10 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -197,8 +197,7 @@ impl Pool {
         let uid = self.take_uid()?;
         let log = self.config.home.logs().join("seed.log");
         let started = open_log(&log).and_then(|output| {
-            let mut command = self.command("seed", uid, &output)?;
-            Seed::start(&mut command, uid)
+            Seed::start(|control| self.command("seed", uid, &output, control), uid)
         });
         match started {
             Ok(seed) => {
@@ -302,8 +301,8 @@ impl Pool {
         let pid = match born {
             Some(pid) => pid,
             None => {
-                let mut command = self.command("shell", uid, &output)?;
-                self.start_process(&mut command, &listener)?
+                let control = listener.try_clone().context("cannot share a socket")?;
+                self.start_process(self.command("shell", uid, &output, control.into())?)?
             }
         };
         let connected = Link::connect(socket)
@@ -329,8 +328,17 @@ impl Pool {
         }
     }
 
-    /// How a VM process is started in the role `role`.
-    fn command(&self, role: &str, uid: u32, output: &File) -> anyhow::Result<Command> {
+    /// How a VM process is started in the role `role`, with its control socket.
+    ///
+    /// Nothing is to be done between `fork` and `exec`, so that the daemon is not copied: each page
+    /// that it writes afterwards would cost a fault.
+    fn command(
+        &self,
+        role: &str,
+        uid: u32,
+        output: &File,
+        control: OwnedFd,
+    ) -> anyhow::Result<Command> {
         let (first, last) = self.config.uids;
         let share = || output.try_clone().context("cannot share a log file");
         let mut command = Command::new(&self.config.vmm);
@@ -340,7 +348,7 @@ impl Pool {
             .env_clear()
             .env(HOME_MARK, self.config.home.root())
             .current_dir("/")
-            .stdin(Stdio::null())
+            .stdin(control)
             .stdout(share()?)
             .stderr(share()?);
         for name in ["RUST_LOG", "RUST_BACKTRACE"] {
@@ -351,9 +359,8 @@ impl Pool {
         Ok(command)
     }
 
-    fn start_process(&self, command: &mut Command, listener: &UnixListener) -> anyhow::Result<i32> {
-        let child = linux_sys::spawn_with_fd(command, listener.as_fd(), vmm_protocol::CONTROL_FD)
-            .with_context(|| {
+    fn start_process(&self, mut command: Command) -> anyhow::Result<i32> {
+        let child = command.spawn().with_context(|| {
             format!(
                 "cannot start the VM process {}; install it beside mitosed or set MITOSE_VMM",
                 self.config.vmm.display()

@@ -1,13 +1,13 @@
 //! The seed: a jailed process of which shells are born when the pool is empty.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use vmm_protocol::{CONTROL_FD, Sow, Sown};
+use vmm_protocol::{Sow, Sown};
 
 /// Longest time for a birth, the seed's own start included.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,12 +23,16 @@ pub(super) struct Seed {
 }
 
 impl Seed {
-    /// Starts it by `command`.
-    pub fn start(command: &mut Command, uid: u32) -> anyhow::Result<Self> {
+    /// Starts it by the command that `command` makes for its control socket.
+    pub fn start(
+        command: impl FnOnce(OwnedFd) -> anyhow::Result<Command>,
+        uid: u32,
+    ) -> anyhow::Result<Self> {
         let (socket, far) = UnixStream::pair().context("cannot make a socket pair")?;
         socket.set_read_timeout(Some(TIMEOUT))?;
         socket.set_write_timeout(Some(TIMEOUT))?;
-        let child = linux_sys::spawn_with_fd(command, far.as_fd(), CONTROL_FD)
+        let child = command(far.into())?
+            .spawn()
             .context("cannot start the process of which VM processes are born")?;
         Ok(Self {
             socket,

@@ -140,7 +140,7 @@ impl Host {
     fn begin_copy(self: &Arc<Self>, job: Job, space: Promise, lane: Lane) {
         let host = Arc::clone(self);
         let work = move || {
-            let _idle = linux_sys::IdleIo::begin();
+            let _background = linux_sys::Background::begin();
             host.fill_one(job, space);
             drop(lane);
             host.disk_pools.wake();

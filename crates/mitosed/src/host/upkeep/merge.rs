@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use disk_layers::{LayerFile, Pace, Progress, set_backing};
-use linux_sys::IdleIo;
+use linux_sys::Background;
 use serde::Serialize;
 use serde_json::json;
 use vmm_protocol::{Command, LayerFd, Outcome, Rebase};
@@ -165,7 +165,7 @@ impl Job<'_> {
             None => oldest.parent.clone(),
         };
         let (layer, parent) = self.intend(newest, below.as_deref())?;
-        let idle = rate.is_some().then(IdleIo::begin);
+        let background = rate.is_some().then(Background::begin);
         let target = File::options()
             .read(true)
             .write(true)
@@ -196,7 +196,7 @@ impl Job<'_> {
         let format = disk_format(parent.format);
         let report = disk_layers::merge(files, target, &name, format, &mut pace)
             .with_context(|| format!("cannot merge layers of disk {}", self.disk))?;
-        drop(idle);
+        drop(background);
         if let Some(directory) = layer.path.parent() {
             sync_directory(directory).context("cannot sync the datastore")?;
         }

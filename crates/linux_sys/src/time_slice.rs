@@ -1,0 +1,78 @@
+//! How long a thread runs at a stretch (sched_setattr(2), `sched_runtime` of an ordinary thread).
+//!
+//! A thread's slice does not change its share of the processor. A thread that wakes up is let in
+//! at once where its slice is shorter than that of the thread that runs (Linux 6.12,
+//! `PREEMPT_SHORT`); otherwise it may wait for all of the other's, which is milliseconds beside a
+//! vCPU that never sleeps. Older kernels ignore it.
+
+use std::time::Duration;
+
+/// Slice of threads that answer somebody: longer than what each does between two waits.
+const SHORT_NS: u64 = Duration::from_micros(200).as_nanos() as u64;
+
+/// Gives the calling thread, and those that it starts from now on, short slices.
+///
+/// Where the kernel refuses, nothing changes.
+pub fn take_short_slices() {
+    set_slice(SHORT_NS);
+}
+
+/// Gives the calling thread, and those that it starts from now on, the kernel's usual slices.
+///
+/// Where the kernel refuses, nothing changes.
+pub fn take_usual_slices() {
+    set_slice(0);
+}
+
+/// Gives the calling thread slices of so many nanoseconds; 0 for the usual ones.
+pub(crate) fn set_slice(slice_ns: u64) {
+    let Some(mut attributes) = attributes() else {
+        return;
+    };
+    if attributes.sched_policy != libc::SCHED_OTHER as u32 {
+        return;
+    }
+    attributes.sched_runtime = slice_ns;
+    // SAFETY: the structure is valid and only read; 0 is the calling thread.
+    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+}
+
+/// The slices of the calling thread, nanoseconds, where the kernel tells them.
+pub(crate) fn slice() -> Option<u64> {
+    attributes().map(|attributes| attributes.sched_runtime)
+}
+
+/// What the scheduler knows of the calling thread; its slice is told since Linux 6.12.
+fn attributes() -> Option<libc::sched_attr> {
+    let size = size_of::<libc::sched_attr>() as u32;
+    // SAFETY: all fields are numbers, for which zero is a value.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure has the size that is told; 0 is the calling thread.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) };
+    (result == 0).then_some(attributes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_inherit_a_slice_and_may_leave_it() {
+        // In a thread of its own: others of this process keep theirs.
+        let told = std::thread::spawn(|| {
+            let before = slice();
+            take_short_slices();
+            let of_child = std::thread::spawn(slice).join().unwrap();
+            let own = slice();
+            take_usual_slices();
+            (before, own, of_child, slice())
+        });
+        let (before, own, of_child, after) = told.join().unwrap();
+        assert_eq!(own, of_child);
+        assert_eq!(after, before);
+        // A kernel that has no slices tells none.
+        if before.is_some_and(|ns| ns != 0) {
+            assert_eq!(own, Some(SHORT_NS));
+        }
+    }
+}
