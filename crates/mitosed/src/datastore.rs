@@ -155,17 +155,20 @@ impl StoreDir {
         sync_directory(&self.root)
     }
 
-    /// Removes the mark and what is empty in it.
+    /// Removes what is empty in it, then the mark: a daemon that ends in between knows it again.
     pub fn unmark(&self) -> io::Result<()> {
-        match fs::remove_file(self.mark_path()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
         for dir in self.dirs() {
             let _ = fs::remove_dir(dir);
         }
         let _ = nursery::clear(&self.root);
-        Ok(())
+        match fs::remove_file(self.mark_path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                // It is in use as before.
+                let _ = self.make_dirs();
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
