@@ -12,6 +12,7 @@
 //! | `grows` | the process has 4 MiB more of its own with each fork, until it is flattened |
 //! | `fail=flatten` | moving a piece of RAM fails |
 //! | `nospace` | a write finds no space until the first resume |
+//! | `writes` | RAM that is dumped has 64 pages that stay, and two that each fork changes |
 //!
 //! Lines `say JSON` typed on COM1 are messages of the agent.
 //!
@@ -21,6 +22,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command as Process;
 use std::time::Duration;
@@ -70,6 +72,8 @@ struct Machine {
 struct Inherited {
     memory_bytes: u64,
     cmdline: String,
+    /// Number of the fork that it was born of.
+    fork: u8,
 }
 
 struct Server {
@@ -92,6 +96,10 @@ fn main() {
             .and_then(|bytes| bytes.parse().ok())
             .expect("a newborn is told its memory"),
         cmdline: args.next().expect("a newborn is told its command line"),
+        fork: args
+            .next()
+            .and_then(|number| number.parse().ok())
+            .expect("a newborn is told which fork it is of"),
     });
     let (mut machine, mut kept) = (None, None);
     loop {
@@ -352,7 +360,8 @@ impl Server {
             }
             RamView::Private => {
                 for newborn in &fork.newborns {
-                    bear(&take(fds, newborn.listener), &machine.spec);
+                    let number = machine.forks as u8;
+                    bear(&take(fds, newborn.listener), &machine.spec, number);
                 }
                 None
             }
@@ -474,6 +483,10 @@ impl Server {
         let written = rustix::fs::ftruncate(&ram, inherited.memory_bytes)
             .map_err(std::io::Error::from)
             .and_then(|()| ram.write_all(b"ram"))
+            .and_then(|()| match words().any(|word| word == "writes") {
+                true => write_pages(&ram, inherited.fork),
+                false => Ok(()),
+            })
             .and_then(|()| checkpoint.write_all(&checkpoint_bytes()));
         match written {
             Ok(()) => Outcome::Done,
@@ -608,6 +621,15 @@ impl Machine {
     }
 }
 
+/// What a guest has in its RAM when it is forked for the `fork`th time: the page after the last one is
+/// written, and the one before is zeros again.
+fn write_pages(ram: &File, fork: u8) -> std::io::Result<()> {
+    let page = |at: u64, byte: u8| ram.write_all_at(&[byte; 4096], at * 4096);
+    (256..320).try_for_each(|at| page(at, 7))?;
+    page(320, fork)?;
+    page(1000 + u64::from(fork), 9)
+}
+
 fn refused(why: &str) -> Outcome {
     Outcome::Failed {
         message: why.into(),
@@ -625,11 +647,12 @@ fn layers_of(disk: &DiskBackend, fds: &mut [Option<OwnedFd>]) -> Vec<OwnedFd> {
     reason = "it outlives this process or ends with the test"
 )]
 /// Starts a process in the place of one that is born by `fork()`.
-fn bear(listener: &OwnedFd, spec: &VmSpec) {
+fn bear(listener: &OwnedFd, spec: &VmSpec, fork: u8) {
     let program = std::env::current_exe().expect("this program has a file");
     let mut command = Process::new(program);
     command
         .args(["newborn", &spec.memory_bytes.to_string(), &spec.cmdline])
+        .arg(fork.to_string())
         .stdin(listener.try_clone().expect("the descriptor is shared"));
     command.spawn().expect("a newborn starts");
 }
