@@ -56,7 +56,7 @@ test: build
 	$(RUN_TESTS)
 
 test-full: build
-	MITOSE_TEST_FULL=1 MITOSE_TEST_SCALE=20 PROPTEST_CASES=4096 $(RUN_FULL)
+	MITOSE_TEST_FULL=1 MITOSE_TEST_SCALE=8 PROPTEST_CASES=4096 $(RUN_FULL)
 	./scripts/fuzz.sh $(FUZZ_SECONDS)
 	./scripts/schemathesis.sh
 
