@@ -239,6 +239,50 @@ pub(super) fn select(instruction: &Instruction) -> Choice {
     }
 }
 
+/// Chooses how to run an instruction of 16- and 32-bit code: handlers know neither segments with limits
+/// nor addresses that wrap, and links lead to 64-bit code, so only what stays within the general
+/// registers has one.
+pub(super) fn select_between_registers(instruction: &Instruction) -> Choice {
+    let stays = (0..instruction.op_count()).all(|number| match instruction.op_kind(number) {
+        OpKind::Register => slot(instruction.op_register(number)).is_some(),
+        OpKind::Immediate8
+        | OpKind::Immediate16
+        | OpKind::Immediate32
+        | OpKind::Immediate8to16
+        | OpKind::Immediate8to32 => true,
+        _ => false,
+    });
+    let known = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Add
+            | Mnemonic::Adc
+            | Mnemonic::Sub
+            | Mnemonic::Sbb
+            | Mnemonic::And
+            | Mnemonic::Or
+            | Mnemonic::Xor
+            | Mnemonic::Cmp
+            | Mnemonic::Test
+            | Mnemonic::Inc
+            | Mnemonic::Dec
+            | Mnemonic::Neg
+            | Mnemonic::Not
+            | Mnemonic::Mov
+            | Mnemonic::Movzx
+            | Mnemonic::Movsx
+            | Mnemonic::Shl
+            | Mnemonic::Sal
+            | Mnemonic::Shr
+            | Mnemonic::Sar
+            | Mnemonic::Rol
+            | Mnemonic::Ror
+    );
+    match stays && known {
+        true => select(instruction),
+        false => Choice::Decoded,
+    }
+}
+
 /// [`select`] for shifts, products and bits, for what exchanges, and for whatever has a condition or
 /// is no integer instruction.
 fn select_other(instruction: &Instruction) -> Choice {

@@ -363,6 +363,64 @@ fn a_budget_is_kept_to_the_instruction() {
     }
 }
 
+/// Handlers and the decoded form do the same in 16- and 32-bit code.
+#[test]
+fn narrow_code_runs_by_handlers_as_step_by_step() {
+    let ends_after = |slice: u64, bits: u32| {
+        let mut a = CodeAssembler::new(bits).unwrap();
+        let mut again = a.create_label();
+        a.mov(ecx, 300).unwrap();
+        a.mov(eax, 0x8765_4321u32).unwrap();
+        a.set_label(&mut again).unwrap();
+        a.add(eax, ecx).unwrap();
+        a.adc(bx, ax).unwrap();
+        a.sbb(dh, bl).unwrap();
+        a.xor(esi, edx).unwrap();
+        a.rol(esi, 7).unwrap();
+        a.mov(ah, cl).unwrap();
+        a.movsx(edi, bx).unwrap();
+        a.shl(edi, cl).unwrap();
+        a.sar(bp, 3).unwrap();
+        a.inc(bp).unwrap();
+        a.neg(dl).unwrap();
+        a.sub(ebp, edi).unwrap();
+        a.cmp(ebp, -5).unwrap();
+        a.setl(ch).unwrap();
+        a.mov(ch, 0).unwrap();
+        a.movzx(ecx, cx).unwrap();
+        a.cmp(al, bl).unwrap();
+        a.adc(esi, 0).unwrap();
+        a.dec(ecx).unwrap();
+        a.jne(again).unwrap();
+        a.hlt().unwrap();
+        let start = if bits == 16 { 0x8000 } else { CODE };
+        let mut machine = Machine::new();
+        machine.write(start, &a.assemble(start).unwrap());
+        // Compatibility mode.
+        machine.cpu.segments[1].access = if bits == 16 { 0x809b } else { 0xc09b };
+        machine.cpu.rip = start;
+        machine.cpu.state_replaced();
+        for _ in 0..1_000_000 {
+            match machine.cpu.run(&mut Nothing, slice) {
+                Stop::Halted => return (machine.cpu.general, machine.cpu.rflags),
+                stop => assert_eq!(stop, Stop::Budget),
+            }
+        }
+        panic!("no end in sight at {:#x}", machine.cpu.rip);
+    };
+    for bits in [16, 32] {
+        let stepped = ends_after(1, bits);
+        assert_eq!(stepped.0[1], 0);
+        for slice in [70, 1000, 100_000] {
+            assert_eq!(
+                ends_after(slice, bits),
+                stepped,
+                "{bits} bits, slices of {slice}"
+            );
+        }
+    }
+}
+
 /// A device that asks for an interrupt when it is written to is heard before the next instruction.
 #[test]
 fn a_device_is_heard_at_once() {

@@ -109,7 +109,7 @@ impl Builder {
     fn add(&mut self, instruction: Instruction) -> bool {
         let choice = match self.width {
             Width::Bits64 => select::select(&instruction),
-            _ => Choice::Decoded,
+            _ => select::select_between_registers(&instruction),
         };
         let mut op = select::operands(&instruction);
         op.number = self.instructions.len() as u16;
