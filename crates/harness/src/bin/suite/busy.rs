@@ -15,7 +15,7 @@ while :; do
   sha256sum </dev/shm/data.new >/dev/shm/sum.new
   mv /dev/shm/data.new /dev/shm/data; mv /dev/shm/sum.new /dev/shm/sum
   sha256sum </dev/shm/data | cmp -s - /dev/shm/sum || echo memory >>/tmp/errors
-  n=$((n+1)); echo $n >/tmp/memory.n; sleep 0.2
+  n=$((n+1)); echo $n >/tmp/memory.new; mv /tmp/memory.new /tmp/memory.n; sleep 0.2
 done
 X
 setsid sh /tmp/memory.sh >/dev/null 2>&1 </dev/null &"#;
