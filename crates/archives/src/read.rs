@@ -1,8 +1,10 @@
 //! Reading an archive that somebody else may have made.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 use tar::{Archive, Entry, EntryType};
 
@@ -17,6 +19,13 @@ pub(crate) const MANIFEST_DIGEST: &str = "manifest.sha256";
 /// What every header has, and where, bytes from the start.
 const MAGIC: &[u8; 5] = b"ustar";
 const MAGIC_AT: u64 = 257;
+/// Most bytes that are read to find the next member: its headers, and the manifest where that is passed
+/// over. The library keeps long names in memory, however long their headers say that they are.
+const HEADERS_BYTES: u64 = MAX_MANIFEST_BYTES + (64 << 10);
+/// A sparse member has a place for each run of content, 21 in a block of its headers; runs of files are
+/// no shorter than a page.
+const SPARSE_BLOCK_BYTES: u64 = 512;
+const CONTENT_OF_SPARSE_BLOCK: u64 = 21 * 4096;
 /// Length of the member [`MANIFEST_DIGEST`]: 64 digits and the end of the line.
 const DIGEST_BYTES: u64 = 65;
 
@@ -27,18 +36,74 @@ pub struct Reader {
     manifest: Manifest,
 }
 
+/// How many bytes may still be read.
+#[derive(Clone, Debug)]
+struct Allowance(Rc<Cell<u64>>);
+
+impl Allowance {
+    fn unlimited() -> Self {
+        Self(Rc::new(Cell::new(u64::MAX)))
+    }
+
+    /// Allows the headers of a member of `bytes`.
+    fn headers(&self, bytes: u64) {
+        let sparse = bytes / CONTENT_OF_SPARSE_BLOCK * SPARSE_BLOCK_BYTES;
+        self.0.set(HEADERS_BYTES + sparse);
+    }
+
+    /// Allows content, which is bounded by who takes it.
+    fn content(&self) {
+        self.0.set(u64::MAX);
+    }
+}
+
+/// Reads what is allowed.
+struct Bounded<R> {
+    inner: R,
+    left: Allowance,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.0.get();
+        let most = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        if most == 0 && !buffer.is_empty() {
+            let problem = "a header is longer than any of an archive";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        }
+        let read = self.inner.read(&mut buffer[..most])?;
+        if left != u64::MAX {
+            self.left.0.set(left - read as u64);
+        }
+        Ok(read)
+    }
+}
+
+impl<R: Seek> Seek for Bounded<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
+    }
+}
+
 impl Reader {
     /// Reads the manifest.
     pub fn open(mut file: File) -> Result<Self, ArchiveError> {
         file.rewind().map_err(ArchiveError::Read)?;
         let (text, digest) = {
             check_form(&file)?;
-            let mut archive = Archive::new(BufReader::new(&file));
+            let left = Allowance::unlimited();
+            let inner = BufReader::new(&file);
+            let mut archive = Archive::new(Bounded {
+                inner,
+                left: left.clone(),
+            });
             let mut entries = archive.entries().map_err(ArchiveError::Read)?;
-            let text = read_text(&mut entries, MANIFEST, MAX_MANIFEST_BYTES)?;
+            let text = read_text(&mut entries, MANIFEST, MAX_MANIFEST_BYTES, &left)?;
             (
                 text,
-                read_text(&mut entries, MANIFEST_DIGEST, DIGEST_BYTES)?,
+                read_text(&mut entries, MANIFEST_DIGEST, DIGEST_BYTES, &left)?,
             )
         };
         if digest != format!("{}\n", sha256(&text)).as_bytes() {
@@ -66,9 +131,10 @@ impl Reader {
         watch: &mut Watch<'_>,
     ) -> Result<(), ArchiveError> {
         self.rewind()?;
-        let mut archive = Archive::new(BufReader::with_capacity(1 << 20, &self.file));
+        let left = Allowance::unlimited();
+        let mut archive = Archive::new(self.bounded(&left));
         let entries = archive.entries().map_err(ArchiveError::Read)?;
-        self.take_out(entries, &mut |part| place(part).map(Some), watch)
+        self.take_out(entries, &left, &mut |part| place(part).map(Some), watch)
     }
 
     /// The same for the members that `place` gives a file for; others are neither read nor verified.
@@ -78,9 +144,17 @@ impl Reader {
         watch: &mut Watch<'_>,
     ) -> Result<(), ArchiveError> {
         self.rewind()?;
-        let mut archive = Archive::new(BufReader::with_capacity(1 << 20, &self.file));
+        let left = Allowance::unlimited();
+        let mut archive = Archive::new(self.bounded(&left));
         let entries = archive.entries_with_seek().map_err(ArchiveError::Read)?;
-        self.take_out(entries, place, watch)
+        self.take_out(entries, &left, place, watch)
+    }
+
+    fn bounded(&self, left: &Allowance) -> Bounded<BufReader<&File>> {
+        Bounded {
+            inner: BufReader::with_capacity(1 << 20, &self.file),
+            left: left.clone(),
+        }
     }
 
     fn rewind(&self) -> Result<(), ArchiveError> {
@@ -90,15 +164,16 @@ impl Reader {
     fn take_out<R: Read>(
         &self,
         mut entries: tar::Entries<'_, R>,
+        left: &Allowance,
         place: &mut dyn FnMut(Part) -> io::Result<Option<File>>,
         watch: &mut Watch<'_>,
     ) -> Result<(), ArchiveError> {
         for name in [MANIFEST, MANIFEST_DIGEST] {
-            next(&mut entries, name)?;
+            next(&mut entries, name, 0, left)?;
         }
         for (part, blob) in self.manifest.parts() {
             let name = self.manifest.name_of(part);
-            let mut entry = next(&mut entries, &name)?;
+            let mut entry = next(&mut entries, &name, blob.bytes, left)?;
             check_length(&name, &entry, blob)?;
             let to = place(part).map_err(|source| ArchiveError::File {
                 action: "write",
@@ -114,6 +189,7 @@ impl Reader {
                 (Some(to), _) => take(&name, &mut entry, blob, &to, watch)?,
             }
         }
+        left.headers(0);
         match entries.next() {
             None => Ok(()),
             Some(Ok(entry)) => Err(ArchiveError::Unexpected {
@@ -150,12 +226,17 @@ fn check_form(file: &File) -> Result<(), ArchiveError> {
     }
 }
 
-/// The next member, which has to be the one called `name`.
+/// The next member, which has to be the one called `name`, of `bytes`.
 fn next<'a, R: Read>(
     entries: &mut tar::Entries<'a, R>,
     name: &str,
+    bytes: u64,
+    left: &Allowance,
 ) -> Result<Entry<'a, R>, ArchiveError> {
-    let entry = match entries.next() {
+    left.headers(bytes);
+    let found = entries.next();
+    left.content();
+    let entry = match found {
         Some(entry) => entry.map_err(|error| broken(name, error))?,
         None => {
             return Err(ArchiveError::Cut {
@@ -200,8 +281,9 @@ fn read_text<R: Read>(
     entries: &mut tar::Entries<'_, R>,
     name: &str,
     most: u64,
+    left: &Allowance,
 ) -> Result<Vec<u8>, ArchiveError> {
-    let entry = next(entries, name)?;
+    let entry = next(entries, name, most, left)?;
     let size = entry.size();
     if size > most {
         return Err(ArchiveError::Size {

@@ -524,6 +524,24 @@ fn writing_and_reading_end_when_the_caller_wants() {
 }
 
 #[test]
+fn names_without_end_are_not_kept_in_memory() {
+    // A name of a terabyte, which is a hole.
+    let mut header = tar::Header::new_gnu();
+    header.set_path("././@LongLink").unwrap();
+    header.set_entry_type(tar::EntryType::GNULongName);
+    header.set_size(1 << 40);
+    header.set_cksum();
+    let file = file_of(header.as_bytes());
+    file.set_len(1 << 40).unwrap();
+    let error = Reader::open(file).unwrap_err();
+    assert!(
+        chain(&error).contains("longer than any"),
+        "{}",
+        chain(&error)
+    );
+}
+
+#[test]
 fn another_file_is_refused_without_its_content() {
     let lines = b"root:x:0:0:root:/root:/bin/bash\n".repeat(100);
     for content in [&lines[..], b"", b"short"] {

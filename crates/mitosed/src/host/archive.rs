@@ -41,17 +41,20 @@ impl Host {
         let Ok(entries) = std::fs::read_dir(&dir) else {
             return;
         };
+        // Files come after their row, and a child after its point: what is seen last is what others
+        // make meanwhile.
+        let paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
         let mut used = HashSet::new();
         let mut note = |boot: &BootSource| {
             used.insert(boot.kernel.clone());
             used.extend(boot.initrd.clone());
         };
-        self.all().iter().for_each(|vm| note(&vm.live().row.boot));
-        let snapshots = self.objects::<Snapshot>();
-        snapshots.iter().for_each(|s| note(&s.doc.row.boot));
         let points = self.objects::<ForkPoint>();
         points.iter().for_each(|point| note(&point.doc.row.boot));
-        for path in entries.flatten().map(|entry| entry.path()) {
+        let snapshots = self.objects::<Snapshot>();
+        snapshots.iter().for_each(|s| note(&s.doc.row.boot));
+        self.all().iter().for_each(|vm| note(&vm.live().row.boot));
+        for path in paths {
             if !used.contains(&path) {
                 let _ = std::fs::remove_file(&path);
             }
@@ -62,7 +65,7 @@ impl Host {
     pub(super) fn settle_archives(&self) {
         for record in self.objects::<ArchiveRecord>() {
             if record.doc.writing {
-                let _ = std::fs::remove_file(part_of(&record.doc.path));
+                let _ = std::fs::remove_file(part_of(&record.doc.path, &record.name));
                 if let Err(error) = self.remove_object::<ArchiveRecord>(&record.id, None) {
                     tracing::error!("{}", error.message());
                 }
@@ -72,9 +75,11 @@ impl Host {
     }
 }
 
-/// Where an archive is while it is written.
-fn part_of(path: &Path) -> PathBuf {
-    path.with_added_extension("part")
+/// Where the archive of an export is while it is written: no other export, and nobody else, has a
+/// file of this name.
+fn part_of(path: &Path, export: &str) -> PathBuf {
+    let short = export.get(..8).unwrap_or(export);
+    path.with_added_extension(format!("{short}.part"))
 }
 
 /// Reports bytes to a task, and says when somebody cancelled it.

@@ -55,6 +55,13 @@ impl Bed {
         self.dir.path().join(name)
     }
 
+    /// Names of archives that are being written beside the home.
+    pub fn half_written(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".part")).collect()
+    }
+
     /// Directory of the memory cgroups of this bed's VMs.
     pub fn groups(&self) -> PathBuf {
         let v1 = Path::new("/sys/fs/cgroup/memory");

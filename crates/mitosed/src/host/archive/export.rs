@@ -161,7 +161,6 @@ impl Host {
         let archive_bytes = match written {
             Ok(bytes) => bytes,
             Err(error) => {
-                let _ = fs::remove_file(part_of(&request.path));
                 self.remove_object::<ArchiveRecord>(&record.id, None)?;
                 return Err(match error.has_cause(is_no_space) {
                     true => no_space_for(&request.path),
@@ -282,7 +281,7 @@ fn check_target(path: &Path) -> OpResult<()> {
 /// Writes the archive beside its name, durably, then gives it its name.
 fn write_archive(contents: &Contents<'_>, path: &Path, task: &TaskContext) -> OpResult<u64> {
     use std::os::unix::fs::OpenOptionsExt;
-    let part = part_of(path);
+    let part = part_of(path, &contents.manifest.id);
     let failed = || format!("path: cannot write {}", path.display());
     let file = File::options()
         .write(true)
@@ -290,6 +289,22 @@ fn write_archive(contents: &Contents<'_>, path: &Path, task: &TaskContext) -> Op
         .mode(0o600)
         .open(&part)
         .with_context(failed)?;
+    let written = fill_and_name(contents, file, &part, path, task);
+    if written.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    written
+}
+
+/// Writes the archive to its new file, then gives that its name.
+fn fill_and_name(
+    contents: &Contents<'_>,
+    file: File,
+    part: &Path,
+    path: &Path,
+    task: &TaskContext,
+) -> OpResult<u64> {
+    let failed = || format!("path: cannot write {}", path.display());
     let manifest = &contents.manifest;
     let mut open = |part: Part| contents.open(part);
     let mut report = watch(task, manifest.total_bytes(), "writing the archive");
@@ -302,7 +317,7 @@ fn write_archive(contents: &Contents<'_>, path: &Path, task: &TaskContext) -> Op
     let bytes = file.metadata().with_context(failed)?.len();
     rustix::fs::renameat_with(
         rustix::fs::CWD,
-        &part,
+        part,
         rustix::fs::CWD,
         path,
         rustix::fs::RenameFlags::NOREPLACE,

@@ -43,18 +43,28 @@ impl Drop for Found<'_> {
 }
 
 impl Host {
-    /// A layer that is here: one that an earlier export or import had, or a file that the daemon did
-    /// not make with the same content.
-    pub(super) fn find_layer(
+    /// Layers that are here with the same content, down to the base: those that an earlier export or
+    /// import had, or a file that the daemon did not make. `parents` are those found for the layer
+    /// that it stands on.
+    ///
+    /// The bytes of a layer do not say what it stands on: an empty one of another disk has the same.
+    pub(super) fn find_layers(
         &self,
         layer: &Layer,
+        parents: &[LayerRow],
         held: &mut Found<'_>,
         report: &mut Watch<'_>,
-    ) -> OpResult<Option<LayerRow>> {
+    ) -> OpResult<Vec<LayerRow>> {
+        let stands = |row: &LayerRow| match (&layer.parent, &row.parent) {
+            (None, None) => true,
+            (Some(_), Some(id)) => parents.iter().any(|parent| parent.id == *id),
+            _ => false,
+        };
         let ids = self.recorded_ids(layer);
-        let recorded = ids.iter().find_map(|id| held.hold(id));
-        if let Some(row) = recorded.filter(|row| fits(row, layer)) {
-            return Ok(Some(row));
+        let rows = ids.iter().filter_map(|id| held.hold(id));
+        let rows: Vec<_> = rows.filter(|row| fits(row, layer) && stands(row)).collect();
+        if !rows.is_empty() || layer.included {
+            return Ok(rows);
         }
         for row in self.given_layers(layer)? {
             let Ok(file) = File::open(&row.path) else {
@@ -66,10 +76,10 @@ impl Host {
             let found = digest(&layer.id, &file, report).map_err(refuse)?;
             if found == layer.file {
                 // A base image that no disk stands on yet is no layer, and is not removed.
-                return Ok(Some(held.hold(&row.id).unwrap_or(row)));
+                return Ok(vec![held.hold(&row.id).unwrap_or(row)]);
             }
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 
     /// An open file that is this kernel or initial RAM disk: one that an earlier export or import had,
@@ -101,8 +111,8 @@ impl Host {
         find_file(files, wanted, report)
     }
 
-    fn recorded_ids(&self, layer: &Layer) -> Vec<LayerId> {
-        let mut ids = Vec::new();
+    fn recorded_ids(&self, layer: &Layer) -> BTreeSet<LayerId> {
+        let mut ids = BTreeSet::new();
         for record in self.objects::<ArchiveRecord>() {
             let same = record
                 .doc

@@ -1,11 +1,12 @@
 //! Where the parts of an import come from: the archive, this host, or earlier archives that were given
 //! with it. All of it is found before anything is written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use api_types::ErrorKind;
+use api_types::schema::MAX_EARLIER;
 use archives::{Blob, Layer, Manifest, Memory, Part, Reader, Watch};
 
 use super::Host;
@@ -71,6 +72,14 @@ pub(super) struct Origins {
 impl Opened {
     /// Opens archives; notes what is wrong with them.
     pub fn open(path: &Path, earlier: &[PathBuf], problems: &mut Problems) -> Option<Self> {
+        if earlier.len() > MAX_EARLIER {
+            let problem = format!(
+                "earlier: {} archives are more than {MAX_EARLIER}; export the machine whole once",
+                earlier.len()
+            );
+            problems.note(OpError::invalid(problem));
+            return None;
+        }
         let reader = problems.take(open_archive("path", path));
         let earlier: Vec<_> = earlier
             .iter()
@@ -171,8 +180,16 @@ impl Host {
             }
         }
         let mut layers = Vec::new();
+        let mut here: BTreeMap<&str, Vec<LayerRow>> = BTreeMap::new();
         for layer in &manifest.layers {
-            let origin = self.layer_origin(opened, layer, held, report);
+            let parents = layer.parent.as_deref().and_then(|id| here.get(id));
+            let parents = parents.map(Vec::as_slice).unwrap_or_default();
+            let found = self.find_layers(layer, parents, held, report);
+            let origin = found.and_then(|found| {
+                let origin = layer_origin(opened, layer, found.first());
+                here.insert(&layer.id, found);
+                origin
+            });
             layers.extend(problems.take(origin));
         }
         let mut ram = None;
@@ -188,27 +205,6 @@ impl Host {
         }
         all &= layers.len() == manifest.layers.len();
         all.then_some(Origins { boot, layers, ram })
-    }
-
-    fn layer_origin(
-        &self,
-        opened: &Opened,
-        layer: &Layer,
-        held: &mut Found<'_>,
-        report: &mut Watch<'_>,
-    ) -> OpResult<LayerOrigin> {
-        if layer.included {
-            return Ok(LayerOrigin::Archive);
-        }
-        if let Some(row) = self.find_layer(layer, held, report)? {
-            return Ok(LayerOrigin::Here(row));
-        }
-        let earlier = opened.layer(layer);
-        let (archive, number) = earlier.ok_or_else(|| {
-            let what = format!("layer {}", layer.id);
-            opened.missing(&what, &layer.file)
-        })?;
-        Ok(LayerOrigin::Earlier(archive, number))
     }
 
     fn boot_origin(
@@ -284,6 +280,22 @@ impl Host {
             });
         }
     }
+}
+
+/// Where a layer comes from of which `here` is on this host.
+fn layer_origin(opened: &Opened, layer: &Layer, here: Option<&LayerRow>) -> OpResult<LayerOrigin> {
+    if layer.included {
+        return Ok(LayerOrigin::Archive);
+    }
+    if let Some(row) = here {
+        return Ok(LayerOrigin::Here(row.clone()));
+    }
+    let earlier = opened.layer(layer);
+    let (archive, number) = earlier.ok_or_else(|| {
+        let what = format!("layer {}", layer.id);
+        opened.missing(&what, &layer.file)
+    })?;
+    Ok(LayerOrigin::Earlier(archive, number))
 }
 
 fn remedy_for(export: &str) -> String {
