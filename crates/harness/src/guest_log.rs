@@ -27,7 +27,10 @@ const OF_A_BUSY_HOST: &[&str] = &["hrtimer: interrupt took", "hogged CPU for >"]
 
 /// Warnings that tell of a host's processor without its maker's latest microcode: guests on KVM see
 /// the host's processor, the lab's is a model that knows none, and the host's own kernel says the same.
-const OF_OLD_MICROCODE: &[&str] = &["IBPB-extending microcode not applied"];
+const OF_OLD_MICROCODE: &[&str] = &[
+    "Speculative Return Stack Overflow: IBPB-extending microcode not applied",
+    "Speculative Return Stack Overflow: WARNING: See",
+];
 
 /// KERN_WARNING; lower is worse.
 const WARNING: u32 = 4;
