@@ -5,16 +5,33 @@
 //! `PREEMPT_SHORT`); otherwise it may wait for all of the other's, which is milliseconds beside a
 //! vCPU that never sleeps. Older kernels ignore it.
 
-use std::time::Duration;
+/// Who lets whom wait: of two threads, the one with the shorter slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hurry {
+    /// Somebody waits for the answers of all others: a quarter of the usual slice.
+    Daemon,
+    /// It answers the daemon, which goes on meanwhile: half of the usual slice.
+    VmProcess,
+}
 
-/// Slice of threads that answer somebody: longer than what each does between two waits.
-const SHORT_NS: u64 = Duration::from_micros(200).as_nanos() as u64;
+impl Hurry {
+    fn share(self) -> u64 {
+        match self {
+            Self::Daemon => 4,
+            Self::VmProcess => 2,
+        }
+    }
+}
 
 /// Gives the calling thread, and those that it starts from now on, short slices.
 ///
 /// Where the kernel refuses, nothing changes.
-pub fn take_short_slices() {
-    set_slice(SHORT_NS);
+pub fn take_short_slices(hurry: Hurry) {
+    // What was inherited is somebody else's.
+    set_slice(0);
+    if let Some(usual_ns) = slice() {
+        set_slice(usual_ns / hurry.share());
+    }
 }
 
 /// Gives the calling thread, and those that it starts from now on, the kernel's usual slices.
@@ -61,18 +78,20 @@ mod tests {
         // In a thread of its own: others of this process keep theirs.
         let told = std::thread::spawn(|| {
             let before = slice();
-            take_short_slices();
+            take_short_slices(Hurry::VmProcess);
+            let in_vm = slice();
+            take_short_slices(Hurry::Daemon);
             let of_child = std::thread::spawn(slice).join().unwrap();
             let own = slice();
             take_usual_slices();
-            (before, own, of_child, slice())
+            (before, in_vm, own, of_child, slice())
         });
-        let (before, own, of_child, after) = told.join().unwrap();
+        let (before, in_vm, own, of_child, after) = told.join().unwrap();
         assert_eq!(own, of_child);
         assert_eq!(after, before);
         // A kernel that has no slices tells none.
-        if before.is_some_and(|ns| ns != 0) {
-            assert_eq!(own, Some(SHORT_NS));
+        if let Some(usual) = before.filter(|ns| *ns != 0) {
+            assert_eq!((in_vm, own), (Some(usual / 2), Some(usual / 4)));
         }
     }
 }

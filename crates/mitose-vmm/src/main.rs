@@ -106,7 +106,7 @@ fn run(role: Role, jail: Jail) -> anyhow::Result<()> {
     jail::ignore_children().context("cannot let the kernel reap clones")?;
     jail::spare_memory();
     // Threads that run vCPUs leave them again.
-    linux_sys::take_short_slices();
+    linux_sys::take_short_slices(linux_sys::Hurry::VmProcess);
     // Finds the kernel's fast clock while the process may still look for it.
     machine::monotonic_ns();
     let barrier = jail.enter().context("cannot build the jail")?;

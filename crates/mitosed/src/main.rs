@@ -63,7 +63,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let _ = rustix::process::setsid();
     raise_file_limit();
     // All threads have them; VM processes take theirs themselves.
-    linux_sys::take_short_slices();
+    linux_sys::take_short_slices(linux_sys::Hurry::Daemon);
     protect_from_oom();
     host::refuse_lost(&config.home)?;
     let inventory = Sqlite::open(&config.home.inventory())?;
