@@ -57,8 +57,8 @@ pub struct Changes {
     pub full_pages: u64,
 }
 
-/// Pages side by side. Small, since a guest that writes every other page makes many: at most 1/1024
-/// of its RAM.
+/// Pages side by side. Small, since there are many of a guest that writes here and there: at most one
+/// for each page, 1/512 of its RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
     first: u32,
@@ -199,7 +199,8 @@ pub(crate) fn max_changes_bytes(ram_bytes: u64) -> u64 {
 }
 
 /// Reads guest RAM of whole pages once: its SHA-256, its table of page digests, which is written to
-/// the empty file `table` where one is given, and what differs from `earlier`, the table of RAM of the same size.
+/// the empty file `table` where one is given, and what differs from `earlier`, the table of RAM of the
+/// same size.
 pub fn survey(
     ram: &File,
     table: Option<&File>,

@@ -26,6 +26,8 @@ const HEADERS_BYTES: u64 = MAX_MANIFEST_BYTES + (64 << 10);
 /// no shorter than a page.
 const SPARSE_BLOCK_BYTES: u64 = 512;
 const CONTENT_OF_SPARSE_BLOCK: u64 = 21 * 4096;
+/// Most bytes of headers that any member has: 11 million runs.
+const MAX_HEADERS_BYTES: u64 = 256 << 20;
 /// Length of the member [`MANIFEST_DIGEST`]: 64 digits and the end of the line.
 const DIGEST_BYTES: u64 = 65;
 
@@ -48,7 +50,8 @@ impl Allowance {
     /// Allows the headers of a member of `bytes`.
     fn headers(&self, bytes: u64) {
         let sparse = bytes / CONTENT_OF_SPARSE_BLOCK * SPARSE_BLOCK_BYTES;
-        self.0.set(HEADERS_BYTES + sparse);
+        // Sizes are told by the archive itself.
+        self.0.set(HEADERS_BYTES + sparse.min(MAX_HEADERS_BYTES));
     }
 
     /// Allows content, which is bounded by who takes it.
@@ -122,9 +125,9 @@ impl Reader {
         &self.manifest
     }
 
-    /// Writes every member to the empty file that `place` gives for it, and verifies it. Changes of memory are put into the file of the RAM that they
-    /// start from, which is not verified as a whole. What was written before an error is the caller's
-    /// to remove.
+    /// Writes every member to the empty file that `place` gives for it, and verifies it. Changes of
+    /// memory are put into the file of the RAM that they start from, which is not verified as a whole.
+    /// What was written before an error is the caller's to remove.
     pub fn extract(
         &self,
         place: &mut dyn FnMut(Part) -> io::Result<File>,

@@ -523,17 +523,49 @@ fn writing_and_reading_end_when_the_caller_wants() {
     assert!(matches!(ended, Err(ArchiveError::Cancelled)));
 }
 
-#[test]
-fn names_without_end_are_not_kept_in_memory() {
-    // A name of a terabyte, which is a hole.
+/// Header of a name of a terabyte, which is a hole.
+fn endless_name() -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_path("././@LongLink").unwrap();
     header.set_entry_type(tar::EntryType::GNULongName);
     header.set_size(1 << 40);
     header.set_cksum();
+    header
+}
+
+#[test]
+fn names_without_end_are_not_kept_in_memory() {
+    let header = endless_name();
     let file = file_of(header.as_bytes());
     file.set_len(1 << 40).unwrap();
     let error = Reader::open(file).unwrap_err();
+    assert!(
+        chain(&error).contains("longer than any"),
+        "{}",
+        chain(&error)
+    );
+}
+
+#[test]
+fn a_member_that_says_it_is_large_has_no_longer_a_name() {
+    let mut manifest = sample().manifest;
+    manifest.layers[0].disk_bytes = 1 << 45;
+    manifest.layers[0].file.bytes = 1 << 45;
+    let text = serde_json::to_vec(&manifest).unwrap();
+    let mut bytes = hostile(|members| {
+        let layer = members.iter().position(|(name, ..)| name == "layers/0.raw");
+        members.truncate(layer.unwrap());
+        members[1].1 = format!("{}\n", crate::content::sha256(&text)).into_bytes();
+        members[0].1 = text;
+    });
+    // Two blocks of zeros are the end.
+    bytes.truncate(bytes.len() - 1024);
+    bytes.extend(endless_name().as_bytes());
+    let file = file_of(&bytes);
+    file.set_len(1 << 41).unwrap();
+    let reader = Reader::open(file).unwrap();
+    let mut place = |_| tempfile::tempfile();
+    let error = reader.extract(&mut place, &mut go_on).unwrap_err();
     assert!(
         chain(&error).contains("longer than any"),
         "{}",

@@ -1,9 +1,12 @@
 //! The command line as a user types it: `mitose` with a home of its own, answers read as JSON.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use client::Client;
 use serde_json::Value;
 
 /// A `mitose` with its home folder.
@@ -99,5 +102,47 @@ impl Cli {
             }
         }
         let _ = self.output(&["daemon", "stop"]);
+    }
+}
+
+/// What tests say to a bare-metal guest on COM1, and what it says.
+impl Cli {
+    /// How often a guest said `line`. Lines that begin with `E` tell what it found wrong: an error.
+    pub fn said(&self, name: &str, line: &str) -> anyhow::Result<usize> {
+        let text = self.run(&["logs", name]).unwrap_or_default();
+        if let Some(failed) = text.lines().find(|line| line.starts_with('E')) {
+            bail!("{name} says {failed:?}");
+        }
+        Ok(text.lines().filter(|said| *said == line).count())
+    }
+
+    /// Waits until a guest has said `line` `count` times.
+    pub fn wait_said(
+        &self,
+        name: &str,
+        line: &str,
+        count: usize,
+        patience: Duration,
+    ) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
+        while self.said(name, line)? < count {
+            ensure!(Instant::now() < deadline, "{name} does not say {line}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Types a guest's command and waits for its answer.
+    pub fn ask(
+        &self,
+        name: &str,
+        byte: u8,
+        answer: &str,
+        patience: Duration,
+    ) -> anyhow::Result<()> {
+        let before = self.said(name, answer)?;
+        let mut console = Client::new(self.home()).console(name)?;
+        console.write_all(&[byte])?;
+        self.wait_said(name, answer, before + 1, patience)
     }
 }

@@ -2,9 +2,8 @@
 //! and it goes on there from the last instant with all that it had in memory.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api_types::{ExportRequest, Exported, ImportRequest, PointForkRequest, PrepareRequest};
 use client::Client;
@@ -31,27 +30,10 @@ impl Home {
         }
     }
 
-    fn count(&self, name: &str, line: &str) -> usize {
-        let text = self.cli.run(&["logs", name]).unwrap_or_default();
-        let failed = text.lines().find(|line| line.starts_with('E'));
-        assert!(failed.is_none(), "{name} says {failed:?}");
-        text.lines().filter(|said| *said == line).count()
-    }
-
-    fn wait_for(&self, name: &str, line: &str, count: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.count(name, line) < count {
-            assert!(Instant::now() < deadline, "{name} does not say {line}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
     /// Types a command and waits for its answer.
     fn command(&self, name: &str, byte: u8, answer: &str) {
-        let before = self.count(name, answer);
-        let mut console = self.client.console(name).expect("console");
-        console.write_all(&[byte]).expect("type");
-        self.wait_for(name, answer, before + 1);
+        let answered = self.cli.ask(name, byte, answer, PATIENCE);
+        answered.expect("an answer");
     }
 
     fn ram(&self, file: &str) -> Vec<u8> {
@@ -89,7 +71,9 @@ fn chain(engine: &str) {
     let args = ["run", "a", "--kernel", &kernel, "--memory", "64M"];
     let more = ["--engine", engine, "--cmdline", &words];
     from.cli.run(&[&args[..], &more].concat()).expect("run");
-    from.wait_for("a", "M", 1);
+    from.cli
+        .wait_said("a", "M", 1, PATIENCE)
+        .expect("it touched its RAM");
     let mut since: Option<Exported> = None;
     let mut archives = Vec::new();
     for number in 0..4 {

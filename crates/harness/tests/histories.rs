@@ -2,7 +2,6 @@
 //! layers, and neither they nor their clones notice.
 
 use std::fs;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use api_types::{Event, ForkRequest};
@@ -45,30 +44,15 @@ impl Bed {
         let args = ["run", name, "--kernel", &kernel, "--memory", "64M"];
         let more = ["--engine", engine, "--cmdline", &words];
         self.cli.run(&[&args[..], &more].concat()).expect("run");
-        self.wait_for(name, "M", 1);
-    }
-
-    fn count(&self, name: &str, line: &str) -> usize {
-        let text = self.cli.run(&["logs", name]).unwrap_or_default();
-        let failed = text.lines().find(|line| line.starts_with('E'));
-        assert!(failed.is_none(), "{name} says {failed:?}");
-        text.lines().filter(|said| *said == line).count()
-    }
-
-    fn wait_for(&self, name: &str, line: &str, count: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.count(name, line) < count {
-            assert!(Instant::now() < deadline, "{name} does not say {line}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.cli
+            .wait_said(name, "M", 1, PATIENCE)
+            .expect("it touched its RAM");
     }
 
     /// Types a command and waits for its answer.
     fn command(&self, name: &str, byte: u8, answer: &str) {
-        let before = self.count(name, answer);
-        let mut console = self.client.console(name).expect("console");
-        console.write_all(&[byte]).expect("type");
-        self.wait_for(name, answer, before + 1);
+        let answered = self.cli.ask(name, byte, answer, PATIENCE);
+        answered.expect("an answer");
     }
 
     fn fork(&self, source: &str, clone: &str) -> u64 {

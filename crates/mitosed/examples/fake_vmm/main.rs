@@ -19,10 +19,11 @@
 //! COM1's log tells what happened: `boot`, `restore` or, without a new generation, `resume`, `link N up`, then `told JSON` for each message to the
 //! agent. A dump is the text `ram` in a file of the guest's size, and a checkpoint as of a fork.
 
+mod memory;
+
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command as Process;
 use std::time::Duration;
@@ -30,13 +31,11 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use vm_spec::VmSpec;
 use vmm_protocol::{
-    Backends, BeginFlatten, Boot, CloneRam, Command, DiskBackend, Dump, EndReason, Event, Fd, Fork,
-    ForkStep, Forked, FromVmm, InsertMedium, Keep, LayerFormat, Outcome, RamView, Rebase, Reply,
-    Request, Restore, SetSerial, Status, VmState,
+    Backends, Boot, CloneRam, Command, DiskBackend, EndReason, Event, Fd, Fork, ForkStep, Forked,
+    FromVmm, InsertMedium, LayerFormat, Outcome, RamView, Rebase, Reply, Request, Restore,
+    SetSerial, Status, VmState,
 };
 
-/// Pieces in which its RAM is moved onto a new layer.
-const FLATTEN_PIECES: u32 = 3;
 /// What stands in for a checkpoint.
 fn checkpoint_bytes() -> Vec<u8> {
     let kind = saved_state::Kind {
@@ -467,95 +466,6 @@ impl Server {
         self.machine.as_mut()?.disks.get_mut(index)
     }
 
-    fn dump(&self, order: Dump, fds: &mut [Option<OwnedFd>]) -> Outcome {
-        let Some(inherited) = &self.inherited else {
-            return refused("this process was not born by fork()");
-        };
-        let words = || inherited.cmdline.split(' ');
-        if words().any(|word| word == "fail=dump") {
-            return refused("made to fail");
-        }
-        let delay = words().find_map(|word| word.strip_prefix("dump_ms="));
-        let delay = delay.map_or(0, |delay| delay.parse().expect("a number"));
-        std::thread::sleep(Duration::from_millis(delay));
-        let mut ram = File::from(take(fds, order.ram));
-        let mut checkpoint = File::from(take(fds, order.checkpoint));
-        let written = rustix::fs::ftruncate(&ram, inherited.memory_bytes)
-            .map_err(std::io::Error::from)
-            .and_then(|()| ram.write_all(b"ram"))
-            .and_then(|()| match words().any(|word| word == "writes") {
-                true => write_pages(&ram, inherited.fork),
-                false => Ok(()),
-            })
-            .and_then(|()| checkpoint.write_all(&checkpoint_bytes()));
-        match written {
-            Ok(()) => Outcome::Done,
-            Err(error) => refused(&format!("cannot write guest RAM: {error}")),
-        }
-    }
-
-    fn begin_flatten(&mut self, order: BeginFlatten, fds: &mut [Option<OwnedFd>]) -> Outcome {
-        take(fds, order.writable);
-        let layer = take(fds, order.layer);
-        take(fds, order.pagemap);
-        match &mut self.machine {
-            Some(machine) if machine.forks > 0 => {
-                machine.flattening = Some((layer, FLATTEN_PIECES));
-                Outcome::Done
-            }
-            _ => refused("guest RAM is a shared view: it has no layer"),
-        }
-    }
-
-    fn flatten_next(&mut self) -> Outcome {
-        if self.word("fail=flatten") {
-            return refused("made to fail");
-        }
-        let Some(machine) = &mut self.machine else {
-            return refused("this process runs no VM yet");
-        };
-        match machine.flattening.take() {
-            None => refused("guest RAM is not being moved onto a layer"),
-            Some((layer, 0)) => {
-                machine.ram = Some(layer);
-                machine.written.clear();
-                Outcome::Flattened {
-                    stun_us: 0,
-                    moved_kib: 0,
-                }
-            }
-            Some((layer, left)) => {
-                machine.flattening = Some((layer, left - 1));
-                Outcome::Flattened {
-                    stun_us: if machine.paused { 0 } else { 3 },
-                    moved_kib: 1024,
-                }
-            }
-        }
-    }
-
-    fn keep(&mut self, order: Keep, fds: &mut [Option<OwnedFd>]) -> Outcome {
-        if self.machine.is_some() || self.inherited.is_some() || self.kept.is_some() {
-            return refused("this process is no shell");
-        }
-        self.kept = Some([order.ram, order.checkpoint].map(|fd| take(fds, fd)));
-        Outcome::Done
-    }
-
-    fn recall(&self) -> (Outcome, Vec<OwnedFd>) {
-        let Some(kept) = &self.kept else {
-            return (refused("this process keeps no fork point"), vec![]);
-        };
-        let fds = kept
-            .iter()
-            .map(|fd| fd.try_clone().expect("a descriptor can be copied"));
-        let outcome = Outcome::Kept {
-            ram: Fd(0),
-            checkpoint: Fd(1),
-        };
-        (outcome, fds.collect())
-    }
-
     fn status(&self) -> Status {
         let machine = self.machine.as_ref();
         Status {
@@ -619,15 +529,6 @@ impl Machine {
         let com1 = self.serial.first_mut().expect("a VM has COM1");
         com1.write_all(bytes).expect("the serial log takes bytes");
     }
-}
-
-/// What a guest has in its RAM when it is forked for the `fork`th time: the page after the last one is
-/// written, and the one before is zeros again.
-fn write_pages(ram: &File, fork: u8) -> std::io::Result<()> {
-    let page = |at: u64, byte: u8| ram.write_all_at(&[byte; 4096], at * 4096);
-    (256..320).try_for_each(|at| page(at, 7))?;
-    page(320, fork)?;
-    page(1000 + u64::from(fork), 9)
 }
 
 fn refused(why: &str) -> Outcome {
