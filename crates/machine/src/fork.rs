@@ -263,8 +263,9 @@ impl Machine {
             .map(|disk| disk.worker.lock())
             .collect();
         let shared = platform.shared.lock();
-        let result = states.map_err(at(ForkStep::Stop)).and_then(|vcpus| {
+        let result = states.map_err(at(ForkStep::Stop)).and_then(|mut vcpus| {
             steps.done(ForkStep::Stop)?;
+            let clock = vm.save_clock(&mut vcpus).map_err(at(ForkStep::Save))?;
             let mut slots: Vec<_> = disks.iter().map(|guard| guard.save(0)).collect();
             slots.extend((0..shared.len()).map(|index| shared.save(index)));
             let checkpoint = Box::new(Checkpoint {
@@ -272,7 +273,7 @@ impl Machine {
                 cpus: spec.cpus,
                 memory_bytes: spec.memory_bytes,
                 vcpus,
-                clock: vm.save_clock().map_err(at(ForkStep::Save))?,
+                clock,
                 platform: platform.save(slots),
             });
             steps.done(ForkStep::Save)?;

@@ -78,9 +78,11 @@ pub trait Vm: Send + Sync + Debug {
     fn stack_bytes(&self) -> usize {
         256 << 10
     }
-    /// Saves the paravirtual clock.
-    fn save_clock(&self) -> Result<VmClock, EngineError>;
-    /// Makes the paravirtual clock go on from `clock`.
+    /// Saves the paravirtual clock. `vcpus` are the states that all vCPUs were saved with, in their
+    /// order, and stand still since: their time-stamp counters may be moved to the same instant.
+    fn save_clock(&self, vcpus: &mut [VcpuState]) -> Result<VmClock, EngineError>;
+    /// Makes the paravirtual clock go on from `clock`, after all vCPUs were restored: as far as the
+    /// time-stamp counter that was saved furthest ahead has gone on since.
     fn restore_clock(&self, clock: &VmClock) -> Result<(), EngineError>;
 }
 

@@ -4,12 +4,12 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_SPLIT_IRQCHIP, kvm_clock_data, kvm_enable_cap, kvm_msi,
-    kvm_userspace_memory_region,
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_msi, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
-use vcpu::{Engine, EngineError, RamSlot, Vcpu, Vm, VmClock};
+use vcpu::{Engine, EngineError, RamSlot, Vcpu, VcpuState, Vm, VmClock};
 
+use crate::time::Times;
 use crate::vcpu::KvmVcpu;
 use crate::{cpuid, failed, kick};
 
@@ -83,6 +83,7 @@ impl Engine for KvmEngine {
             cpu_model: OnceLock::new(),
             msr_indices: OnceLock::new(),
             tsc_khz: OnceLock::new(),
+            times: Times::default(),
         };
         Ok(Arc::new(KvmVm(Arc::new(shared))))
     }
@@ -96,6 +97,7 @@ pub(crate) struct Shared {
     cpu_model: OnceLock<CpuId>,
     msr_indices: OnceLock<Vec<u32>>,
     tsc_khz: OnceLock<Option<u32>>,
+    pub(crate) times: Times,
 }
 
 impl Shared {
@@ -174,16 +176,11 @@ impl Vm for KvmVm {
         let _ = self.0.fd.signal_msi(message);
     }
 
-    fn save_clock(&self) -> Result<VmClock, EngineError> {
-        let clock = self.0.fd.get_clock().map_err(failed("KVM_GET_CLOCK"))?;
-        Ok(VmClock { ns: clock.clock })
+    fn save_clock(&self, vcpus: &mut [VcpuState]) -> Result<VmClock, EngineError> {
+        self.0.times.save_clock(&self.0.fd, vcpus)
     }
 
     fn restore_clock(&self, clock: &VmClock) -> Result<(), EngineError> {
-        let data = kvm_clock_data {
-            clock: clock.ns,
-            ..Default::default()
-        };
-        self.0.fd.set_clock(&data).map_err(failed("KVM_SET_CLOCK"))
+        self.0.times.restore_clock(&self.0.fd, clock)
     }
 }

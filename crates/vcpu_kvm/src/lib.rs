@@ -15,6 +15,7 @@ mod cpuid;
 mod engine;
 mod kick;
 mod state;
+mod time;
 mod vcpu;
 
 pub use engine::KvmEngine;

@@ -13,9 +13,9 @@ use kvm_ioctls::{Cap, VcpuFd};
 use vcpu::{CpuidLeaf, DebugRegisters, EngineError, Msr, PendingEvents, RunState, VcpuState};
 
 use crate::engine::Shared;
+use crate::time::{self, MSR_TSC};
 use crate::{convert, failed};
 
-const MSR_TSC: u32 = 0x10;
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
 /// Types of memory of variable and fixed ranges: KVM has these registers and does not list them.
 const MSR_MTRRS: [std::ops::RangeInclusive<u32>; 4] =
@@ -23,6 +23,9 @@ const MSR_MTRRS: [std::ops::RangeInclusive<u32>; 4] =
 const MSR_MTRR_DEFAULT: u32 = 0x2ff;
 /// Enabled, fixed ranges not, and all memory write-back: as firmware would leave it.
 const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
+/// A save of all MSRs that took longer than this, nanoseconds, does not tell when the first of them
+/// was read: the thread lost its processor in the middle of it.
+const SAVE_PROMPT_NS: u64 = 200_000;
 /// Most MSRs in one call (`MAX_IO_MSRS` of KVM).
 const MSRS_PER_CALL: usize = 256;
 /// Most MSRs that a saved state may hold.
@@ -41,10 +44,11 @@ const DEBUG_RESET: DebugRegisters = DebugRegisters {
     dr7: 0x400,
 };
 
-/// Saves a vCPU whose guest was given `cpuid`.
+/// Saves vCPU number `index`, whose guest was given `cpuid`.
 pub(crate) fn save(
     vm: &Shared,
     fd: &VcpuFd,
+    index: u8,
     cpuid: &[CpuidLeaf],
 ) -> Result<VcpuState, EngineError> {
     // Asked first: it lets a vCPU act on INIT and start-up IPIs, which the rest then shows.
@@ -69,7 +73,7 @@ pub(crate) fn save(
         lapic: lapic.regs.iter().map(|byte| *byte as u8).collect(),
         events: convert::events(&events),
         run_state: convert::run_state(run_state)?,
-        msrs: save_msrs(vm, fd)?,
+        msrs: save_msrs(vm, fd, index)?,
         cpuid: cpuid.to_vec(),
         tsc_khz: vm.tsc_khz(|| fd.get_tsc_khz().ok()),
     })
@@ -136,8 +140,28 @@ pub(crate) fn learn(vm: &Shared, fd: &VcpuFd) -> Result<(), EngineError> {
     msr_indices(vm, fd).map(|_| ())
 }
 
-fn save_msrs(vm: &Shared, fd: &VcpuFd) -> Result<Vec<Msr>, EngineError> {
-    read_msrs(fd, msr_indices(vm, fd)?)
+/// Reads all MSRs that hold guest state, and notes when the time-stamp counter was read.
+fn save_msrs(vm: &Shared, fd: &VcpuFd, index: u8) -> Result<Vec<Msr>, EngineError> {
+    let indices = msr_indices(vm, fd)?;
+    let from = time::now_ns();
+    let mut msrs = read_msrs(fd, indices)?;
+    let took = time::now_ns().saturating_sub(from);
+    // It is the first of the list: as of the call's begin, unless the thread had to wait in it.
+    let mut at = from;
+    if took > SAVE_PROMPT_NS
+        && let Some(counter) = msrs.iter_mut().find(|msr| msr.index == MSR_TSC)
+    {
+        (counter.value, at, _) = time::promptly(|| read_counter(fd))?;
+    }
+    vm.times.counter_saved(index, at);
+    Ok(msrs)
+}
+
+/// Reads the time-stamp counter, ticks.
+fn read_counter(fd: &VcpuFd) -> Result<u64, EngineError> {
+    let read = read_msrs(fd, &[MSR_TSC])?;
+    let counter = read.first().map(|msr| msr.value);
+    counter.ok_or(EngineError::Missing("a readable time-stamp counter"))
 }
 
 fn msr_indices<'a>(vm: &'a Shared, fd: &VcpuFd) -> Result<&'a [u32], EngineError> {
@@ -148,8 +172,16 @@ fn msr_indices<'a>(vm: &'a Shared, fd: &VcpuFd) -> Result<&'a [u32], EngineError
                 all.push(index);
             }
         }
-        Ok(read_msrs(fd, &all)?.iter().map(|msr| msr.index).collect())
+        let readable = read_msrs(fd, &all)?;
+        Ok(counter_first(readable.iter().map(|msr| msr.index)))
     })
+}
+
+/// Puts the time-stamp counter before all other MSRs.
+fn counter_first(indices: impl Iterator<Item = u32>) -> Vec<u32> {
+    let (mut first, rest): (Vec<_>, Vec<_>) = indices.partition(|index| *index == MSR_TSC);
+    first.extend(rest);
+    first
 }
 
 /// Makes all memory write-back for a vCPU that is about to boot.
@@ -189,7 +221,8 @@ pub(crate) fn restore(
             .map_err(failed("KVM_SET_DEBUGREGS"))?;
     }
     restore_msrs(fd, &state.msrs)?;
-    vm.know_msr_indices(state.msrs.iter().map(|msr| msr.index).collect());
+    vm.know_msr_indices(counter_first(state.msrs.iter().map(|msr| msr.index)));
+    note_counter(vm, fd, state)?;
     fd.set_lapic(&lapic(&state.lapic)?)
         .map_err(failed("KVM_SET_LAPIC"))?;
     let deadline = state
@@ -220,6 +253,18 @@ fn restore_tsc_khz(vm: &Shared, fd: &VcpuFd, saved: Option<u32>) -> Result<(), E
     }
     vm.tsc_khz(|| saved.or(now));
     Ok(())
+}
+
+/// Tells the VM's clock how far the counter of a vCPU that was just loaded has gone on. KVM may
+/// have given it the offset of a vCPU that was loaded earlier, so it is read back.
+fn note_counter(vm: &Shared, fd: &VcpuFd, state: &VcpuState) -> Result<(), EngineError> {
+    let saved = state.msrs.iter().find(|msr| msr.index == MSR_TSC);
+    let (Some(saved), Some(khz)) = (saved, vm.tsc_khz(|| None)) else {
+        return Ok(());
+    };
+    vm.times.counter_loaded(saved.value, khz, || {
+        time::promptly(|| read_counter(fd)).map(|(tsc, at, _)| (tsc, at))
+    })
 }
 
 fn lapic(bytes: &[u8]) -> Result<kvm_lapic_state, EngineError> {

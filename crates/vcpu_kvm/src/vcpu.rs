@@ -133,7 +133,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn save(&mut self) -> Result<VcpuState, EngineError> {
-        state::save(&self.vm, &self.fd, &self.cpuid)
+        state::save(&self.vm, &self.fd, self.topology.index, &self.cpuid)
     }
 
     fn restore(&mut self, state: &VcpuState) -> Result<(), EngineError> {

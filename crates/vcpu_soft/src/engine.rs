@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use vcpu::{Engine, EngineError, RamSlot, Vcpu, Vm, VmClock};
+use vcpu::{Engine, EngineError, RamSlot, Vcpu, VcpuState, Vm, VmClock};
 use x86_cpu::{PROCESSORS_MAX, Ram};
 
 use crate::apic::{Apics, Message};
@@ -80,7 +80,7 @@ impl Vm for SoftVm {
         }
     }
 
-    fn save_clock(&self) -> Result<VmClock, EngineError> {
+    fn save_clock(&self, _: &mut [VcpuState]) -> Result<VmClock, EngineError> {
         let ns = self.time.save_clock();
         Ok(VmClock { ns })
     }
