@@ -69,7 +69,10 @@ fn run(args: Args) -> anyhow::Result<()> {
     let inventory = Sqlite::open(&config.home.inventory())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(1024)
+        // Each task in work has one, and waits for its guests in it.
+        .max_blocking_threads(8192)
+        // One that waits for work is there sooner than a new one.
+        .thread_keep_alive(Duration::from_secs(60))
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

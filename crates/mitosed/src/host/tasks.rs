@@ -2,7 +2,7 @@
 //! was in work when the daemon ended is `failed: interrupted`, after its effects were settled.
 //!
 //! ```text
-//! start_task ─▶ running ──▶ success | failed | cancelled
+//! begin_task ─▶ running ──▶ success | failed | cancelled
 //!                  └ progress, items (in memory; in the store with the end)
 //! ```
 //!
@@ -179,21 +179,48 @@ impl TaskContext {
     }
 }
 
+/// What is to be done for a task that is on record.
+#[derive(Debug)]
+pub struct TaskRun {
+    host: Arc<Host>,
+    context: TaskContext,
+    user: String,
+}
+
+impl TaskRun {
+    /// Does `work` on this thread, to the task's end.
+    pub fn run<T: Serialize>(self, work: impl FnOnce(&TaskContext) -> OpResult<T>) {
+        let Self {
+            host,
+            context,
+            user,
+        } = self;
+        ACTING_FOR.set(Some((context.id(), user)));
+        // A bug in an operation ends that operation, not the wait for it.
+        let worked = std::panic::catch_unwind(AssertUnwindSafe(|| work(&context)));
+        let broke_off = |_| {
+            let told = "the operation broke off; see the daemon's log";
+            Err(OpError::failed(told))
+        };
+        let result = worked.unwrap_or_else(broke_off).and_then(|result| {
+            serde_json::to_value(result).map_err(|error| OpError::caused(ErrorKind::Failed, error))
+        });
+        host.task_ended(&context, result);
+        ACTING_FOR.set(None);
+    }
+}
+
 impl Host {
-    /// Starts `work` as a task on a thread of its own. Where its idempotency key was used before,
-    /// that task is returned.
-    pub fn start_task<T: Serialize>(
-        self: &Arc<Self>,
-        spec: TaskSpec,
-        work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
-    ) -> OpResult<TaskHandle> {
+    /// Puts a task on record and returns what is to be done for it: nothing where its idempotency
+    /// key was used before, then the handle is that task's.
+    pub fn begin_task(self: &Arc<Self>, spec: TaskSpec) -> OpResult<(TaskHandle, Option<TaskRun>)> {
         let TaskSpec { mut task, asked } = spec;
         check_key(task.idempotency_key.as_deref())?;
         task.started_at_ms = now_ms();
         let cancel = CancelToken::default();
         let keys = task.idempotency_key.is_some().then(|| self.keys_of_tasks());
         if let Some(earlier) = self.earlier_task(&task, asked.as_deref())? {
-            return Ok(earlier);
+            return Ok((earlier, None));
         }
         let added = self.inventory.add_task(&task, asked.as_deref());
         task.id = added.map_err(OpError::from)?;
@@ -209,32 +236,12 @@ impl Host {
             progress: Arc::new(sender),
             cancel,
         };
-        let host = Arc::clone(self);
-        let spawned = std::thread::Builder::new()
-            .name(format!("task-{id}"))
-            .spawn(move || {
-                ACTING_FOR.set(Some((id, user)));
-                // A bug in an operation ends that operation, not the wait for it.
-                let worked = std::panic::catch_unwind(AssertUnwindSafe(|| work(&context)));
-                let broke_off = |_| {
-                    let told = "the operation broke off; see the daemon's log";
-                    Err(OpError::failed(told))
-                };
-                let result = worked.unwrap_or_else(broke_off).and_then(|result| {
-                    serde_json::to_value(result)
-                        .map_err(|error| OpError::caused(ErrorKind::Failed, error))
-                });
-                host.task_ended(&context, result);
-            });
-        if let Err(error) = spawned {
-            let error = OpError::failed(format!("cannot start a thread: {error}"));
-            let mut task = handle.task();
-            conclude(&mut task, Err(&error), false);
-            self.put_task(&task)?;
-            self.live_tasks().remove(&id);
-            return Err(error);
-        }
-        Ok(handle)
+        let run = TaskRun {
+            host: Arc::clone(self),
+            context,
+            user,
+        };
+        Ok((handle, Some(run)))
     }
 
     /// The task of the call with the digest `asked` and an idempotency key; where the key came with

@@ -37,8 +37,6 @@ const LONG_WAIT: Duration = Duration::from_secs(120);
 const SMALL_BYTES: u64 = 32 << 20;
 /// How often a fork that waits looks at its source.
 const LOOK: Duration = Duration::from_millis(200);
-/// How often a task in work is looked at.
-const TASK_LOOK: Duration = Duration::from_millis(10);
 
 /// VMs to be looked at.
 #[derive(Debug, Default)]
@@ -220,27 +218,23 @@ impl Host {
         let spec = TaskSpec::new("disk.merge", &vm.name())
             .about(&vm.id)
             .cancellable();
-        let (host, of) = (Arc::clone(self), Arc::clone(vm));
-        let task = self.start_task(spec, move |context| host.merge_disk(&of, disk, context));
-        let task = match task {
-            Ok(task) => task,
+        let (task, run) = match self.begin_task(spec) {
+            Ok(begun) => begun,
             Err(error) => {
                 tracing::warn!(vm = &*vm.name(), disk, "no merge: {}", error.message());
                 return false;
             }
         };
-        loop {
-            let state = task.task();
-            match state.state {
-                TaskState::Running => std::thread::sleep(TASK_LOOK),
-                TaskState::Success => return true,
-                _ => {
-                    let error = state.error.unwrap_or_default();
-                    tracing::warn!(vm = &*vm.name(), disk, error, "a merge was not done");
-                    return false;
-                }
-            }
+        if let Some(run) = run {
+            run.run(|context| self.merge_disk(vm, disk, context));
         }
+        let ended = task.task();
+        let done = ended.state == TaskState::Success;
+        if !done {
+            let error = ended.error.unwrap_or_default();
+            tracing::warn!(vm = &*vm.name(), disk, error, "a merge was not done");
+        }
+        done
     }
 
     /// Before a fork takes its source's turn: waits where the stack is at its limit.

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use utoipa::{IntoParams, IntoResponses};
 
 use super::access::User;
@@ -223,7 +224,22 @@ async fn start<T: Serialize>(
     work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
 ) -> Result<TaskHandle, HttpError> {
     let spec = spec.user(&call.user.name).key(call.key).asked(call.asked);
-    run_blocking(move || host.start_task(spec, work)).await
+    let (tell, told) = oneshot::channel();
+    // One thread records the task and works for it: another would have to be made and woken first,
+    // and a clone waits for it.
+    tokio::task::spawn_blocking(move || {
+        let (begun, run) = match host.begin_task(spec) {
+            Ok((handle, run)) => (Ok(handle), run),
+            Err(error) => (Err(error), None),
+        };
+        // The work is done also where nobody waits for the answer any more.
+        let _ = tell.send(begun);
+        if let Some(run) = run {
+            run.run(work);
+        }
+    });
+    let broke_off = |_| OpError::failed("the operation broke off; see the daemon's log");
+    Ok(told.await.map_err(broke_off)??)
 }
 
 /// Waits for the end of a task, as long as an answer can wait; says whether it has ended.
