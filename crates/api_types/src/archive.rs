@@ -94,6 +94,11 @@ pub struct ImportRequest {
     /// of a fork point are machines of their own in any case.
     #[serde(default)]
     pub new_identity: bool,
+    /// Where an earlier import of the same machine is here and nobody changed it since, take its
+    /// place: it keeps its id, name, folder, pool, words, networks and serial back ends. The earlier one
+    /// stays until all of the new one is there.
+    #[serde(default)]
+    pub replace: bool,
 }
 
 /// What an import made.
@@ -115,4 +120,6 @@ pub struct Imported {
     pub layers: usize,
     /// Disk layers that were there already.
     pub layers_found: usize,
+    /// It took the place of an earlier import.
+    pub replaced: bool,
 }

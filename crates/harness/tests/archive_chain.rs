@@ -122,6 +122,7 @@ fn chain(engine: &str) {
         name: Some("b".into()),
         datastore: None,
         new_identity: false,
+        replace: false,
     };
     to.client.import(&request, |_| ()).expect("import");
     assert!(to.ram(".ram") == before, "the RAM is not what it was");

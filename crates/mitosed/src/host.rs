@@ -104,6 +104,7 @@ pub struct Host {
     /// Processes that live in the group of another VM, by group.
     lodgers: Mutex<HashMap<String, usize>>,
     points: OpenPoints,
+    successions: archive::Successions,
     reactor: Reactor,
     keys: Arc<HostKeys>,
     news: broadcast::Sender<Event>,
@@ -144,6 +145,7 @@ impl Host {
             groups,
             lodgers: Mutex::default(),
             points: OpenPoints::default(),
+            successions: archive::Successions::default(),
             reactor,
             keys,
             news: broadcast::channel(1024).0,
@@ -259,6 +261,15 @@ impl Host {
 
     /// Lists new VMs, all or none, where their pool takes them.
     fn reserve(&self, new: &[Arc<Vm>]) -> OpResult<()> {
+        self.reserve_where(new, |_| Ok(()))
+    }
+
+    /// The same, where `check` has nothing against it: nobody else is listed between both.
+    fn reserve_where(
+        &self,
+        new: &[Arc<Vm>],
+        check: impl FnOnce(&[Arc<Vm>]) -> OpResult<()>,
+    ) -> OpResult<()> {
         let mut vms = self.vms.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(first) = new.first() {
             let pool = describe::pool_of(&first.live().row.pool).to_owned();
@@ -266,6 +277,7 @@ impl Host {
             let bytes = bytes.fold(0u64, u64::saturating_add);
             let count = u32::try_from(new.len()).unwrap_or(u32::MAX);
             let members: Vec<_> = vms.all().cloned().collect();
+            check(&members)?;
             self.check_pool_among(&members, &pool, count, bytes)?;
             let rows: Vec<_> = new.iter().map(|vm| vm.row()).collect();
             self.check_addresses_among(members.iter(), &rows)?;

@@ -41,6 +41,7 @@ fn import(to: &Bed, path: PathBuf, name: Option<&str>, new: bool) -> Result<Impo
         name: name.map(str::to_owned),
         datastore: None,
         new_identity: new,
+        replace: false,
     };
     to.client.import(&request, |_| ())
 }
@@ -191,6 +192,7 @@ fn snapshots_and_fork_points_are_exported_too() {
             name: Some(name.to_owned()),
             datastore: None,
             new_identity: true,
+            replace: false,
         };
         let imported = to.client.import(&as_vm, |_| ()).unwrap();
         assert_eq!(
@@ -325,6 +327,7 @@ fn a_daemon_that_ends_in_an_export_or_import_leaves_no_halves() {
                 name: Some(format!("r{round}")),
                 datastore: None,
                 new_identity: true,
+                replace: false,
             };
             client.import(&request, |_| ())
         });

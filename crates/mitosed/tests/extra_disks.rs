@@ -89,6 +89,7 @@ fn copy_by_archive(bed: &Bed, from: &str, to: &str) {
         name: Some(to.into()),
         datastore: None,
         new_identity: true,
+        replace: false,
     };
     bed.client.import(&import, |_| ()).unwrap();
 }

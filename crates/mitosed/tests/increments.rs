@@ -43,6 +43,7 @@ fn wanted(path: PathBuf, name: &str, earlier: Vec<PathBuf>) -> ImportRequest {
         name: Some(name.to_owned()),
         datastore: None,
         new_identity: true,
+        replace: false,
     }
 }
 

@@ -41,6 +41,7 @@ fn wanted(bed: &Bed, file: &str, name: Option<&str>, what: Option<ImportAs>) -> 
         name: name.map(str::to_owned),
         datastore: None,
         new_identity: false,
+        replace: false,
     }
 }
 

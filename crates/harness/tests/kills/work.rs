@@ -331,6 +331,7 @@ impl Bench {
 
     fn import(&self, random: &mut Random, number: u32) {
         if let Some(path) = random.pick(&self.archives()) {
+            let replace = random.next(3) == 0;
             let request = ImportRequest {
                 path: path.clone(),
                 import_as: None,
@@ -338,9 +339,10 @@ impl Bench {
                     0 => self.archives(),
                     _ => Vec::new(),
                 },
-                name: Some(format!("i{number}")),
+                name: (!replace).then(|| format!("i{number}")),
                 datastore: self.some_store(random),
-                new_identity: true,
+                new_identity: !replace,
+                replace,
             };
             let _ = self.client.import(&request, |_| ());
         }

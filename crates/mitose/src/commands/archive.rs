@@ -49,6 +49,7 @@ pub struct ExportArgs {
   mitose import /backup/web1.tar
   mitose import /backup/web1.tar --name web2 --new-identity
   mitose import /backup/web1-3.tar --earlier /backup/web1.tar --earlier /backup/web1-2.tar
+  mitose import /backup/web1-2.tar --replace       what changed, into the import of web1.tar
   mitose import /backup/parent.tar --name web && mitose fork web --count 20
   mitose import /backup/parent.tar --as vm")]
 pub struct ImportArgs {
@@ -70,6 +71,10 @@ pub struct ImportArgs {
     /// children of a fork point always are
     #[arg(long)]
     new_identity: bool,
+    /// Take the place of an earlier import of the same machine that has not run or been changed since;
+    /// its name, networks and serial back ends stay, and so does it until all of the new one is there
+    #[arg(long, conflicts_with = "new_identity")]
+    replace: bool,
     /// Tell what stands in the way, and make nothing
     #[arg(long)]
     check: bool,
@@ -147,9 +152,15 @@ fn told(exported: &Exported) -> String {
 
 fn what_came(imported: &Imported) -> String {
     let name = &imported.name;
+    let instead = match imported.replaced {
+        true => ", in place of an earlier import",
+        false => "",
+    };
     match &imported.fork_point_id {
-        Some(id) => format!("fork point {name} ({id}) is kept: mitose fork {id} --count N"),
-        None => format!("{name} is {}", imported.state),
+        Some(id) => {
+            format!("fork point {name} ({id}) is kept{instead}: mitose fork {id} --count N")
+        }
+        None => format!("{name} is {}{instead}", imported.state),
     }
 }
 
@@ -163,6 +174,7 @@ pub fn import(args: ImportArgs, context: &Context) -> anyhow::Result<u8> {
         name: args.name,
         datastore: args.datastore,
         new_identity: args.new_identity,
+        replace: args.replace,
     };
     let client = context.client()?;
     if args.check {

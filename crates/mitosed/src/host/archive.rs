@@ -14,6 +14,7 @@ mod known;
 mod origins;
 mod point;
 mod subject;
+mod succession;
 mod tables;
 
 use std::collections::HashSet;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use archives::ArchiveError;
 
+pub(super) use self::succession::Successions;
 use super::recover::sweep;
 use super::{Host, TaskContext, Vm, needs_process, vm_event};
 use crate::error::OpError;
@@ -49,6 +51,8 @@ impl Host {
             used.insert(boot.kernel.clone());
             used.extend(boot.initrd.clone());
         };
+        // Before the rows, where they are in the end.
+        self.successions.boot_files().iter().for_each(&mut note);
         let points = self.objects::<ForkPoint>();
         points.iter().for_each(|point| note(&point.doc.row.boot));
         let snapshots = self.objects::<Snapshot>();

@@ -129,6 +129,7 @@ impl Host {
                 VmState::Running | VmState::Shell | VmState::Keeper => PowerState::Running,
             };
             live.starting = false;
+            live.row.standby = false;
             // What was said while no daemon listened is unknown.
             live.identity_stale = true;
             live.row.pid = link.peer_pid().or(live.row.pid);
@@ -160,6 +161,7 @@ impl Host {
         // found by their mark.
         vm.update(|live| {
             let had_process = live.row.pid.take().is_some();
+            live.row.standby &= !had_process;
             live.to_mend = had_process && state != PowerState::Creating;
         });
         self.abandon_process(vm);

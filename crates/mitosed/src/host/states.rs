@@ -76,6 +76,8 @@ pub enum Operation {
     SnapshotMemory,
     /// Return to a snapshot.
     Revert,
+    /// Put a later import of it in its place.
+    Replace,
     /// Remove it where it has no process.
     Remove,
     /// Remove it, also where it runs.
@@ -124,6 +126,8 @@ pub enum Remedy {
     Linked,
     /// It has to run, or has no memory to be kept.
     StartOrDisks,
+    /// It runs in place of the machine that it is a copy of.
+    TakenOver,
 }
 
 /// Columns of the table.
@@ -164,6 +168,7 @@ const TABLE: &[(Operation, [Rule; STANDINGS.len()])] = &[
     (Operation::Snapshot,       [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                No(R::Resume),        No(R::Unmark)]),
     (Operation::SnapshotMemory, [No(R::Wait), Stays,                Stays,                Stays,                Stays,                No(R::StartOrDisks),  No(R::Resume),        No(R::Unmark)]),
     (Operation::Revert,         [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                Stays,                No(R::Unmark)]),
+    (Operation::Replace,        [No(R::Wait), No(R::TakenOver),     No(R::TakenOver),     No(R::TakenOver),     No(R::TakenOver),     Stays,                Stays,                No(R::Unmark)]),
     (Operation::Remove,         [No(R::Wait), No(R::StopOrForce),   No(R::StopOrForce),   No(R::StopOrForce),   No(R::StopOrForce),   Gone,                 Gone,                 Gone]),
     (Operation::RemoveByForce,  [No(R::Wait), Gone,                 Gone,                 Gone,                 Gone,                 Gone,                 Gone,                 Gone]),
 ];
@@ -229,6 +234,7 @@ impl Operation {
             Self::Snapshot => "made a snapshot of",
             Self::SnapshotMemory => "made a snapshot with memory of",
             Self::Revert => "taken back to a snapshot",
+            Self::Replace => "replaced",
             Self::Remove | Self::RemoveByForce => "removed",
         }
     }
@@ -258,6 +264,9 @@ impl Remedy {
             Self::Linked => "clone it with --mode linked or full".to_owned(),
             Self::StartOrDisks => {
                 format!("start it with 'mitose start {name}', or leave --memory out")
+            }
+            Self::TakenOver => {
+                format!("remove it with 'mitose rm {name} --force', or import with --new-identity")
             }
         }
     }

@@ -191,8 +191,8 @@ impl Host {
         let Some(vm) = self.listing().get(id).cloned() else {
             return;
         };
-        // It is looked at again when it runs.
-        if vm.state() == PowerState::Creating || vm.live().starting {
+        // It is looked at again when it runs: until then the next import stands on its layers.
+        if vm.state() == PowerState::Creating || vm.live().starting || vm.live().row.standby {
             return;
         }
         for (disk, stack) in self.stacks(&vm) {

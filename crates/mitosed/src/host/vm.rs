@@ -97,6 +97,7 @@ impl Live {
         self.ram = Some(ram);
         self.row.reason = None;
         self.row.begun = None;
+        self.row.standby = false;
         let no_space = self.early_no_space.take();
         self.row.state = match no_space {
             Some(_) => PowerState::PausedNoSpace,

@@ -83,7 +83,8 @@ async fn export_point(
 ///
 /// The archive of a fork point becomes a fork point, others become VMs. Everything is verified before
 /// anything is visible. What an archive made with `since` leaves out is found on the host, or in the
-/// earlier archives that are given. The task's result is an `Imported`.
+/// earlier archives that are given. With `replace` it takes the place of an earlier import of the same
+/// machine that nobody changed since. The task's result is an `Imported`.
 #[utoipa::path(post, path = "/import", tag = "archives", operation_id = "import_archive",
     params(CallQuery, DryRunQuery, KeyHeader), request_body = ImportRequest,
     responses(TaskAnswers))]

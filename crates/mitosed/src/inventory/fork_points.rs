@@ -53,6 +53,9 @@ pub struct ForkPoint {
     pub stun_us: u64,
     /// Time that the parent's disks were held, microseconds.
     pub io_held_us: u64,
+    /// It came out of an archive.
+    #[serde(default)]
+    pub imported: bool,
 }
 
 impl Kind for ForkPoint {

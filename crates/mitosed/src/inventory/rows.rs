@@ -284,6 +284,9 @@ pub struct VmRow {
     /// What was begun with it and has not ended.
     #[serde(default)]
     pub begun: Option<Begun>,
+    /// Disks and machine are as an import made them: it has not run since.
+    #[serde(default)]
+    pub standby: bool,
 }
 
 /// An operation that ends a VM's process first.
@@ -375,6 +378,7 @@ impl VmRow {
             snapshot: None,
             suspend: None,
             begun: None,
+            standby: false,
         }
     }
 }

@@ -26,6 +26,10 @@ class ImportRequest:
             machine id and,
             where its guest has an agent, host name and keys. Otherwise it is the same machine. Children
             of a fork point are machines of their own in any case.
+        replace (bool | Unset): Where an earlier import of the same machine is here and nobody changed it since, take
+            its
+            place: it keeps its id, name, folder, pool, words, networks and serial back ends. The earlier one
+            stays until all of the new one is there.
     """
 
     path: str
@@ -34,6 +38,7 @@ class ImportRequest:
     earlier: list[str] | Unset = UNSET
     name: None | str | Unset = UNSET
     new_identity: bool | Unset = UNSET
+    replace: bool | Unset = UNSET
 
     def to_dict(self) -> dict[str, Any]:
         path = self.path
@@ -64,6 +69,8 @@ class ImportRequest:
 
         new_identity = self.new_identity
 
+        replace = self.replace
+
         field_dict: dict[str, Any] = {}
 
         field_dict.update(
@@ -81,6 +88,8 @@ class ImportRequest:
             field_dict["name"] = name
         if new_identity is not UNSET:
             field_dict["new_identity"] = new_identity
+        if replace is not UNSET:
+            field_dict["replace"] = replace
 
         return field_dict
 
@@ -128,6 +137,8 @@ class ImportRequest:
 
         new_identity = d.pop("new_identity", UNSET)
 
+        replace = d.pop("replace", UNSET)
+
         import_request = cls(
             path=path,
             as_=as_,
@@ -135,6 +146,7 @@ class ImportRequest:
             earlier=earlier,
             name=name,
             new_identity=new_identity,
+            replace=replace,
         )
 
         return import_request

@@ -15,6 +15,7 @@ use super::export::archived_boot;
 use super::files::{Places, Staged, settle_layer};
 use super::known::Found;
 use super::origins::{FileOrigin, LayerOrigin, Opened, Origins};
+use super::succession::{Predecessor, check_identity, machine_of};
 use super::{Host, TaskContext, Vm, refuse, vm_event, watch};
 use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
@@ -61,7 +62,7 @@ impl Intake<'_> {
     }
 
     /// Boot files, where they stay.
-    fn boot(&self) -> BootSource {
+    pub fn boot(&self) -> BootSource {
         let manifest = self.manifest();
         let place = |part| self.places.path_of(manifest, part);
         let initrd = manifest.machine.initrd.as_ref();
@@ -77,6 +78,21 @@ impl Intake<'_> {
         let mut row = row_of(&self.manifest().machine, id, name, self.boot());
         row.datastore.clone_from(&self.datastore);
         row
+    }
+
+    /// Says in a VM's row that it is there, and as what.
+    pub fn settle_state(&self, row: &mut VmRow) {
+        row.standby = !self.request.new_identity;
+        row.state = PowerState::PoweredOff;
+        if self.manifest().memory.is_some() {
+            row.state = PowerState::Suspended;
+            row.suspend = Some(SuspendRow::Files {
+                files: self.places.memory.clone(),
+                as_clone: self.request.new_identity,
+                copied: true,
+                waking: false,
+            });
+        }
     }
 
     /// The record of the archive.
@@ -119,35 +135,37 @@ impl Host {
     /// Tries an import out; what the files of the archive hold is not verified.
     pub fn check_import(&self, request: &ImportRequest) -> DryRun {
         let mut problems = Problems::default();
-        let wanted = request.datastore.as_deref().unwrap_or(FIRST_DATASTORE);
         let Some(opened) = Opened::open(&request.path, &request.earlier, &mut problems) else {
-            problems.take(self.store_for_disks(wanted));
+            problems.take(self.store_for_disks(datastore_for(request, None).as_ref()));
             return problems.dry_run();
         };
         let manifest = opened.manifest();
         let name = name_for(request, manifest);
-        match problems.take(what_to_make(request, manifest)) {
-            Some(ImportAs::Forkpoint) => {
+        let what = problems.take(what_to_make(request, manifest));
+        let what = what.unwrap_or(ImportAs::Vm);
+        let old = problems.take(self.predecessor(request, manifest, what, name));
+        let old = old.flatten();
+        match (&old, what) {
+            (Some(old), _) => self.check_succession(old, request, manifest, &mut problems),
+            (None, ImportAs::Forkpoint) => {
                 problems.take(self.check_free::<ForkPoint>(None, name));
             }
-            _ => {
+            (None, ImportAs::Vm) => {
                 problems.take(match api_types::name_problem(name) {
                     Some(problem) => Err(OpError::invalid(problem)),
                     None => self.check_name_free(name, VM_FOLDER),
                 });
-                let boot = BootSource {
-                    image: None,
-                    kernel: Default::default(),
-                    initrd: None,
-                };
-                let mut row = row_of(&manifest.machine, ObjectId::new(), name.to_owned(), boot);
-                problems.take(self.settle_identity(&mut row, manifest, request.new_identity));
+                if !request.new_identity {
+                    let row = machine_of(manifest);
+                    problems.take(check_identity(&self.all(), &row, manifest));
+                }
             }
         }
         let mut go_on = |_| ControlFlow::Continue(());
         let mut found = Found::new(self);
         let origins = self.origins(&opened, &mut found, &mut go_on, &mut problems);
-        problems.take(self.room_for(request, manifest, origins.as_ref()));
+        let wanted = datastore_for(request, old.as_ref());
+        problems.take(self.room_for(&wanted, manifest, origins.as_ref()));
         problems.dry_run()
     }
 
@@ -167,6 +185,10 @@ impl Host {
             return Err(OpError::invalid(problem));
         }
         let mut problems = Problems::default();
+        let old = self.predecessor(request, manifest, what, name)?;
+        if let Some(old) = &old {
+            self.check_succession(old, request, manifest, &mut problems);
+        }
         let mut found = Found::new(self);
         let origins = {
             let total = manifest
@@ -177,21 +199,25 @@ impl Host {
             self.origins(&opened, &mut found, &mut report, &mut problems)
         };
         let origins = problems.end(origins)?;
-        let (datastore, _space) = self.room_for(request, manifest, Some(&origins))?;
+        let wanted = datastore_for(request, old.as_ref());
+        let (datastore, _space) = self.room_for(&wanted, manifest, Some(&origins))?;
         let import = self.new_id("archive")?;
+        let kept = old.as_ref().map(Predecessor::name);
         let intake = Intake {
             request,
             opened: &opened,
             origins: &origins,
-            name,
+            name: kept.as_deref().unwrap_or(name),
             places: Places::new(self, &import, &datastore)?,
             datastore,
             import,
             task,
         };
-        let made = match what {
-            ImportAs::Vm => self.import_vm(&intake),
-            ImportAs::Forkpoint => self.import_point(&intake),
+        let made = match (what, &old) {
+            (_, Some(Predecessor::Vm(vm))) => self.succeed(&intake, vm),
+            (_, Some(Predecessor::Point(point))) => self.import_point(&intake, Some(point)),
+            (ImportAs::Vm, None) => self.import_vm(&intake),
+            (ImportAs::Forkpoint, None) => self.import_point(&intake, None),
         };
         made.map_err(|error| match error.has_cause(is_no_space) {
             true => self.no_room(&intake).unwrap_or(error),
@@ -210,10 +236,16 @@ impl Host {
 
     fn import_vm(self: &Arc<Self>, intake: &Intake<'_>) -> OpResult<Imported> {
         let mut row = intake.row(self.new_id("vm")?, intake.name.to_owned());
-        self.settle_identity(&mut row, intake.manifest(), intake.request.new_identity)?;
+        let new_identity = intake.request.new_identity;
+        if new_identity {
+            self.give_identity(&mut row);
+        }
         let vm = Vm::new(row);
         let _turn = vm.operate();
-        self.reserve(std::slice::from_ref(&vm))?;
+        self.reserve_where(std::slice::from_ref(&vm), |members| match new_identity {
+            true => Ok(()),
+            false => check_identity(members, &vm.row(), intake.manifest()),
+        })?;
         let mut staged = Staged::default();
         let made = self.take_files(intake, &mut staged).and_then(|taken| {
             let disks = self.lay_disks(&vm, intake.manifest(), &taken)?;
@@ -224,16 +256,7 @@ impl Host {
             Ok(taken) => {
                 staged.keep();
                 self.link_tops(&vm.row());
-                Ok(Imported {
-                    export: intake.manifest().id.clone(),
-                    kind: ImportAs::Vm,
-                    name: vm.name().to_string(),
-                    vm_id: Some(vm.id.clone()),
-                    fork_point_id: None,
-                    state: vm.state().word().to_owned(),
-                    layers: taken.new.len(),
-                    layers_found: taken.found,
-                })
+                Ok(imported(intake, &vm, &taken))
             }
             Err(error) => {
                 self.erase(&vm, None);
@@ -245,11 +268,10 @@ impl Host {
     /// The datastore that the machine is to be on, with the space of what comes out of the archive.
     fn room_for(
         &self,
-        request: &ImportRequest,
+        wanted: &str,
         manifest: &Manifest,
         origins: Option<&Origins>,
     ) -> OpResult<(ObjectId, Promise)> {
-        let wanted = request.datastore.as_deref().unwrap_or(FIRST_DATASTORE);
         let store = self.store_for_disks(wanted)?;
         // Memory is mostly holes; what it needs shows when it is written.
         let comes = |index: usize| match origins {
@@ -265,37 +287,16 @@ impl Host {
         Ok((store.id, space))
     }
 
-    /// Gives the machine an identity of its own, or checks that nobody here has its.
-    fn settle_identity(&self, row: &mut VmRow, manifest: &Manifest, new: bool) -> OpResult<()> {
+    /// Gives a machine an identity of its own.
+    fn give_identity(&self, row: &mut VmRow) {
         let mut used = self.macs_in_use();
-        if new {
-            row.uuid = random_uuid();
-            row.bios_uuid = None;
-            row.machine_id = random_hex::<16>();
-            row.spec.nics.iter_mut().for_each(|nic| {
-                nic.mac = new_mac(&mut used);
-                nic.keep_mac = false;
-            });
-            return Ok(());
-        }
-        let twin = self.all().into_iter().find(|vm| vm.row().uuid == row.uuid);
-        let problem = match (
-            twin,
-            row.spec.nics.iter().find(|nic| used.contains(&nic.mac)),
-        ) {
-            (Some(twin), _) => format!("this machine is here already as {}", twin.name()),
-            (None, Some(nic)) => format!("a VM here has its hardware address {}", nic.mac),
-            (None, None) => return Ok(()),
-        };
-        // What an archive of changes starts from may go with that VM.
-        let remove = match manifest.since {
-            Some(_) => "remove that VM and give the earlier archives with --earlier",
-            None => "remove that VM",
-        };
-        Err(OpError::conflict(format!(
-            "new_identity: {problem}; {remove}, or import with --new-identity"
-        ))
-        .about("new_identity"))
+        row.uuid = random_uuid();
+        row.bios_uuid = None;
+        row.machine_id = random_hex::<16>();
+        row.spec.nics.iter_mut().for_each(|nic| {
+            nic.mac = new_mac(&mut used);
+            nic.keep_mac = false;
+        });
     }
 
     /// Takes all files out of archives, verified and durable.
@@ -392,18 +393,7 @@ impl Host {
     ) -> OpResult<()> {
         crate::inventory::sync_directory(&self.store(&vm.row().datastore).layers())
             .context("cannot sync the datastore")?;
-        vm.update(|live| match intake.manifest().memory {
-            Some(_) => {
-                live.row.state = PowerState::Suspended;
-                live.row.suspend = Some(SuspendRow::Files {
-                    files: intake.places.memory.clone(),
-                    as_clone: intake.request.new_identity,
-                    copied: true,
-                    waking: false,
-                });
-            }
-            None => live.row.state = PowerState::PoweredOff,
-        });
+        vm.update(|live| intake.settle_state(&mut live.row));
         let record = intake.record(&vm.id, taken);
         let message = format!("imported from {}", intake.request.path.display());
         let mut changes = Changes {
@@ -535,6 +525,29 @@ fn open_ram(places: &Places) -> io::Result<File> {
         .read(true)
         .write(true)
         .open(&places.memory.ram)
+}
+
+/// What is told of a VM that came out of an archive.
+pub(super) fn imported(intake: &Intake<'_>, vm: &Vm, taken: &Taken) -> Imported {
+    Imported {
+        export: intake.manifest().id.clone(),
+        kind: ImportAs::Vm,
+        name: vm.name().to_string(),
+        vm_id: Some(vm.id.clone()),
+        fork_point_id: None,
+        state: vm.state().word().to_owned(),
+        layers: taken.new.len(),
+        layers_found: taken.found,
+        replaced: false,
+    }
+}
+
+/// The datastore that a request means: the one that the predecessor is on, where it names none.
+fn datastore_for(request: &ImportRequest, old: Option<&Predecessor>) -> String {
+    let given = request.datastore.clone();
+    given
+        .or_else(|| old.map(Predecessor::datastore))
+        .unwrap_or_else(|| FIRST_DATASTORE.to_owned())
 }
 
 fn name_for<'a>(request: &'a ImportRequest, manifest: &'a Manifest) -> &'a str {

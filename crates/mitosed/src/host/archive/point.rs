@@ -18,7 +18,13 @@ use crate::inventory::{
 };
 
 impl Host {
-    pub(super) fn import_point(self: &Arc<Self>, intake: &Intake<'_>) -> OpResult<Imported> {
+    /// Where `old` is given, the new fork point is called otherwise until it is whole, and then takes its
+    /// name.
+    pub(super) fn import_point(
+        self: &Arc<Self>,
+        intake: &Intake<'_>,
+        old: Option<&Object<ForkPoint>>,
+    ) -> OpResult<Imported> {
         let manifest = intake.manifest();
         let mut row = intake.row(self.new_id("vm")?, manifest.machine.name.clone());
         row.state = PowerState::Running;
@@ -31,11 +37,18 @@ impl Host {
             created_at_ms: manifest.created_at_ms,
             stun_us: 0,
             io_held_us: 0,
+            imported: true,
         };
-        let point = self.make_object(None, intake.name, doc, None)?;
+        let succession = old.map(|old| self.successions.begin(&old.id, intake.boot()));
+        let _succession = succession.transpose()?;
+        let name = match old {
+            Some(_) => &intake.import,
+            None => intake.name,
+        };
+        let point = self.make_object(None, name, doc, None)?;
         let mut staged = Staged::default();
         let made = self.take_files(intake, &mut staged).and_then(|taken| {
-            self.record_point(intake, &point.id, &taken)?;
+            self.record_point(intake, &point.id, &taken, old)?;
             Ok(taken)
         });
         match made {
@@ -44,12 +57,13 @@ impl Host {
                 Ok(Imported {
                     export: manifest.id.clone(),
                     kind: ImportAs::Forkpoint,
-                    name: point.name,
+                    name: intake.name.to_owned(),
                     vm_id: None,
                     fork_point_id: Some(point.id),
                     state: "kept".to_owned(),
                     layers: taken.new.len(),
                     layers_found: taken.found,
+                    replaced: old.is_some(),
                 })
             }
             Err(error) => {
@@ -60,7 +74,13 @@ impl Host {
     }
 
     /// Puts the fork point's disks and memory on record, with the archive.
-    fn record_point(&self, intake: &Intake<'_>, id: &str, taken: &Taken) -> OpResult<()> {
+    fn record_point(
+        self: &Arc<Self>,
+        intake: &Intake<'_>,
+        id: &str,
+        taken: &Taken,
+        old: Option<&Object<ForkPoint>>,
+    ) -> OpResult<()> {
         sync_directory(&self.store(&intake.datastore).layers())
             .context("cannot sync the datastore")?;
         let tops = tops_of(intake, taken)?;
@@ -69,20 +89,24 @@ impl Host {
             layers.insert(taken.rows.values().cloned());
             tops.iter().flatten().for_each(|top| layers.hold(top));
         }
-        let recorded = self.commit_point(intake, id, taken, &tops);
-        if recorded.is_err() {
-            self.drop_layers(tops.iter().flatten());
+        let recorded = self.commit_point(intake, id, taken, &tops, old);
+        let old = recorded.inspect_err(|_| self.drop_layers(tops.iter().flatten()))?;
+        if let Some(old) = &old {
+            self.release_children(&old.id);
+            self.let_point_go(old);
         }
-        recorded
+        Ok(())
     }
 
+    /// Returns the fork point whose place it took.
     fn commit_point(
         &self,
         intake: &Intake<'_>,
         id: &str,
         taken: &Taken,
         tops: &[Option<LayerId>],
-    ) -> OpResult<()> {
+        old: Option<&Object<ForkPoint>>,
+    ) -> OpResult<Option<Object<ForkPoint>>> {
         let _turn = self.objects_turn();
         // Somebody may have removed it.
         let mut point: Object<ForkPoint> = self.object(id)?;
@@ -96,21 +120,40 @@ impl Host {
             checkpoint: files.checkpoint,
         };
         let record = intake.record(&point.doc.row.id, taken);
+        let old = match old {
+            Some(old) => Some(self.object::<ForkPoint>(&old.id)?),
+            None => None,
+        };
+        if let Some(old) = &old {
+            self.check_standby_point(old)?;
+            point.name.clone_from(&old.name);
+            point.doc.labels.clone_from(&old.doc.labels);
+        }
         let message = format!("imported from {}", intake.request.path.display());
         let changes = Changes {
+            removed_objects: old.iter().map(|old| old.id.clone()).collect(),
             objects: vec![crate::host::row_of(&point)?, crate::host::row_of(&record)?],
             events: vec![event(&point.name, "forkpoint.imported", message).about(id)],
             layers: taken.rows.values().cloned().collect(),
             ..Changes::default()
         };
         self.commit(&[], changes)?;
-        self.inventory.sync().context("cannot sync the inventory")?;
-        Ok(())
+        let synced = self.inventory.sync().context("cannot sync the inventory");
+        if let (Err(_), Some(old)) = (&synced, &old) {
+            let back = Changes {
+                removed_objects: vec![id.to_owned()],
+                objects: vec![crate::host::row_of(old)?],
+                ..Changes::default()
+            };
+            self.commit_logged(&[], back);
+        }
+        synced?;
+        Ok(old)
     }
 }
 
 /// Immutable top layer of each disk, none of an empty slot.
-fn tops_of(intake: &Intake<'_>, taken: &Taken) -> OpResult<Vec<Option<LayerId>>> {
+pub(super) fn tops_of(intake: &Intake<'_>, taken: &Taken) -> OpResult<Vec<Option<LayerId>>> {
     let disks = intake.manifest().machine.disks.iter();
     let tops = disks.map(|top| {
         let Some(top) = top else { return Ok(None) };

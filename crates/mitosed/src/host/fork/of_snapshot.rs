@@ -200,6 +200,7 @@ impl Host {
             name: from.clone(),
             version: 1,
             doc: ForkPoint {
+                imported: false,
                 labels: Labels::default(),
                 row: Box::new(row),
                 tops,

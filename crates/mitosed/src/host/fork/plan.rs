@@ -384,6 +384,7 @@ pub(super) fn clone_row(
         snapshot: None,
         suspend: None,
         begun: None,
+        standby: false,
         serial: clone_serial(host, &source.serial, &request.serial)?,
         uid: None,
         pid: None,

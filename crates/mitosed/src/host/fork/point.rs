@@ -110,6 +110,7 @@ impl Host {
             quiesced,
             stun_us: 0,
             io_held_us: 0,
+            imported: false,
         };
         let tops = doc.tops.clone();
         self.make_object(None, name, doc, None).inspect_err(|_| {
@@ -145,13 +146,18 @@ impl Host {
             };
             self.commit_logged(&[], changes);
         }
+        self.let_point_go(&point);
+        true
+    }
+
+    /// Lets go of what a fork point that is off the record held.
+    pub(in crate::host) fn let_point_go(self: &Arc<Self>, point: &Object<ForkPoint>) {
         self.drop_layers(point.doc.tops.iter().flatten());
-        self.free_memory(&point);
+        self.free_memory(point);
         self.forget_tables(&point.doc.row.id);
         if point.doc.row.boot.kernel.starts_with(self.boot_dir()) {
             self.sweep_boot_files();
         }
-        true
     }
 
     /// Memory layer and checkpoint of a fork point, open for reading.

@@ -330,6 +330,7 @@ fn set_spare(row: &mut VmRow, count: u32) {
 
 /// Takes over what a rebuild can change, and leaves what happens by itself.
 fn set_machine(live: &mut VmRow, row: &VmRow) {
+    live.standby &= live.spec == row.spec && live.disks == row.disks;
     live.spec.clone_from(&row.spec);
     live.disks.clone_from(&row.disks);
     live.nics.clone_from(&row.nics);

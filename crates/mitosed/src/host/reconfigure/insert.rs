@@ -71,6 +71,7 @@ impl Host {
             layers.insert(changes.layers.iter().cloned());
             layers.hold(&top.id);
             live.row.disks[slot].pending = Some(top.id.clone());
+            live.row.standby = false;
             top
         });
         let recorded = self.commit(&[vm], changes);

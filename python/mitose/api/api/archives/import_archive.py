@@ -148,7 +148,8 @@ def sync_detailed(
 
      The archive of a fork point becomes a fork point, others become VMs. Everything is verified before
     anything is visible. What an archive made with `since` leaves out is found on the host, or in the
-    earlier archives that are given. The task's result is an `Imported`.
+    earlier archives that are given. With `replace` it takes the place of an earlier import of the same
+    machine that nobody changed since. The task's result is an `Imported`.
 
     Args:
         wait (bool | Unset):
@@ -190,7 +191,8 @@ def sync(
 
      The archive of a fork point becomes a fork point, others become VMs. Everything is verified before
     anything is visible. What an archive made with `since` leaves out is found on the host, or in the
-    earlier archives that are given. The task's result is an `Imported`.
+    earlier archives that are given. With `replace` it takes the place of an earlier import of the same
+    machine that nobody changed since. The task's result is an `Imported`.
 
     Args:
         wait (bool | Unset):
@@ -227,7 +229,8 @@ async def asyncio_detailed(
 
      The archive of a fork point becomes a fork point, others become VMs. Everything is verified before
     anything is visible. What an archive made with `since` leaves out is found on the host, or in the
-    earlier archives that are given. The task's result is an `Imported`.
+    earlier archives that are given. With `replace` it takes the place of an earlier import of the same
+    machine that nobody changed since. The task's result is an `Imported`.
 
     Args:
         wait (bool | Unset):
@@ -267,7 +270,8 @@ async def asyncio(
 
      The archive of a fork point becomes a fork point, others become VMs. Everything is verified before
     anything is visible. What an archive made with `since` leaves out is found on the host, or in the
-    earlier archives that are given. The task's result is an `Imported`.
+    earlier archives that are given. With `replace` it takes the place of an earlier import of the same
+    machine that nobody changed since. The task's result is an `Imported`.
 
     Args:
         wait (bool | Unset):

@@ -251,7 +251,7 @@ impl Host {
     }
 
     /// All children of a fork point, by name.
-    pub(super) fn children_of(&self, point: &str) -> Vec<Arc<Vm>> {
+    pub(in crate::host) fn children_of(&self, point: &str) -> Vec<Arc<Vm>> {
         let mut all = self.all();
         all.retain(|vm| {
             let live = vm.live();
@@ -364,13 +364,18 @@ impl Host {
                 self.erase(vm, Some(vm_event(vm, "vm.removed", "never started")));
             }
         }
-        for vm in self.children_of(&point.id) {
-            vm.update(|live| live.row.child = None);
-            self.commit_logged(&[&vm], Changes::default());
-        }
+        self.release_children(&point.id);
         let told = event(&point.name, "forkpoint.removed", "removed").about(&point.id);
         self.end_point(point, Some(told));
         Ok(())
+    }
+
+    /// Makes the children of a fork point ordinary VMs.
+    pub(in crate::host) fn release_children(&self, point: &str) {
+        for vm in self.children_of(point) {
+            vm.update(|live| live.row.child = None);
+            self.commit_logged(&[&vm], Changes::default());
+        }
     }
 
     /// Refuses to end a parent that children would return to.
