@@ -463,3 +463,74 @@ fn a_daemon_that_ends_at_any_moment_leaves_a_whole_tree() {
     bed.assert_only(&[]);
     assert!(memory_files(&bed).is_empty());
 }
+
+#[test]
+fn a_return_takes_no_address_that_another_vm_was_given_since() {
+    let bed = Bed::new();
+    let two = api_types::NetworkRequest {
+        name: "two".into(),
+        ..api_types::NetworkRequest::default()
+    };
+    bed.client.make_network(&two).unwrap();
+    let machine = |name: &str, mac: &str, ip: &str| {
+        let mut request = bed.with_disk(bed.request(name, ""));
+        let net = format!(r#"{{"network":"VM Network","mac":"{mac}"}}"#);
+        request.nets = vec![serde_json::from_str(&net).unwrap()];
+        let address = format!(r#"{{"nic":0,"address":"{ip}"}}"#);
+        request.addresses = vec![serde_json::from_str(&address).unwrap()];
+        request.powered_off = true;
+        request
+    };
+    let (first, second) = ("52:54:00:00:00:01", "52:54:00:00:00:02");
+    bed.client.run(&machine("a", first, "10.1.1.1/24")).unwrap();
+    snapshot(&bed, "a", "s", false);
+    let uuid = bed.detail("a").uuid;
+    // Clones that keep its address are to have it.
+    let same = ForkRequest {
+        mode: CloneMode::Linked,
+        keep_mac: true,
+        ..clones(&["k"])
+    };
+    bed.client.fork("a", &same).unwrap();
+    bed.client.revert("a", "s", |_| ()).unwrap();
+    let set = |vm: &str, change: serde_json::Value| {
+        let change = serde_json::from_value(change).unwrap();
+        bed.client.reconfigure(vm, None, &change).unwrap();
+    };
+    let no = |words: &str| {
+        let before = bed.detail("a");
+        let error = bed.client.revert("a", "s", |_| ()).unwrap_err();
+        assert_eq!(error.kind(), Some(ErrorKind::Conflict), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(bed.detail("a"), before);
+    };
+    // Its NIC was moved, and another has its address where it was.
+    set(
+        "a",
+        serde_json::json!({"nics": [{"nic": 0, "network": "two"}]}),
+    );
+    bed.client
+        .run(&machine("b", second, "10.1.1.1/24"))
+        .unwrap();
+    no("NIC 0 of b has 10.1.1.1 on the network \"VM Network\" already; change or remove that VM");
+    bed.client.remove("b", false).unwrap();
+    // Its NIC was removed, and another has its hardware address.
+    bed.client.remove("k", false).unwrap();
+    set("a", serde_json::json!({"remove_nics": [0]}));
+    bed.client.run(&machine("c", first, "10.1.1.3/24")).unwrap();
+    no("c has its hardware address 52:54:00:00:00:01");
+    bed.client.remove("c", false).unwrap();
+    // It got another UUID, and another has that of before.
+    let other = "00000000-0000-4000-8000-000000000001";
+    set("a", serde_json::json!({"uuid": other}));
+    bed.client
+        .run(&machine("d", second, "10.1.1.4/24"))
+        .unwrap();
+    set("d", serde_json::json!({"uuid": uuid}));
+    no("d has its UUID");
+    bed.client.remove("d", false).unwrap();
+    bed.client.revert("a", "s", |_| ()).unwrap();
+    let detail = bed.detail("a");
+    assert_eq!((detail.uuid, detail.nics.len()), (uuid, 1));
+    bed.assert_only(&["a"]);
+}

@@ -14,6 +14,14 @@ use crate::inventory::{AddressRow, Network, NicRow, ObjectId, VmRow};
 /// Most name servers of one NIC.
 const DNS_MAX: usize = 8;
 
+/// A static address that two NICs would have.
+pub(super) struct TakenAddress {
+    /// The NIC that cannot have it.
+    nic: usize,
+    /// Who has it, for a message.
+    pub told: String,
+}
+
 impl Host {
     /// Refuses VMs, listed or to be, whose static addresses another VM of the same network has.
     pub(super) fn check_addresses(&self, rows: &[VmRow]) -> OpResult<()> {
@@ -29,8 +37,23 @@ impl Host {
         listed: impl Iterator<Item = &'a Arc<Vm>>,
         rows: &[VmRow],
     ) -> OpResult<()> {
+        match self.find_address_taken(listed, rows) {
+            Some(taken) => Err(OpError::conflict(format!(
+                "addresses: NIC {}: {}; give another address",
+                taken.nic, taken.told
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// A static address of these VMs, listed or to be, that another VM of the same network has.
+    pub(super) fn find_address_taken<'a>(
+        &self,
+        listed: impl Iterator<Item = &'a Arc<Vm>>,
+        rows: &[VmRow],
+    ) -> Option<TakenAddress> {
         if rows.iter().all(|row| places(row).next().is_none()) {
-            return Ok(());
+            return None;
         }
         let mut taken: HashMap<(ObjectId, IpAddr), (String, usize)> = HashMap::new();
         for vm in listed {
@@ -48,14 +71,13 @@ impl Host {
                 let network = place.0.clone();
                 if let Some((owner, its)) = taken.insert(place, (row.name.clone(), nic)) {
                     let network = self.object::<Network>(&network).map_or(network, |n| n.name);
-                    return Err(OpError::conflict(format!(
-                        "addresses: NIC {nic}: NIC {its} of {owner} has {ip} on the network \
-                         {network:?} already; give another address"
-                    )));
+                    let told =
+                        format!("NIC {its} of {owner} has {ip} on the network {network:?} already");
+                    return Some(TakenAddress { nic, told });
                 }
             }
         }
-        Ok(())
+        None
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use api_types::DryRun;
+use vm_spec::MacAddr;
 
 use super::{Host, Vm, vm_event};
 use crate::error::{OpError, OpResult};
@@ -17,7 +18,7 @@ use crate::host::states::Operation;
 use crate::host::suspend::GoesOn;
 use crate::inventory::{
     Begun, Changes, DiskRow, LayerId, MemoryFiles, Object, PowerState, Snapshot, SnapshotMemory,
-    SuspendRow, VmRow,
+    VmRow,
 };
 
 impl Host {
@@ -77,12 +78,48 @@ impl Host {
         problems.take(self.allow(vm, Operation::Revert));
         problems.take(self.check_stores_of(&vm.row()));
         problems.take(self.check_snapshot_files(snapshot));
+        problems.take(self.check_unique(vm, snapshot, &self.all()));
         let with_memory = !matches!(snapshot.doc.memory, SnapshotMemory::None);
         if with_memory && !vm.state().has_process() {
             let bytes = snapshot.doc.row.spec.memory_bytes;
             problems.take(self.check_memory("the VM", bytes));
         }
         problems
+    }
+
+    /// Refuses a return to a machine whose addresses or UUID another VM was given since. Its guest, or
+    /// those who know it, would hold on to them, so that it gets no new ones as a clone does.
+    fn check_unique(
+        &self,
+        vm: &Vm,
+        snapshot: &Object<Snapshot>,
+        listed: &[Arc<Vm>],
+    ) -> OpResult<()> {
+        let present = vm.row();
+        let after = reverted(&present, snapshot, Vec::new());
+        let mut others = listed.iter().filter(|other| other.id != vm.id);
+        let of_others = others.find_map(|other| {
+            let live = other.live();
+            let name = &live.row.name;
+            if after.uuid != present.uuid && live.row.uuid == after.uuid {
+                return Some(format!("{name} has its UUID"));
+            }
+            let mac = taken_mac(&present, &after, &live.row)?;
+            Some(format!("{name} has its hardware address {mac}"))
+        });
+        let taken = of_others.or_else(|| {
+            let rows = std::slice::from_ref(&after);
+            let address = self.find_address_taken(listed.iter(), rows);
+            address.map(|address| address.told)
+        });
+        match taken {
+            Some(taken) => Err(OpError::conflict(format!(
+                "snapshot: {} cannot be what it was in {:?}: {taken}; change or remove that VM, or \
+                 clone the snapshot",
+                present.name, snapshot.name
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn resume_snapshot(
@@ -104,15 +141,8 @@ impl Host {
 
     fn revert_disks(self: &Arc<Self>, vm: &Arc<Vm>, snapshot: &Object<Snapshot>) -> OpResult<()> {
         let made = self.make_tops_on(vm, &snapshot.doc.tops, &snapshot.doc.row.spec.disks)?;
-        let mut old_memory = None;
-        let (before, after) = vm.update(|live| {
-            let before = live.row.clone();
-            if let Some(SuspendRow::Files { files, .. }) = &before.suspend {
-                old_memory = Some(files.clone());
-            }
-            live.row = reverted(&before, snapshot, made.disks.clone());
-            (before, live.row.clone())
-        });
+        let changed = self.take_machine_back(vm, snapshot, &made.disks);
+        let (before, after) = changed.inspect_err(|_| self.drop_layers(&made.held))?;
         let told = vm_event(
             vm,
             "snapshot.reverted",
@@ -133,12 +163,44 @@ impl Host {
             .flat_map(|disk| disk.held().cloned())
             .collect();
         self.drop_layers(&old);
-        old_memory
-            .iter()
+        before
+            .memory_files()
+            .into_iter()
             .for_each(|files| self.remove_memory(files));
         self.link_tops(&after);
         Ok(())
     }
+
+    /// Gives a VM its row of a snapshot, where nobody has what is to be unique; nobody is listed
+    /// meanwhile. Returns the rows of before and after.
+    fn take_machine_back(
+        &self,
+        vm: &Vm,
+        snapshot: &Object<Snapshot>,
+        disks: &[DiskRow],
+    ) -> OpResult<(VmRow, VmRow)> {
+        let listed = self.listing();
+        let all: Vec<_> = listed.all().cloned().collect();
+        self.check_unique(vm, snapshot, &all)?;
+        Ok(vm.update(|live| {
+            let before = live.row.clone();
+            live.row = reverted(&before, snapshot, disks.to_vec());
+            (before, live.row.clone())
+        }))
+    }
+}
+
+/// A hardware address that a VM would have again and another has. Those that clones keep on purpose
+/// are nobody's alone.
+fn taken_mac(present: &VmRow, after: &VmRow, other: &VmRow) -> Option<MacAddr> {
+    let had = |mac| present.spec.nics.iter().any(|nic| nic.mac == mac);
+    let has = |mac| {
+        let mut nics = other.spec.nics.iter();
+        nics.any(|nic| nic.mac == mac && !nic.keep_mac)
+    };
+    let mut nics = after.spec.nics.iter();
+    nics.find(|nic| !nic.keep_mac && !had(nic.mac) && has(nic.mac))
+        .map(|nic| nic.mac)
 }
 
 /// The row of a VM that has returned to a snapshot: the machine of that time, in the place and with
