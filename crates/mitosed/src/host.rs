@@ -47,6 +47,7 @@ mod static_net;
 mod suspend;
 mod tasks;
 mod tokens;
+mod unlisted;
 mod upkeep;
 mod vm;
 mod wait;

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use api_types::{ErrorKind, ReconfigureRequest};
-use bed::{Bed, PATIENCE};
+use bed::{Bed, PATIENCE, clones};
 
 /// What the daemon says when it does not start.
 fn refusal(bed: &Bed) -> String {
@@ -267,10 +267,8 @@ fn a_lost_inventory_is_no_first_start() {
     assert_eq!(bed.client.vm("a").unwrap().pid, Some(pid));
 }
 
-#[test]
-fn what_is_younger_than_a_backup_is_kept_when_it_is_put_back() {
-    let mut bed = Bed::new();
-    bed.run("old", "");
+/// Restarts the daemon and waits until its backup has ended an epoch.
+fn back_up(bed: &mut Bed) -> std::path::PathBuf {
     let backup = bed.home().join("inventory.db.bak");
     std::fs::remove_file(&backup).unwrap_or_default();
     bed.restart();
@@ -288,6 +286,14 @@ fn what_is_younger_than_a_backup_is_kept_when_it_is_put_back() {
     bed.until("a backup ends an epoch", || {
         epoch().trim().parse().is_ok_and(|now: i64| now > of_backup)
     });
+    backup
+}
+
+#[test]
+fn what_is_younger_than_a_backup_is_kept_when_it_is_put_back() {
+    let mut bed = Bed::new();
+    bed.run("old", "");
+    let backup = back_up(&mut bed);
     bed.run("young", "");
     let young = bed.client.vm("young").unwrap();
     let pid = young.pid.unwrap();
@@ -325,6 +331,62 @@ fn what_is_younger_than_a_backup_is_kept_when_it_is_put_back() {
         (bed.state("old"), bed.state("new")),
         ("running".into(), "running".into())
     );
+}
+
+#[test]
+fn layers_that_only_unnamed_vms_stand_on_stay_with_them() {
+    let mut bed = Bed::new();
+    bed.run("old", "");
+    bed.run("other", "");
+    bed.client.fork("old", &clones(&["twin"])).unwrap();
+    let backup = back_up(&mut bed);
+    bed.client.fork("old", &clones(&["young"])).unwrap();
+    let young = bed.detail("young");
+    let stack = young.disks[0].layers.clone();
+    // Its own, two of its source, and the file of the user.
+    assert_eq!(stack.len(), 4, "{stack:?}");
+    let shared = stack[1..].iter();
+    assert!(
+        shared
+            .clone()
+            .all(|file| bed.detail("old").disks[0].layers.contains(file))
+    );
+    bed.make_image("i", 1 << 20);
+    let of_image = api_types::RunRequest {
+        kernel: None,
+        image: Some("i".into()),
+        ..bed.request("booted", "")
+    };
+    bed.client.run(&of_image).unwrap();
+    bed.kill();
+    std::fs::rename(&backup, bed.home().join("inventory.db")).unwrap();
+    let _ = std::fs::remove_file(bed.home().join("inventory.db-wal"));
+    bed.start();
+    assert_eq!(bed.names(), ["old", "other", "twin"]);
+    let refused = bed.client.remove_image("i").unwrap_err().to_string();
+    assert!(
+        refused.contains("VMs that the inventory does not name"),
+        "{refused}"
+    );
+    let of_other = bed.detail("other").disks[0].layers[0].clone();
+    for name in bed.names() {
+        bed.client.remove(&name, true).unwrap();
+    }
+    let there = |file: &String| std::path::Path::new(file).exists();
+    let layers = |bed: &Bed| bed.list("datastore1/layers").len();
+    assert!(stack.iter().all(there), "{}", bed.log());
+    assert!(!there(&of_other), "nobody stands on it");
+    // That of the other unnamed VM is beside them.
+    assert_eq!(layers(&bed), 4, "{:?}", bed.list("datastore1/layers"));
+    bed::qemu_check(&stack[0]);
+    bed.restart();
+    assert!(stack.iter().all(there));
+    // They go with the last.
+    std::fs::remove_file(bed.home().join("inventory.restored")).unwrap();
+    bed.restart();
+    assert_eq!(layers(&bed), 0, "{:?}", bed.list("datastore1/layers"));
+    assert!(there(stack.last().unwrap()), "the user's file stays");
+    bed.client.remove_image("i").unwrap();
 }
 
 #[test]

@@ -45,6 +45,12 @@ impl Host {
                 "image {name} is used by the VM {user}; remove that first"
             )));
         }
+        if self.unlisted_stand_on(&found.dir) {
+            return Err(OpError::conflict(format!(
+                "image {name} is the base of disks of VMs that the inventory does not name, which was \
+                 put back from a backup; remove inventory.restored when these VMs are not needed"
+            )));
+        }
         if self.layers().any_below(&found.dir) {
             return Err(OpError::conflict(format!(
                 "image {name} is the base of a VM's disk; remove the VMs made from it first"

@@ -20,7 +20,7 @@ use super::shell::VMM_LOG_SUFFIX;
 use super::{Host, Vm, vm_event};
 use crate::config::Config;
 use crate::inventory::{Changes, Contents, ForkPoint, Inventory, LayerRow, PowerState};
-use crate::layers::{backing_name, disk_format, remove_files};
+use crate::layers::{backing_name, disk_format};
 use crate::vmm::{self, Link, Pending, Reactor};
 
 /// Time that a VM process has to tell its state.
@@ -244,7 +244,7 @@ impl Host {
         } else {
             let gone = self.drop_pending_tops(vm);
             changes.removed_layers = gone.iter().map(|layer| layer.id.clone()).collect();
-            remove_files(&gone);
+            self.remove_layers(&gone);
         }
         self.commit_logged(&[vm], changes);
     }
@@ -295,7 +295,7 @@ impl Host {
                 ..Changes::default()
             };
             self.commit_logged(&[], changes);
-            remove_files(&gone);
+            self.remove_layers(&gone);
         }
         if self.keeps_unlisted() {
             return;

@@ -10,7 +10,6 @@ use super::seats::Seat;
 use crate::clock::{now_ms, us_between};
 use crate::host::{Host, Vm, vm_event};
 use crate::inventory::{Changes, LayerId, LayerRow, MAX_STUN_RECORDS, NewEvent, PowerState};
-use crate::layers::remove_files;
 
 /// What became of clones.
 #[derive(Debug, Default)]
@@ -221,7 +220,7 @@ impl Host {
         } else {
             let gone = self.drop_pending_tops(source);
             changes.removed_layers = gone.iter().map(|layer| layer.id.clone()).collect();
-            remove_files(&gone);
+            self.remove_layers(&gone);
         }
         self.commit_logged(&[source], changes);
     }

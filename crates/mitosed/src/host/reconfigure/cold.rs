@@ -13,7 +13,7 @@ use crate::host::describe::pool_of;
 use crate::host::run::plan::{Base, add_nics, add_slots, check_uuid, free_serial, invalid_spec};
 use crate::host::{Host, Vm, vm_event};
 use crate::inventory::{Changes, DiskRow, LayerRow, VmRow};
-use crate::layers::{make_delta, remove_files};
+use crate::layers::make_delta;
 
 /// A machine as it is to be, and the disks that come and go.
 #[derive(Debug)]
@@ -277,7 +277,7 @@ impl Host {
             ..Changes::default()
         };
         self.commit_logged(&[], changes);
-        remove_files(released);
+        self.remove_layers(released);
     }
 
     fn sync_layers(&self, row: &VmRow, made: bool) -> OpResult<()> {

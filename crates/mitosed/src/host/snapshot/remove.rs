@@ -10,7 +10,6 @@ use crate::host::row_of;
 use crate::inventory::{
     Changes, LayerId, LayerRow, MemoryFiles, Object, ObjectId, Snapshot, SnapshotMemory,
 };
-use crate::layers::remove_files;
 
 /// What is left in the datastore when snapshots are gone from the record.
 #[derive(Debug, Default)]
@@ -22,7 +21,7 @@ pub(in crate::host) struct Debris {
 impl Debris {
     /// Removes the files.
     pub fn remove(&self, host: &Host) {
-        remove_files(&self.layers);
+        host.remove_layers(&self.layers);
         self.memory
             .iter()
             .for_each(|files| host.remove_memory(files));
