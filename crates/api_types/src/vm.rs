@@ -90,8 +90,14 @@ pub struct NicDetail {
     /// Hardware address.
     #[schema(schema_with = schema::mac)]
     pub mac: MacAddr,
-    /// TAP interface.
+    /// TAP interface that its user made.
     pub tap: Option<String>,
+    /// Id of the network that it is on: the daemon makes its TAP interface.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// Its cable is plugged into one of them.
+    #[serde(default)]
+    pub connected: bool,
     /// Static address with prefix length that its agent was told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
@@ -140,6 +146,9 @@ pub struct VmDetail {
     /// Id of the datastore of its home and of what it writes.
     #[serde(default)]
     pub datastore: String,
+    /// Id of the resource pool that it counts to.
+    #[serde(default)]
+    pub pool: String,
     /// Why it is in its state, where a fault or a person led there.
     pub reason: Option<String>,
     /// Image it was made from.

@@ -217,7 +217,13 @@ impl Host {
         };
         let mut found: Vec<_> = self.listing().named(name).cloned().collect();
         if let Some(folders) = folders {
-            found.retain(|vm| self.folder_path(&vm.place().folder) == folders.trim_matches('/'));
+            let folders = folders.trim_matches('/');
+            let first = self.first_folder();
+            found.retain(|vm| {
+                let folder = vm.place().folder;
+                // The first folder has a name too, for VMs whose name is also in another.
+                *folder == *VM_FOLDER && folders == first || self.folder_path(&folder) == folders
+            });
         }
         match &found[..] {
             [vm] => Ok(Arc::clone(vm)),
@@ -226,13 +232,26 @@ impl Host {
                 format!("there is no VM {reference:?}; 'mitose ls' lists them"),
             )),
             several => {
-                let paths: Vec<_> = several.iter().map(|vm| self.path_of(vm)).collect();
+                let path = |vm: &Arc<Vm>| match self.path_of(vm) {
+                    name if name.contains('/') => name,
+                    name => format!("{}/{name}", self.first_folder()),
+                };
+                let paths: Vec<_> = several.iter().map(path).collect();
                 Err(OpError::conflict(format!(
                     "name: {name:?} is the name of several VMs; give one of {}",
                     paths.join(", ")
                 )))
             }
         }
+    }
+
+    /// Name of the first folder of VMs, which paths leave out.
+    fn first_folder(&self) -> String {
+        let objects = self.objects_read();
+        objects
+            .get(VM_FOLDER)
+            .map(|row| row.name.clone())
+            .unwrap_or_default()
     }
 
     /// Names of the folders that lead to a folder of VMs, joined by `/`; empty for the first one.

@@ -4,7 +4,9 @@
 
 mod bed;
 
-use api_types::{ErrorKind, PointForkRequest, PrepareRequest, StopRequest, TaskState};
+use api_types::{
+    ErrorKind, ObjectRequest, PointForkRequest, PrepareRequest, StopRequest, TaskState,
+};
 use bed::{Bed, clones};
 
 fn children(count: u32) -> PointForkRequest {
@@ -260,4 +262,57 @@ fn one_name_is_given_once_to_whoever_asks_at_the_same_time() {
         bed.client.unprepare(&point.name, false).unwrap();
     }
     bed.assert_only(&parents);
+}
+
+#[test]
+fn a_vm_with_several_fork_points_is_asked_which_is_to_end() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let named = |name: &str| PrepareRequest {
+        name: Some(name.to_owned()),
+        ..PrepareRequest::default()
+    };
+    for name in ["one", "two"] {
+        bed.client.prepare("a", &named(name), |_| ()).unwrap();
+    }
+    let forked = bed.client.fork_children("a", &children(1), |_| ()).unwrap();
+    let latest = bed.client.fork_point("two").unwrap().id;
+    assert_eq!(forked.fork_point, latest);
+    let refused = bed.client.unprepare("a", true).unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::Conflict));
+    assert!(refused.to_string().contains(&latest), "{refused}");
+    bed.client.unprepare("two", true).unwrap();
+
+    let renamed = ObjectRequest {
+        name: Some("b".to_owned()),
+        ..ObjectRequest::default()
+    };
+    let id = bed.detail("a").vm.id;
+    bed.client.change_object(&id, &renamed).unwrap();
+    assert_eq!(bed.client.fork_point("b").unwrap().parent, "b");
+    let gone = bed.client.fork_point("a").unwrap_err();
+    assert_eq!(gone.kind(), Some(ErrorKind::NotFound));
+    bed.client.unprepare("b", false).unwrap();
+    assert!(bed.client.fork_points().unwrap().is_empty());
+}
+
+#[test]
+fn a_vm_that_does_not_run_is_no_parent_and_told_why() {
+    let bed = Bed::new();
+    bed.client
+        .run(&bed.with_disk(bed.request("a", "")))
+        .unwrap();
+    let refusal = || {
+        let refused = bed.client.prepare("a", &PrepareRequest::default(), |_| ());
+        refused.unwrap_err().to_string()
+    };
+    bed.client.suspend("a", |_| ()).unwrap();
+    let told = refusal();
+    assert!(
+        told.contains("suspended to disk, so it cannot be made a parent; 'mitose resume a'"),
+        "{told}"
+    );
+    bed.client.stop("a", &OFF).unwrap();
+    let told = refusal();
+    assert!(told.contains("'mitose start a'"), "{told}");
 }

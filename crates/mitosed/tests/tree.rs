@@ -40,6 +40,11 @@ fn vms_lie_in_folders_of_any_depth_and_move_between_them() {
     let error = bed.client.vm("x").unwrap_err().to_string();
     assert!(error.contains("lab/web/x, prod/x"), "{error}");
     let id = bed.client.vm("lab/web/x").unwrap().vm.id;
+    bed.client.run(&in_folder(&bed, "x", "/")).unwrap();
+    let error = bed.client.vm("x").unwrap_err().to_string();
+    assert!(error.contains("vm/x"), "{error}");
+    assert_ne!(bed.client.vm("vm/x").unwrap().vm.id, id);
+    bed.client.remove("vm/x", true).unwrap();
 
     let refused = |result: Result<(), client::ClientError>, wanted: &str| {
         let error = result.unwrap_err();
@@ -236,7 +241,11 @@ fn cables_and_serial_ports_change_while_a_vm_runs() {
         }],
         ..ReconfigureRequest::default()
     };
+    let nic = || bed.detail("a").nics[0].clone();
+    assert_eq!(nic().network.as_deref(), Some("network-1"));
+    assert!(nic().connected);
     bed.client.reconfigure("a", None, &cable(false)).unwrap();
+    assert!(!nic().connected);
     bed.client.reconfigure("a", None, &cable(true)).unwrap();
     assert_eq!(
         std::fs::read_to_string(&log).unwrap(),

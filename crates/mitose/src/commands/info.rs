@@ -1,6 +1,7 @@
 //! `mitose info`.
 
-use api_types::{DiskDetail, MemoryUse, NicDetail, VmDetail};
+use api_types::{DiskDetail, MemoryUse, NicDetail, SerialDetail, SerialRequest, VmDetail};
+use client::Client;
 use vm_spec::format_size;
 
 use super::Context;
@@ -18,16 +19,48 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<u8> {
-    let detail = context.client()?.vm(&args.name)?;
+    let client = context.client()?;
+    let detail = client.vm(&args.name)?;
     if context.format == Format::Json {
         output::json(&detail)?;
     } else {
-        table(&detail).print()?;
+        table(&detail, &Places::of(&detail, &client)).print()?;
     }
     Ok(0)
 }
 
-fn table(detail: &VmDetail) -> Table {
+/// Names of what a VM lies in and is on; ids where somebody has removed it since.
+struct Places {
+    folder: String,
+    datastore: String,
+    pool: String,
+    /// Of each NIC that is on one.
+    networks: Vec<Option<String>>,
+}
+
+impl Places {
+    fn of(detail: &VmDetail, client: &Client) -> Self {
+        let network = |id: &String| {
+            let found = client.network(id).map(|network| network.object.name);
+            found.unwrap_or_else(|_| id.clone())
+        };
+        let nics = detail.nics.iter();
+        Self {
+            folder: client
+                .folder(&detail.vm.folder)
+                .map_or_else(|_| detail.vm.folder.clone(), |folder| folder.path),
+            datastore: client
+                .datastore(&detail.datastore)
+                .map_or_else(|_| detail.datastore.clone(), |store| store.name),
+            pool: client
+                .resource_pool(&detail.pool)
+                .map_or_else(|_| detail.pool.clone(), |pool| pool.object.name),
+            networks: nics.map(|nic| nic.network.as_ref().map(network)).collect(),
+        }
+    }
+}
+
+fn table(detail: &VmDetail, places: &Places) -> Table {
     let vm = &detail.vm;
     let mut table = Table::new(&["name", &vm.name]);
     let mut row = |name: &str, value: String| table.row(vec![name.to_owned(), value]);
@@ -42,6 +75,15 @@ fn table(detail: &VmDetail) -> Table {
         "created",
         format!("{} UTC", time_of_day(detail.created_at_ms)),
     );
+    row("folder", places.folder.clone());
+    row("resource pool", places.pool.clone());
+    row("datastore", places.datastore.clone());
+    if !vm.annotation.is_empty() {
+        row("annotation", shortened(&vm.annotation));
+    }
+    for (key, value) in &vm.attributes {
+        row(&format!("  {key}"), shortened(value));
+    }
     let source = vm.source.clone().unwrap_or_else(|| "-".to_owned());
     row("source", format!("{source}, generation {}", vm.generation));
     row("engine", vm.engine.clone());
@@ -60,19 +102,16 @@ fn table(detail: &VmDetail) -> Table {
         row(&name, layer);
     }
     row("own disk space", format_size(detail.disk.delta_bytes));
-    for (index, nic) in detail.nics.iter().enumerate() {
-        row(&format!("nic {index}"), nic_line(nic));
+    for (index, (nic, network)) in detail.nics.iter().zip(&places.networks).enumerate() {
+        row(&format!("nic {index}"), nic_line(nic, network.as_deref()));
+    }
+    for port in &detail.serial_ports {
+        row(&port.port, serial_line(port));
     }
     let ready = if vm.ready { "ready" } else { "not ready" };
     row("agent", ready.to_owned());
-    if let Some(guest) = &detail.guest {
-        row("  host name", guest.hostname.clone());
-        for error in &guest.errors {
-            row("  problem", error.clone());
-        }
-    }
-    for (key, value) in &detail.guestinfo.0 {
-        row(key, shortened(value));
+    for (name, value) in guest_rows(detail) {
+        row(&name, value);
     }
     if let (Some(pid), Some(uid)) = (detail.pid, detail.uid) {
         row("process", format!("{pid}, user {uid}"));
@@ -87,6 +126,19 @@ fn table(detail: &VmDetail) -> Table {
         row("forked", value);
     }
     table
+}
+
+/// What the guest says of itself, and what it and its user set.
+fn guest_rows(detail: &VmDetail) -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    if let Some(guest) = &detail.guest {
+        rows.push(("  host name".to_owned(), guest.hostname.clone()));
+        let problem = |error: &String| ("  problem".to_owned(), error.clone());
+        rows.extend(guest.errors.iter().map(problem));
+    }
+    let set = detail.guestinfo.0.iter();
+    rows.extend(set.map(|(key, value)| (key.clone(), shortened(value))));
+    rows
 }
 
 /// The layers of all disks, the first of each with the disk's place.
@@ -105,10 +157,39 @@ fn disk_rows(disks: &[DiskDetail]) -> Vec<(String, String)> {
     rows
 }
 
-fn nic_line(nic: &NicDetail) -> String {
-    let tap = nic.tap.as_deref().unwrap_or("no link");
+fn nic_line(nic: &NicDetail, network: Option<&str>) -> String {
+    let place = match (network, &nic.tap) {
+        (Some(network), _) => format!("network {network}"),
+        (None, Some(tap)) => tap.clone(),
+        (None, None) => "no link".to_owned(),
+    };
+    let has_place = network.is_some() || nic.tap.is_some();
+    let pulled = if has_place && !nic.connected {
+        ", disconnected"
+    } else {
+        ""
+    };
     let address = nic.address.as_ref().map(|ip| format!(", {ip}"));
-    format!("{}, {tap}{}", nic.mac, address.unwrap_or_default())
+    format!(
+        "{}, {place}{pulled}{}",
+        nic.mac,
+        address.unwrap_or_default()
+    )
+}
+
+fn serial_line(port: &SerialDetail) -> String {
+    let to = port.path.as_ref().or(port.log.as_ref());
+    let kind = match port.backend {
+        SerialRequest::None => return "nothing".to_owned(),
+        SerialRequest::Log => "log",
+        SerialRequest::File(_) => "file",
+        SerialRequest::Pty => "pseudo-terminal",
+        SerialRequest::Unix(_) => "socket",
+    };
+    match to {
+        Some(path) => format!("{kind} {path}"),
+        None => kind.to_owned(),
+    }
 }
 
 /// A value on one line: the table is for people.

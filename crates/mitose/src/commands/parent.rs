@@ -58,7 +58,7 @@ pub struct PrepareArgs {
 /// Those that were made ahead come first, then new ones. A child that is not persistent returns to
 /// the fork point when it is reset or powered off.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(group = clap::ArgGroup::new("which").required(true), after_help = "Examples:
   mitose fork web --count 200
   mitose fork web --name lab-7 --persistent
   mitose fork web --count 20 --extra-disk size=10G --extra-disk image=data
@@ -67,10 +67,10 @@ pub struct ForkArgs {
     /// Fork point: its id or name, or its parent's name
     fork_point: String,
     /// Name of one new child; may be repeated
-    #[arg(long = "name", required_unless_present = "count", conflicts_with_all = ["count", "prefix"])]
+    #[arg(long = "name", group = "which", conflicts_with = "prefix")]
     names: Vec<String>,
     /// How many
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CHILDREN)))]
+    #[arg(long, group = "which", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CHILDREN)))]
     count: Option<u32>,
     /// Beginning of the names of new children: PREFIX1, PREFIX2, ... [default: the fork point's name
     /// and a dash]

@@ -104,9 +104,7 @@ impl Host {
         self.check_running(vm)?;
         let stdin = decode(&request.stdin, request.encoding)?;
         let begun = Instant::now();
-        while !self.agent_answers(vm, begun, request.wait_s)? {
-            std::thread::sleep(LOOK_INTERVAL);
-        }
+        self.await_agent(vm, begun, request.wait_s)?;
         let stream = self.reach_agent(vm)?;
         let deadline = Instant::now() + Duration::from_secs(request.timeout_s);
         let start = Start {
@@ -162,6 +160,14 @@ impl Host {
             truncated: outputs.truncated,
             timed_out: exit.is_none(),
         })
+    }
+
+    /// Waits until the agent of a running guest is ready, at most for `wait_s` from `begun` on.
+    pub(super) fn await_agent(&self, vm: &Vm, begun: Instant, wait_s: u64) -> OpResult<()> {
+        while !self.agent_answers(vm, begun, wait_s)? {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
     }
 
     /// Whether the agent of a running guest has said that it is ready; an error where it is not to be

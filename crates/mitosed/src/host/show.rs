@@ -8,6 +8,7 @@ use api_types::{
     DiskDetail, DiskUse, GuestInfo, NicDetail, SerialDetail, Vm as VmAnswer, VmDetail,
 };
 
+use super::describe::pool_of;
 use super::vm::Place;
 use super::{Host, Vm};
 use crate::inventory::{DiskRow, VmRow};
@@ -40,6 +41,7 @@ impl Host {
             uuid: row.uuid.clone(),
             machine_id: row.machine_id.clone(),
             datastore: row.datastore.clone(),
+            pool: pool_of(&row.pool).to_owned(),
             reason: row.reason.clone(),
             image: row.boot.image.clone(),
             kernel: row.boot.kernel.display().to_string(),
@@ -58,6 +60,8 @@ impl Host {
                 .map(|(spec, nic)| NicDetail {
                     mac: spec.mac,
                     tap: nic.tap.clone(),
+                    network: nic.network.clone(),
+                    connected: nic.has_tap() && !nic.disconnected,
                     address: nic.addresses.as_ref().map(|given| given.address.clone()),
                 })
                 .collect(),

@@ -54,6 +54,8 @@ pub enum Operation {
     Resume,
     /// Clone its running state.
     Fork,
+    /// Keep a fork point of its running state.
+    Prepare,
     /// Clone its disks, which are shared.
     Copy,
     /// Copy its disks whole.
@@ -157,6 +159,7 @@ const TABLE: &[(Operation, [Rule; STANDINGS.len()])] = &[
     (Operation::Pause,          [No(R::Wait), Becomes(Paused),      Already,              Already,              Becomes(Paused),      No(R::Start),         No(R::Resume),        No(R::Unmark)]),
     (Operation::Resume,         [No(R::Wait), Already,              Becomes(Running),     Becomes(Running),     Becomes(Running),     No(R::Start),         Becomes(Running),     No(R::Unmark)]),
     (Operation::Fork,           [No(R::Wait), Stays,                Stays,                Stays,                Stays,                No(R::StartOrLinked), Stays,                No(R::Linked)]),
+    (Operation::Prepare,        [No(R::Wait), Stays,                Stays,                Stays,                Stays,                No(R::Start),         No(R::Resume),        No(R::Unmark)]),
     (Operation::Copy,           [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                No(R::ResumeOrFull),  Stays]),
     (Operation::CopyWhole,      [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                Stays,                Stays]),
     (Operation::Adjust,         [No(R::Wait), Stays,                Stays,                Stays,                Stays,                Stays,                No(R::Resume),        No(R::Unmark)]),
@@ -225,6 +228,7 @@ impl Operation {
             Self::Pause => "paused",
             Self::Resume => "resumed",
             Self::Fork => "cloned while it runs",
+            Self::Prepare => "made a parent",
             Self::Copy | Self::CopyWhole => "cloned by its disks",
             Self::Adjust | Self::Describe => "changed",
             Self::Reconfigure => "reconfigured",

@@ -75,7 +75,7 @@ async fn remove(
     Query(query): Query<RemoveQuery>,
     call: Call,
 ) -> Result<Response, HttpError> {
-    let point = host.fork_point(&path.fork_point)?;
+    let point = host.only_fork_point(&path.fork_point)?;
     call.check_version(&point)?;
     if call.is_dry() {
         return call::dry_run(move || host.check_unprepare(&point, query.force)).await;

@@ -68,12 +68,7 @@ impl Host {
             Err(error) if error.kind == ErrorKind::NotFound => {}
             found => return found,
         }
-        let of_vm = |point: &Object<ForkPoint>| {
-            [&point.doc.row.id, &point.doc.row.name].contains(&&reference.to_owned())
-        };
-        let mut points = self.objects::<ForkPoint>();
-        points.retain(of_vm);
-        points
+        self.fork_points_of(reference)
             .into_iter()
             // By number: the clock may have been set back.
             .max_by_key(|point| number_of(&point.id))
@@ -85,6 +80,41 @@ impl Host {
                     ),
                 )
             })
+    }
+
+    /// As [`fork_point`](Self::fork_point), for what is to be ended: the name of a VM with several
+    /// is refused.
+    pub fn only_fork_point(&self, reference: &str) -> OpResult<Object<ForkPoint>> {
+        let point = self.fork_point(reference)?;
+        if [&*point.id, &*point.name].contains(&reference) {
+            return Ok(point);
+        }
+        let several = self.fork_points_of(reference);
+        if several.len() > 1 {
+            let named = several.iter().map(|p| format!("{} ({})", p.id, p.name));
+            return Err(OpError::conflict(format!(
+                "fork point: {reference} has several: {}; give the id of one",
+                named.collect::<Vec<_>>().join(", ")
+            )));
+        }
+        Ok(point)
+    }
+
+    /// Fork points of the VM that is called `reference`; of one that is gone, by the name that it had.
+    fn fork_points_of(&self, reference: &str) -> Vec<Object<ForkPoint>> {
+        let vm = self.find(reference).ok();
+        let mut points = self.objects::<ForkPoint>();
+        points.retain(|point| match &vm {
+            Some(vm) => point.doc.row.id == vm.id,
+            None => point.doc.row.id == reference || self.parent_of(point) == reference,
+        });
+        points
+    }
+
+    /// Name of a fork point's VM; the one that it had then, where it is gone.
+    pub(in crate::host) fn parent_of(&self, point: &Object<ForkPoint>) -> String {
+        let vm = self.find(&point.doc.row.id);
+        vm.map_or_else(|_| point.doc.row.name.clone(), |vm| vm.name().to_string())
     }
 
     /// Records a fork point that is being made, and holds its disks' layers.

@@ -101,7 +101,7 @@ impl Host {
             fork_point: point.id.clone(),
             wall_us,
             cloned: Cloned {
-                source: point.doc.row.name.clone(),
+                source: self.parent_of(point),
                 stun_us: 0,
                 io_held_us: 0,
                 memory: "kept".to_owned(),

@@ -1,7 +1,7 @@
 //! Parents and their children: preparing, registering, renewing, ending.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api_types::{
@@ -19,6 +19,8 @@ use crate::inventory::{Changes, ChildRow, ForkPoint, Object, PointMemory, PowerS
 
 /// Longest time of a command that warms a parent up, where the request names none.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longest wait for the agent of a guest that is to run it, seconds.
+const AGENT_WAIT_S: u64 = 120;
 
 impl Host {
     /// Turns a powered-on VM into a parent.
@@ -33,11 +35,13 @@ impl Host {
             .clone()
             .unwrap_or_else(|| vm.name().to_string());
         prepare_problems(self, &name, request).finish()?;
+        self.allow(vm, Operation::Prepare)?;
         let exec_exit_code = self.warm_up(vm, request, context)?;
         context.progress(0.3, "sealing the fork point");
         let point = {
             self.wait_for_room(vm)?;
             let _turn = self.turn(vm)?;
+            self.allow(vm, Operation::Prepare)?;
             self.check_memory("the call", super::super::super::memory::CLONE_COST_BYTES)?;
             if request.quiesce {
                 self.bring_to_rest(vm)?;
@@ -64,7 +68,7 @@ impl Host {
         let name = request.name.clone();
         let name = name.unwrap_or_else(|| vm.name().to_string());
         let mut problems = prepare_problems(self, &name, request);
-        problems.take(self.allow(vm, Operation::Fork));
+        problems.take(self.allow(vm, Operation::Prepare));
         problems.take(self.check_stores_of(&vm.row()));
         let cost = crate::host::memory::CLONE_COST_BYTES;
         problems.take(self.check_memory("the call", cost));
@@ -83,6 +87,7 @@ impl Host {
         context.progress(0.0, "warming up");
         let timeout = request.exec_timeout_s.map(Duration::from_secs);
         let timeout = timeout.unwrap_or(EXEC_TIMEOUT);
+        self.await_agent(vm, Instant::now(), AGENT_WAIT_S)?;
         let done = self.exec_in(vm, &request.exec, timeout)?;
         if done.exit_code != 0 {
             let words = done.stderr.lines().last().unwrap_or_default();
@@ -424,7 +429,7 @@ impl Host {
             id: point.id.clone(),
             name: point.name.clone(),
             version: point.version,
-            parent: doc.row.name.clone(),
+            parent: self.parent_of(point),
             parent_id: doc.row.id.clone(),
             created_at_ms: doc.created_at_ms,
             memory: memory.to_owned(),
