@@ -85,6 +85,8 @@ fn a_child_that_is_not_persistent_returns_to_its_fork_point() {
         .prepare("a", &PrepareRequest::default(), |_| ())
         .unwrap();
     bed.client.fork_children("a", &children(1), |_| ()).unwrap();
+    let refused = bed.client.set_persistence("a-1", true).unwrap_err();
+    assert!(refused.to_string().contains("--quiesce"), "{refused}");
     let before = bed.detail("a-1").disks[0].layers.clone();
     bed.client.stop("a-1", &OFF).unwrap();
     bed.until("its changes are gone", || {
@@ -100,8 +102,6 @@ fn a_child_that_is_not_persistent_returns_to_its_fork_point() {
         bed.detail("a-1").disks[0].layers[0],
         again.disks[0].layers[0]
     );
-    let refused = bed.client.set_persistence("a-1", true).unwrap_err();
-    assert!(refused.to_string().contains("--quiesce"), "{refused}");
     bed.assert_only(&["a", "a-1"]);
 }
 
@@ -153,6 +153,111 @@ fn a_persistent_child_keeps_its_disks_and_needs_a_parent_at_rest() {
     assert_eq!(bed.detail("a-1").disks[0].layers, before);
     bed.client.unprepare("a", false).unwrap();
     bed.assert_only(&["a", "a-1"]);
+}
+
+/// A parent at rest with a child for each of the names.
+fn family(persistent: bool, names: &[&str]) -> Bed {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let request = PrepareRequest {
+        quiesce: true,
+        ..PrepareRequest::default()
+    };
+    bed.client.prepare("a", &request, |_| ()).unwrap();
+    let request = PointForkRequest {
+        names: names.iter().map(|&name| name.to_owned()).collect(),
+        persistent: Some(persistent),
+        ..PointForkRequest::default()
+    };
+    bed.client.fork_children("a", &request, |_| ()).unwrap();
+    bed
+}
+
+fn assert_settled(bed: &Bed, name: &str, persistent: bool) {
+    let refused = bed.client.set_persistence(name, !persistent).unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::Conflict));
+    let stays = match persistent {
+        true => "already, so it stays persistent",
+        false => "already, so it stays non-persistent",
+    };
+    assert!(refused.to_string().contains(stays), "{refused}");
+}
+
+#[test]
+fn a_persistent_child_stays_so_once_it_kept_its_disks_over_its_process() {
+    let mut bed = family(true, &["off", "reset", "killed", "suspended", "free"]);
+    let layers = |bed: &Bed, name: &str| bed.detail(name).disks[0].layers.clone();
+    let names = ["off", "reset", "killed", "suspended"];
+    let before = names.map(|name| layers(&bed, name));
+    bed.client.stop("off", &OFF).unwrap();
+    bed.client.start("off").unwrap();
+    bed.client.reset("reset").unwrap();
+    bed.client.suspend("suspended", |_| ()).unwrap();
+    bed.client.stop("suspended", &OFF).unwrap();
+    bed.client.start("suspended").unwrap();
+    let pid = bed.detail("killed").pid.unwrap();
+    bed.kill();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    bed.start();
+    bed.until_state("killed", "poweredOff");
+    bed.client.start("killed").unwrap();
+    for _ in 0..2 {
+        names
+            .iter()
+            .for_each(|name| assert_settled(&bed, name, true));
+        bed.restart();
+    }
+    for (name, before) in names.into_iter().zip(before) {
+        bed.client.stop(name, &OFF).unwrap();
+        // What it wrote before it was suspended is a layer below its top.
+        assert!(layers(&bed, name).ends_with(&before));
+    }
+    // Suspended and back is no power-off.
+    bed.client.suspend("free", |_| ()).unwrap();
+    bed.client.resume("free").unwrap();
+    bed.client.set_persistence("free", false).unwrap();
+}
+
+#[test]
+fn a_child_that_returned_to_its_fork_point_by_a_power_off_stays_non_persistent() {
+    let mut bed = family(false, &["c"]);
+    let set = |bed: &Bed, persistent| bed.client.set_persistence("c", persistent);
+    // A reset is no power-off where it leads to the fork point.
+    bed.client.reset("c").unwrap();
+    set(&bed, true).unwrap();
+    set(&bed, false).unwrap();
+    bed.client.stop("c", &OFF).unwrap();
+    for _ in 0..2 {
+        assert_settled(&bed, "c", false);
+        bed.restart();
+    }
+    bed.client.start("c").unwrap();
+    bed.restart();
+    assert_settled(&bed, "c", false);
+    let snapshot = serde_json::from_value(serde_json::json!({ "name": "s" })).unwrap();
+    let refused = bed.client.create_snapshot("c", &snapshot, |_| ());
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains("mitose clone c --mode linked"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_child_that_was_never_started_may_become_persistent() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let request = PrepareRequest {
+        quiesce: true,
+        children: 1,
+        ..PrepareRequest::default()
+    };
+    bed.client.prepare("a", &request, |_| ()).unwrap();
+    bed.client.set_persistence("a-1", true).unwrap();
+    bed.client.set_persistence("a-1", false).unwrap();
+    bed.client.start("a-1").unwrap();
+    bed.client.set_persistence("a-1", true).unwrap();
 }
 
 #[test]

@@ -125,6 +125,9 @@ pub struct UnprepareArgs {
 pub struct ListArgs {}
 
 /// Keep a child's disks over a power-off, or not
+///
+/// It can be changed until the child is powered off for the first time; a persistent one that was
+/// reset has kept its disks too, and stays persistent.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   mitose persist web-3

@@ -273,6 +273,7 @@ fn finish(
     if matches!(told.0, "vm.failed" | "vm.out_of_memory") {
         live.row.reason = Some(told.1.clone());
     }
+    live.row.process_gone(reset);
     (uid, reset, told)
 }
 

@@ -19,7 +19,7 @@ use vmm_protocol::{Command, Outcome, Status, VmState};
 use super::shell::VMM_LOG_SUFFIX;
 use super::{Host, Vm, vm_event};
 use crate::config::Config;
-use crate::inventory::{Changes, Contents, ForkPoint, Inventory, LayerRow, PowerState};
+use crate::inventory::{Begun, Changes, Contents, ForkPoint, Inventory, LayerRow, PowerState};
 use crate::layers::{backing_name, disk_format};
 use crate::vmm::{self, Link, Pending, Reactor};
 
@@ -66,7 +66,11 @@ impl Host {
         let mut layers = self.layers();
         layers.insert(contents.layers);
         let mut vms = Vec::new();
-        for row in contents.vms {
+        for mut row in contents.vms {
+            if row.state.is_off() {
+                // An earlier daemon may not have said so.
+                row.process_gone(false);
+            }
             for disk in &row.disks {
                 disk.held().for_each(|layer| layers.hold(layer));
             }
@@ -176,6 +180,8 @@ impl Host {
             _ if vm.row().begun.is_some() => {
                 self.give_memory_up(vm);
                 vm.update(|live| {
+                    let reset = matches!(live.row.begun, Some(Begun::Reset));
+                    live.row.process_gone(reset);
                     live.row.state = PowerState::PoweredOff;
                     live.row.freeze = None;
                 });
@@ -193,6 +199,7 @@ impl Host {
                 }
                 self.give_memory_up(vm);
                 vm.update(|live| {
+                    live.row.process_gone(false);
                     live.row.state = off;
                     live.row.freeze = None;
                     live.row.reason = Some(message.clone());

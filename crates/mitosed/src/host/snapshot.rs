@@ -154,14 +154,26 @@ impl Host {
             false => Operation::Snapshot,
         };
         self.allow(vm, operation)?;
-        if vm.row().returns_to_point() {
-            return Err(OpError::conflict(format!(
-                "{0} is a non-persistent child: it returns to its fork point; 'mitose persist {0}' \
-                 first",
-                vm.name()
-            )));
-        }
-        Ok(())
+        let row = vm.row();
+        let Some(child) = row.child.as_ref().filter(|child| child.starts_at_point()) else {
+            return Ok(());
+        };
+        let name = vm.name();
+        Err(OpError::conflict(if child.persistent {
+            format!(
+                "{name} was never started, so it is its fork point; 'mitose start {name}' first"
+            )
+        } else if row.persistence_settled() {
+            format!(
+                "{name} is a non-persistent child: it returns to its fork point; make a snapshot of \
+                 a clone of it ('mitose clone {name} --mode linked')"
+            )
+        } else {
+            format!(
+                "{name} is a non-persistent child: it returns to its fork point; 'mitose persist \
+                 {name}' first"
+            )
+        }))
     }
 
     /// Records a snapshot whose layers are sealed; from here on it holds them.

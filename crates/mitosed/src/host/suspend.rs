@@ -181,6 +181,7 @@ impl Host {
     /// Gives the memory of a suspended VM up: it is powered off. The caller has its turn.
     pub(super) fn discard_memory(&self, vm: &Arc<Vm>) -> OpResult<()> {
         let files = vm.update(|live| {
+            live.row.process_gone(false);
             live.row.state = PowerState::PoweredOff;
             live.row.suspend.take()
         });

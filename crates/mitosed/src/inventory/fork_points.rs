@@ -78,6 +78,10 @@ pub struct ChildRow {
     /// point again.
     #[serde(default)]
     pub used: bool,
+    /// It was powered off, or booted from the disks that it keeps: whether it is persistent is
+    /// settled.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 impl ChildRow {

@@ -326,6 +326,22 @@ impl VmRow {
             .count()
     }
 
+    /// Its process is gone: a child stays persistent or not from here on, unless a `reset` takes it
+    /// back to its fork point.
+    pub fn process_gone(&mut self, reset: bool) {
+        let returns = reset && self.returns_to_point();
+        if let Some(child) = self.child.as_mut().filter(|_| !returns) {
+            child.settled |= !child.is_fresh();
+        }
+    }
+
+    /// Whether it is a child that stays persistent or not for good.
+    pub fn persistence_settled(&self) -> bool {
+        let off = self.state.is_off();
+        let child = self.child.as_ref();
+        child.is_some_and(|child| child.settled || (off && !child.is_fresh()))
+    }
+
     /// Disk slots without a medium.
     pub fn empty_slots(&self) -> usize {
         self.disks.iter().filter(|disk| disk.top.is_none()).count()

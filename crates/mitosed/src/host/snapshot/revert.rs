@@ -185,6 +185,7 @@ impl Host {
         Ok(vm.update(|live| {
             let before = live.row.clone();
             live.row = reverted(&before, snapshot, disks.to_vec());
+            live.row.process_gone(false);
             (before, live.row.clone())
         }))
     }

@@ -287,6 +287,7 @@ impl Host {
                     persistent: request.persistent.unwrap_or(false),
                     started: true,
                     used: false,
+                    settled: false,
                 });
             });
         }

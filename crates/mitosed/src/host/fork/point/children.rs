@@ -343,16 +343,18 @@ impl Host {
                 row.name
             )));
         };
-        if child.started && row.state.is_off() {
-            return Err(OpError::conflict(format!(
-                "{} was powered off already, so it stays {}",
-                row.name,
-                if child.persistent {
-                    "persistent"
-                } else {
-                    "non-persistent"
+        if row.persistence_settled() {
+            let stays = match child.persistent {
+                true => {
+                    "was powered off or reset already, so it stays persistent; fork another child \
+                     that is not"
                 }
-            )));
+                false => {
+                    "was powered off already, so it stays non-persistent; fork another child with \
+                     --persistent"
+                }
+            };
+            return Err(OpError::conflict(format!("{} {stays}", row.name)));
         }
         let point = self.object::<ForkPoint>(&child.point)?;
         check_persistence(&point, Some(persistent))
@@ -401,7 +403,7 @@ impl Host {
         if let (Some(first), false) = (needing.first(), force) {
             return Err(OpError::conflict(format!(
                 "fork point {}: {} and {} more would return to it after a power-off; remove them, \
-                 make them persistent, or use --force, which leaves them as ordinary VMs",
+                 or use --force, which leaves them as ordinary VMs",
                 point.name,
                 first.name(),
                 needing.len() - 1
