@@ -21,6 +21,7 @@ mod full;
 mod guestinfo;
 mod identity;
 mod image_store;
+mod interrupted;
 mod limits;
 mod lineage;
 mod listing;
@@ -56,13 +57,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use api_types::{DaemonStatus, ErrorKind, Event};
+use api_types::{Consistency, DaemonStatus, ErrorKind, Event};
 use tokio::sync::broadcast;
 
 use crate::cgroup::Groups;
 use crate::config::Config;
 use crate::error::{OpError, OpResult};
-use crate::inventory::{Changes, Inventory, NewEvent, PowerState, VM_FOLDER};
+use crate::inventory::{Changes, Inventory, Making, NewEvent, PowerState, VM_FOLDER};
 use crate::keys::HostKeys;
 use crate::layers::Layers;
 use crate::vmm::{Pool, Reactor};
@@ -279,12 +280,26 @@ impl Host {
         }
     }
 
-    /// Lists new VMs, all or none, where their pool takes them.
-    fn reserve(&self, new: &[Arc<Vm>]) -> OpResult<()> {
+    /// Lists new VMs, all or none, where their pool takes them. Their rows name the task at work,
+    /// where their memory is from, and what their disks hold.
+    fn reserve(
+        &self,
+        new: &[Arc<Vm>],
+        memory: &'static str,
+        consistency: Consistency,
+    ) -> OpResult<()> {
+        let making = tasks::present().map(|task| Making {
+            task,
+            memory: memory.to_owned(),
+            consistency,
+        });
+        new.iter()
+            .for_each(|vm| vm.update(|live| live.row.making.clone_from(&making)));
         self.reserve_where(new, |_| Ok(()))
     }
 
-    /// The same, where `check` has nothing against it: nobody else is listed between both.
+    /// Lists new VMs, all or none, where their pool takes them and `check` has nothing against it:
+    /// nobody else is listed between both.
     fn reserve_where(
         &self,
         new: &[Arc<Vm>],

@@ -20,7 +20,7 @@ pub use objects::{
     Folder, HostSystem, Kind, Labels, Network, Object, ObjectId, ObjectRow, ResourcePool,
 };
 pub use rows::{
-    AddressRow, Begun, BootSource, DiskRow, FreezeRow, LayerId, LayerRow, MAX_STUN_RECORDS,
+    AddressRow, Begun, BootSource, DiskRow, FreezeRow, LayerId, LayerRow, MAX_STUN_RECORDS, Making,
     MediumRow, NicRow, PowerState, VmRow,
 };
 pub use snapshots::{MemoryFiles, Snapshot, SnapshotMemory, SuspendRow};

@@ -31,7 +31,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use api_types::{CloneMode, Cloned, ClonedVm, ForkRequest, MAX_CLONES};
+use api_types::{CloneMode, Cloned, ClonedVm, Consistency, ForkRequest, MAX_CLONES};
 use vmm_protocol::{CloneRam, Command, Fork, ForkStep, Forked, LayerFd, Newborn, Outcome, RamView};
 
 pub(in crate::host) use self::edits::extra_disks_at;
@@ -160,7 +160,11 @@ impl Host {
             .iter_mut()
             .for_each(|seat| seat.paused = request.paused);
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
-        self.reserve(&vms)?;
+        let memory = match source.live().ram {
+            Some(RamView::Private) => "fork",
+            _ => "layer",
+        };
+        self.reserve(&vms, memory, Consistency::Instant)?;
         let forked = self
             .prepare(source, &mut seats, kvm, fail_at, phases)
             .map_err(|error| (error, false))

@@ -50,7 +50,9 @@ struct Batch<'a> {
 
 /// The task that clones a VM. Full clones may be cancelled between and in copies of disks.
 pub fn clone_task(source: &Vm, request: &ForkRequest) -> TaskSpec {
-    let spec = TaskSpec::new("vm.fork", &source.name()).about(&source.id);
+    let spec = TaskSpec::new("vm.fork", &source.name())
+        .about(&source.id)
+        .items(&request.names);
     match request.mode {
         CloneMode::Full if request.snapshot.is_none() => spec.cancellable(),
         _ => spec,
@@ -93,7 +95,7 @@ impl Host {
         }
         let vms = self.plan_full(&row, request)?;
         let consistency = self.settle_guest(source, request)?;
-        self.reserve(&vms)?;
+        self.reserve(&vms, "none", consistency)?;
         let sealed = self.instant_disks(source);
         drop(turn);
         let made = sealed.and_then(|instant| {
@@ -131,7 +133,7 @@ impl Host {
             consistency,
             placed: RefCell::default(),
         };
-        self.reserve(&vms)?;
+        self.reserve(&vms, "none", consistency)?;
         self.fill_clones(&batch, &vms)
     }
 

@@ -44,8 +44,8 @@ impl Host {
         host.make_way_for_unlisted()?;
         host.remove_leftovers();
         host.tell_limits();
-        host.fail_interrupted_tasks();
-        host.finish_begun();
+        let unfinished = host.finish_begun();
+        host.end_interrupted_tasks(unfinished);
         host.settle_in(host.all(), None);
         if !host.keeps_unlisted() {
             host.sweep_bridges();
@@ -151,7 +151,10 @@ impl Host {
         } else {
             Changes::default()
         };
-        self.commit_logged(&[vm], changes);
+        let task = vm.row().making.map(|making| making.task);
+        self.on_behalf(task.filter(|_| was_creating), || {
+            self.commit_logged(&[vm], changes);
+        });
         self.settle_suspended(vm);
         if link.is_closed() {
             (self.handler(vm, link))(vmm::Notice::Closed(None));
@@ -174,7 +177,10 @@ impl Host {
             PowerState::Suspended => self.stay_suspended(vm),
             PowerState::Creating => {
                 let message = "was being made when the daemon ended; removed";
-                self.erase(vm, Some(vm_event(vm, "vm.removed", message)));
+                let task = vm.row().making.map(|making| making.task);
+                self.on_behalf(task, || {
+                    self.erase(vm, Some(vm_event(vm, "vm.removed", message)));
+                });
             }
             // What had been begun is finished, and then told.
             _ if vm.row().begun.is_some() => {

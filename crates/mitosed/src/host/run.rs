@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_protocol::IdentityKind;
-use api_types::{ErrorKind, RunReply, RunRequest};
+use api_types::{Consistency, ErrorKind, RunReply, RunRequest};
 use vmm_protocol::{Boot, Command, LayerFormat, Outcome, RamView};
 
 use self::blame::blame;
@@ -52,7 +52,7 @@ impl Host {
         let first_run_at_ns = {
             let _busy = self.pool.busy();
             let _turn = vm.operate();
-            self.reserve(std::slice::from_ref(&vm))?;
+            self.reserve(std::slice::from_ref(&vm), "none", Consistency::AtRest)?;
             let made = self
                 .make_disks(&vm, &bases)
                 .and_then(|()| self.make_home(&vm).map_err(OpError::from))

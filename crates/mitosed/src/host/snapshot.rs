@@ -275,6 +275,8 @@ fn still(row: &VmRow) -> VmRow {
         stuns: Vec::new(),
         suspend: None,
         begun: None,
+        begun_by: None,
+        making: None,
         ..row.clone()
     }
 }

@@ -60,7 +60,10 @@ impl Host {
             .ok_or_else(|| OpError::conflict(format!("{} is ending", vm.name())))?;
         let place = self.memory_place(vm, None)?;
         let paused = before == PowerState::Paused;
-        vm.update(|live| live.row.suspend = Some(SuspendRow::Writing { paused }));
+        vm.update(|live| {
+            live.row.suspend = Some(SuspendRow::Writing { paused });
+            live.row.begun_by = Some(task.id());
+        });
         task.progress(0.0, "standing still");
         let written = self
             .commit(&[vm], Changes::default())
@@ -129,7 +132,7 @@ impl Host {
 
     /// Lets a VM go on that could not be suspended.
     fn take_suspend_back(&self, vm: &Arc<Vm>, before: PowerState) {
-        vm.update(|live| live.row.suspend = None);
+        vm.update(|live| (live.row.suspend, live.row.begun_by) = (None, None));
         if before == PowerState::Running
             && let Some(link) = vm.link()
         {

@@ -1,10 +1,13 @@
 //! Operations as tasks: each is a row that tells who asked, how far it is, and what it gave. One that
-//! was in work when the daemon ended is `failed: interrupted`, after its effects were settled.
+//! was in work when the daemon ended is ended by the next one (`interrupted.rs`), after its effects
+//! were settled.
 //!
 //! ```text
 //! begin_task ─▶ running ──▶ success | failed | cancelled
-//!                  └ progress, items (in memory; in the store with the end)
+//!                  └ progress, states of items (in memory; in the store with the end)
 //! ```
+//!
+//! The names of its items are on record before the first is made.
 //!
 //! A task that makes several things is a success when all of them are made. Where some are not, it
 //! has failed, or was cancelled, and its result and its items tell what became of each.
@@ -46,6 +49,11 @@ pub(super) fn sign(events: &mut [NewEvent]) {
     });
 }
 
+/// The task that this thread works for.
+pub(super) fn present() -> Option<i64> {
+    ACTING_FOR.with_borrow(|acting| acting.as_ref().map(|(task, _)| *task))
+}
+
 /// Live tasks by number.
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
@@ -85,6 +93,12 @@ impl TaskSpec {
     /// The same, that somebody may cancel.
     pub fn cancellable(mut self) -> Self {
         self.task.cancellable = true;
+        self
+    }
+
+    /// The same, that makes what has these names, all in work.
+    pub fn items(mut self, names: &[String]) -> Self {
+        self.task.items = in_work(names.iter().cloned());
         self
     }
 
@@ -136,17 +150,6 @@ impl TaskContext {
             task.percent = Some(percent);
             message.clone_into(&mut task.message);
         });
-    }
-
-    /// Names what the task makes, all in work.
-    pub fn items(&self, names: impl IntoIterator<Item = String>) {
-        let items = names.into_iter().map(|name| TaskItem {
-            name,
-            state: TaskState::Running,
-            error: None,
-        });
-        self.progress
-            .send_modify(|task| task.items = items.collect());
     }
 
     /// An item has ended; one that fails in a task that somebody cancelled is cancelled with it.
@@ -372,17 +375,31 @@ impl Host {
         Ok(())
     }
 
-    pub(super) fn fail_interrupted_tasks(&self) {
-        for mut task in self.inventory.running_tasks().unwrap_or_default() {
-            let error = OpError::failed("interrupted: the daemon ended");
-            conclude(&mut task, Err(&error), false);
-            if let Err(error) = self.put_task(&task) {
-                tracing::error!("{}", error.message());
-            }
+    /// Names what a task makes, all in work, on record unless it began with these names.
+    pub(super) fn name_items(&self, context: &TaskContext, names: impl Iterator<Item = String>) {
+        let items = in_work(names);
+        let mut known = true;
+        context.progress.send_modify(|task| {
+            known = task.items == items;
+            task.items = items;
+        });
+        let task = context.progress.borrow().clone();
+        // What it makes is recorded next, and fails likewise.
+        if !known && let Err(error) = self.put_task(&task) {
+            tracing::warn!("{}", error.message());
         }
     }
 
-    fn put_task(&self, task: &Task) -> OpResult<()> {
+    /// Does `act` as a part of a task of an earlier daemon: its events are that task's.
+    pub(super) fn on_behalf<T>(&self, task: Option<i64>, act: impl FnOnce() -> T) -> T {
+        let task = task.and_then(|id| self.inventory.task(id).ok().flatten());
+        let before = ACTING_FOR.replace(task.map(|task| (task.id, task.user)));
+        let done = act();
+        ACTING_FOR.set(before);
+        done
+    }
+
+    pub(super) fn put_task(&self, task: &Task) -> OpResult<()> {
         self.inventory.put_task(task).map_err(OpError::from)
     }
 
@@ -392,6 +409,15 @@ impl Host {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn in_work(names: impl Iterator<Item = String>) -> Vec<TaskItem> {
+    let item = |name| TaskItem {
+        name,
+        state: TaskState::Running,
+        error: None,
+    };
+    names.map(item).collect()
 }
 
 fn used_key(key: &str, earlier: &Task) -> OpError {
@@ -438,7 +464,11 @@ fn conclude_partly(task: &mut Task, cancelled: bool) {
 }
 
 /// Sets a task's end. Work that was done in spite of being cancelled is a success.
-fn conclude(task: &mut Task, result: Result<serde_json::Value, &OpError>, cancelled: bool) {
+pub(super) fn conclude(
+    task: &mut Task,
+    result: Result<serde_json::Value, &OpError>,
+    cancelled: bool,
+) {
     // The clock may have been set back.
     task.ended_at_ms = Some(now_ms().max(task.started_at_ms));
     match result {

@@ -109,6 +109,7 @@ async fn fork(
     }
     let spec = TaskSpec::new("forkpoint.fork", &point.name)
         .about(&point.id)
+        .items(&request.names)
         .cancellable();
     let worker = Arc::clone(&host);
     call::run(host, call, spec, move |context| {

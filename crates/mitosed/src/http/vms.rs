@@ -133,7 +133,6 @@ async fn fork(
     let spec = host::clone_task(&vm, &request);
     let worker = Arc::clone(&host);
     call::run::<Cloned>(host, call, spec, move |context| {
-        context.items(request.names.iter().cloned());
         let cloned = worker.clone_vm(&vm, &request, at, context)?;
         for (index, clone) in cloned.clones.iter().enumerate() {
             context.item_done(index, clone.error.clone().map_or(Ok(()), Err));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use api_types::{GuestReply, SerialRequest, StunRecord};
+use api_types::{Consistency, GuestReply, SerialRequest, StunRecord};
 use serde::{Deserialize, Serialize};
 use vm_spec::VmSpec;
 use vmm_protocol::LayerFormat;
@@ -287,6 +287,24 @@ pub struct VmRow {
     /// Disks and machine are as an import made them: it has not run since.
     #[serde(default)]
     pub standby: bool,
+    /// Task that last began with it what a daemon finishes or what suspends it; none where that
+    /// came to nothing.
+    #[serde(default)]
+    pub begun_by: Option<i64>,
+    /// How it was made.
+    #[serde(default)]
+    pub making: Option<Making>,
+}
+
+/// The task that made a VM, and what that task's answer tells of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Making {
+    /// Its number.
+    pub task: i64,
+    /// Where the VM's memory is from, as in answers.
+    pub memory: String,
+    /// What its disks hold.
+    pub consistency: Consistency,
 }
 
 /// An operation that ends a VM's process first.
@@ -395,6 +413,8 @@ impl VmRow {
             suspend: None,
             begun: None,
             standby: false,
+            begun_by: None,
+            making: None,
         }
     }
 }

@@ -32,7 +32,7 @@ impl Host {
         let mut seats = self.plan_clones(&source.row(), request, MAX_CLONES as usize)?;
         let consistency = self.settle_guest(source, request)?;
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
-        self.reserve(&vms)?;
+        self.reserve(&vms, "none", consistency)?;
         let made = self.make_linked(source, &mut seats, request.drain_ms_max);
         let forked = match made {
             Ok(forked) => forked,

@@ -81,7 +81,7 @@ impl Host {
         }
         let mut seats = self.plan_clones(&past.row(), request, MAX_CLONES as usize)?;
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
-        self.reserve(&vms)?;
+        self.reserve(&vms, "none", consistency_of(&snapshot.doc))?;
         let made = self
             .link_to(&snapshot.doc.tops, &mut seats)
             .and_then(|()| self.conclude_powered_off(snapshot, &seats));
@@ -191,7 +191,7 @@ impl Host {
             .iter_mut()
             .for_each(|seat| seat.paused = request.paused);
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
-        self.reserve(&vms)?;
+        self.reserve(&vms, "files", Consistency::Instant)?;
         let source = row.name.clone();
         // A fork point for the time of this call: it is no object.
         let point = Object {

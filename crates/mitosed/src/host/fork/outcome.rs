@@ -34,6 +34,7 @@ impl Settled {
             seat.vm.update(|live| {
                 live.starting = false;
                 live.row.state = PowerState::PoweredOff;
+                live.row.making = None;
                 live.row.reason = Some(message.clone());
                 // Without a process nothing was written to its disks: it is as it was registered.
                 if let Some(child) = live.row.child.as_mut().filter(|_| seat.link.is_none()) {

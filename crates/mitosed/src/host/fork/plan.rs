@@ -385,6 +385,8 @@ pub(super) fn clone_row(
         suspend: None,
         begun: None,
         standby: false,
+        begun_by: None,
+        making: None,
         serial: clone_serial(host, &source.serial, &request.serial)?,
         uid: None,
         pid: None,

@@ -227,6 +227,8 @@ fn reverted(present: &VmRow, snapshot: &Object<Snapshot>, disks: Vec<DiskRow>) -
         snapshot: Some(snapshot.id.clone()),
         suspend: None,
         begun: present.begun,
+        begun_by: present.begun_by,
+        making: present.making,
         disks,
         ..VmRow::clone(&snapshot.doc.row)
     }

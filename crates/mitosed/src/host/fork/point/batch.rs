@@ -58,7 +58,7 @@ impl Host {
         let ground = self.ground(point)?;
         let mut seats = self.seats_of(point, request, count)?;
         if let Some(context) = fork.context {
-            context.items(seats.iter().map(|seat| seat.vm.name().to_string()));
+            self.name_items(context, seats.iter().map(|seat| seat.vm.name().to_string()));
         }
         let mut clones = Vec::with_capacity(seats.len());
         let mut cancelled = false;
@@ -292,7 +292,7 @@ impl Host {
             });
         }
         let vms: Vec<_> = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
-        self.reserve(&vms)?;
+        self.reserve(&vms, "kept", Consistency::Instant)?;
         Ok(seats)
     }
 
@@ -478,6 +478,7 @@ fn give(
 pub(super) fn unclaim(vm: &Vm) {
     vm.update(|live| {
         live.row.state = crate::inventory::PowerState::PoweredOff;
+        live.row.making = None;
         if let Some(child) = live.row.child.as_mut() {
             child.started = false;
         }

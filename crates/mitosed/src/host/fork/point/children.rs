@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api_types::{
-    DryRun, ForkPoint as PointAnswer, MAX_CHILDREN, PointForkRequest, PrepareRequest, Prepared,
+    Consistency, DryRun, ForkPoint as PointAnswer, MAX_CHILDREN, PointForkRequest, PrepareRequest,
+    Prepared,
 };
 use vmm_protocol::RamView;
 
@@ -14,8 +15,8 @@ use super::batch::{check_persistence, unclaim};
 use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
 use crate::host::states::Operation;
-use crate::host::{Host, TaskContext, Vm, event, vm_event};
-use crate::inventory::{Changes, ChildRow, ForkPoint, Object, PointMemory, PowerState};
+use crate::host::{Host, TaskContext, Vm, event, tasks, vm_event};
+use crate::inventory::{Changes, ChildRow, ForkPoint, Making, Object, PointMemory, PowerState};
 
 /// Longest time of a command that warms a parent up, where the request names none.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(600);
@@ -271,6 +272,11 @@ impl Host {
         vm: &Arc<Vm>,
         persistent: Option<bool>,
     ) -> OpResult<Option<Seat>> {
+        let making = tasks::present().map(|task| Making {
+            task,
+            memory: "kept".to_owned(),
+            consistency: Consistency::Instant,
+        });
         let claimed = vm.update(|live| {
             let off = live.row.state == PowerState::PoweredOff;
             let free = off && !live.removed && !live.row.template;
@@ -278,6 +284,7 @@ impl Host {
                 Some(child) if free && child.is_fresh() => {
                     child.started = true;
                     live.row.state = PowerState::Creating;
+                    live.row.making.clone_from(&making);
                     child.persistent = persistent.unwrap_or(child.persistent);
                     true
                 }
