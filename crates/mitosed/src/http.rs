@@ -25,6 +25,7 @@ mod lineage;
 mod listen;
 mod metrics;
 mod networks;
+mod newcomers;
 mod objects;
 mod once;
 mod page;
@@ -66,18 +67,21 @@ struct Stop(Arc<Notify>);
 #[derive(Debug)]
 pub struct Doors {
     tls: Option<listen::Tls>,
+    newcomers: Arc<newcomers::Newcomers>,
 }
 
 impl Doors {
     /// Listens on the port that is asked for, and makes sure of the group.
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
         listen::check_group(config)?;
-        Ok(Self {
-            tls: match config.listen.address {
-                Some(address) => Some(listen::Tls::bind(config, address).await?),
-                None => None,
-            },
-        })
+        let newcomers = Arc::<newcomers::Newcomers>::default();
+        let tls = match config.listen.address {
+            Some(address) => {
+                Some(listen::Tls::bind(config, address, Arc::clone(&newcomers)).await?)
+            }
+            None => None,
+        };
+        Ok(Self { tls, newcomers })
     }
 }
 
@@ -87,18 +91,25 @@ pub async fn serve(host: Arc<Host>, doors: Doors) -> anyhow::Result<()> {
     let listener = listen::unix(&host.config)?;
     let tls = doors.tls;
     let stop = Stop::default();
-    let app = Api::new(&host, &stop);
+    let app = Api::new(&host, &stop, doors.newcomers);
     tracing::info!(socket = %path.display(), "serving");
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     let local = app.router(false);
-    let local = listen::serve(listener, local, listen::local_peer, listen::HEAD_TIMEOUT);
+    let local = listen::serve(
+        listener,
+        local,
+        listen::local_peer,
+        listen::nobody,
+        listen::PATIENCE,
+    );
     let remote = app.router(true);
     let remote = async move {
         match tls {
             Some(tls) => {
                 tracing::info!(url = %format!("https://{}", tls.address()), "serving");
-                listen::serve(tls, remote, listen::Tls::peer, listen::HEAD_TIMEOUT).await;
+                let (peer, newcomer) = (listen::Tls::peer, listen::Tls::newcomer);
+                listen::serve(tls, remote, peer, newcomer, listen::PATIENCE).await;
             }
             None => std::future::pending().await,
         }
@@ -158,16 +169,18 @@ struct Api {
     once: Arc<once::Once>,
     gate: Arc<access::Gate>,
     counters: Arc<metrics::Counters>,
+    newcomers: Arc<newcomers::Newcomers>,
 }
 
 impl Api {
-    fn new(host: &Arc<Host>, stop: &Stop) -> Self {
+    fn new(host: &Arc<Host>, stop: &Stop, newcomers: Arc<newcomers::Newcomers>) -> Self {
         let document = Arc::new(openapi());
         Self {
             rules: conform::Rules::new(&document),
             once: once::Once::new(Arc::clone(host), &document),
             gate: access::Gate::new(Arc::clone(host)),
             counters: metrics::Counters::follow(host),
+            newcomers,
             host: Arc::clone(host),
             stop: stop.clone(),
             document,
@@ -205,6 +218,7 @@ impl Api {
             .layer(Extension(document))
             .layer(Extension(self.stop.clone()))
             .layer(Extension(Arc::clone(&self.counters)))
+            .layer(Extension(Arc::clone(&self.newcomers)))
             .with_state(Arc::clone(&self.host))
     }
 }

@@ -277,6 +277,47 @@ fn tls_clients_with_a_token_do_what_local_ones_do() {
 }
 
 #[test]
+fn silent_connections_of_one_address_leave_the_port_to_others() {
+    use std::io::Read;
+    use std::net::{IpAddr, SocketAddr};
+    let bed = Bed::with(&["--listen", "127.0.0.1:0"]);
+    let secret = token(&bed, "v", Role::Viewer);
+    let cert = bed.home().join("tls/cert.pem");
+    let remote = Client::remote(&url(&bed), &secret, Some(&cert)).unwrap();
+    let address: SocketAddr = url(&bed).trim_start_matches("https://").parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let connect = |from: [u8; 4]| {
+        let stream = runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind((IpAddr::from(from), 0).into()).unwrap();
+            socket.connect(address).await.unwrap().into_std().unwrap()
+        });
+        stream.set_nonblocking(false).unwrap();
+        stream
+    };
+    let is_open = |mut stream: std::net::TcpStream| {
+        let time = std::time::Duration::from_millis(500);
+        stream.set_read_timeout(Some(time)).unwrap();
+        let read = stream.read(&mut [0]);
+        read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    let silent: Vec<_> = (0..64).map(|_| connect([127, 0, 0, 1])).collect();
+    assert!(!is_open(connect([127, 0, 0, 1])));
+    assert!(remote.status().is_err(), "its address has too many");
+    assert!(is_open(connect([127, 0, 0, 2])));
+    let answer = as_bearer(&bed, &secret, "GET", "/metrics", &Value::Null);
+    let metrics = String::from_utf8(answer.body).unwrap();
+    let ended = "mitose_connections_ended_total{reason=\"too_many\"} 2\n";
+    assert!(metrics.contains(ended), "{metrics}");
+    assert!(bed.log().contains("more are turned away"));
+    drop(silent);
+    bed.until("there is room again", || remote.status().is_ok());
+}
+
+#[test]
 fn a_client_that_asks_too_often_is_told_to_wait() {
     let bed = Bed::with(&["--rate-limit", "5"]);
     let secret = token(&bed, "ci", Role::Viewer);

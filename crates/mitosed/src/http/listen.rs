@@ -1,16 +1,19 @@
 //! Where requests come in: the Unix socket, and a TCP port with TLS where one is asked for.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::serve::Listener;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -29,17 +32,30 @@ use tokio_rustls::server::TlsStream;
 
 use super::access::Peer;
 use super::group;
+use super::newcomers::{Newcomer, Newcomers};
 use crate::config::Config;
 
 /// Longest time that a client may take for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest time that a client may take for the head of a request, its first or the next one. What a
-/// request began, an answer that waits or a stream, may last.
-pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long clients are waited for.
+pub const PATIENCE: Patience = Patience {
+    first: Duration::from_secs(10),
+    head: Duration::from_secs(30),
+};
 /// Connections on TCP at a time, those in their handshake among them.
 const MAX_CONNECTIONS: usize = 1024;
 /// Pause after the host refused to accept, for example for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest times that a client may take. What a request began, an answer that waits or a stream, may
+/// last.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For its first request, where it comes from the network.
+    pub first: Duration,
+    /// For the head of a request, its first or the next one.
+    pub head: Duration,
+}
 
 /// The group that may use the Unix socket, where one is to, and its id.
 pub fn check_group(config: &Config) -> anyhow::Result<Option<(&str, u32)>> {
@@ -81,34 +97,71 @@ pub fn unix(config: &Config) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves what comes in at `listener` for ever; a connection ends where a client takes longer than
-/// `head_timeout` for the head of a request.
+/// Serves what comes in at `listener` for ever; a connection ends where its client has no patience.
+///
+/// `newcomer` tells those that come from the network. They count as such until their first request,
+/// and end with a request that has no token that is known.
 pub async fn serve<L: Listener>(
     mut listener: L,
     router: Router,
     peer: fn(&L::Io, &L::Addr) -> Peer,
-    head_timeout: Duration,
+    newcomer: fn(&L::Io) -> Option<Newcomer>,
+    patience: Patience,
 ) {
     let app = TowerToHyperService::new(router);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(head_timeout);
+        .header_read_timeout(patience.head);
     loop {
         let (stream, address) = listener.accept().await;
         let (app, peer) = (app.clone(), peer(&stream, &address));
+        let newcomer = newcomer(&stream);
+        let is_remote = newcomer.is_some();
+        let silent = Arc::new(Mutex::new(newcomer));
+        let asking = Arc::clone(&silent);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            drop(take(&asking));
             request.extensions_mut().insert(ConnectInfo(peer.clone()));
-            app.call(request)
+            let answer = app.call(request);
+            async move {
+                let mut answer = answer.await?;
+                if is_remote && answer.status() == StatusCode::UNAUTHORIZED {
+                    let close = HeaderValue::from_static("close");
+                    answer.headers_mut().insert(header::CONNECTION, close);
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         let connection = http
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         tokio::spawn(async move {
+            let mut connection = pin!(connection);
+            if is_remote {
+                let first = tokio::time::timeout(patience.first, &mut connection).await;
+                match (first, take(&silent)) {
+                    (Ok(_), _) => return,
+                    (Err(_), Some(newcomer)) => return newcomer.was_late(),
+                    (Err(_), None) => {}
+                }
+            }
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended");
             }
         });
     }
+}
+
+fn take(newcomer: &Mutex<Option<Newcomer>>) -> Option<Newcomer> {
+    newcomer
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take()
+}
+
+/// A local client is no newcomer.
+pub fn nobody<S>(_: &S) -> Option<Newcomer> {
+    None
 }
 
 /// Who is at the other end of the Unix socket; a peer that the kernel does not tell is nobody.
@@ -131,20 +184,29 @@ type Io = Counted<TlsStream<TcpStream>>;
 
 impl Tls {
     /// Listens on `address`.
-    pub async fn bind(config: &Config, address: SocketAddr) -> anyhow::Result<Self> {
+    pub async fn bind(
+        config: &Config,
+        address: SocketAddr,
+        newcomers: Arc<Newcomers>,
+    ) -> anyhow::Result<Self> {
         let acceptor = TlsAcceptor::from(Arc::new(tls_config(config, address)?));
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("listen: cannot listen on {address}; choose another port"))?;
         let address = listener.local_addr().context("cannot tell the port")?;
         let (sender, accepted) = mpsc::channel(16);
-        tokio::spawn(accept(listener, acceptor, sender));
+        tokio::spawn(accept(listener, acceptor, newcomers, sender));
         Ok(Self { accepted, address })
     }
 
     /// Who is at the other end of a connection.
     pub fn peer<S>(_: &S, address: &SocketAddr) -> Peer {
         Peer::Remote(*address)
+    }
+
+    /// A connection that has asked for nothing yet.
+    pub fn newcomer(io: &Io) -> Option<Newcomer> {
+        take(&io.newcomer)
     }
 
     /// Where it listens.
@@ -156,6 +218,7 @@ impl Tls {
 async fn accept(
     listener: TcpListener,
     acceptor: TlsAcceptor,
+    newcomers: Arc<Newcomers>,
     accepted: mpsc::Sender<(Io, SocketAddr)>,
 ) {
     let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -171,6 +234,9 @@ async fn accept(
                 continue;
             }
         };
+        let Some(newcomer) = newcomers.enter(address.ip()) else {
+            continue;
+        };
         let _ = stream.set_nodelay(true);
         let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
         tokio::spawn(async move {
@@ -178,12 +244,13 @@ async fn accept(
                 Ok(Ok(stream)) => {
                     let io = Counted {
                         stream,
+                        newcomer: Mutex::new(Some(newcomer)),
                         _seat: seat,
                     };
                     let _ = accepted.send((io, address)).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, %address, "a TLS handshake failed"),
-                Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+                Err(_) => newcomer.was_late(),
             }
         });
     }
@@ -291,6 +358,7 @@ fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Counted<S> {
     stream: S,
+    newcomer: Mutex<Option<Newcomer>>,
     _seat: OwnedSemaphorePermit,
 }
 

@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::answer::{HttpError, run_blocking};
+use super::newcomers::Newcomers;
 use crate::error::OpResult;
 use crate::host::Host;
 
@@ -119,10 +120,12 @@ pub fn routes() -> OpenApiRouter<Arc<Host>> {
 async fn metrics(
     State(host): Shared,
     Extension(counters): Extension<Arc<Counters>>,
+    Extension(newcomers): Extension<Arc<Newcomers>>,
 ) -> Result<Response, HttpError> {
     let text = run_blocking(move || {
         let mut text = gauges(&host)?;
         counters.write(&mut text);
+        write_ended(&mut text, &newcomers);
         Ok(text)
     });
     let kind = [(
@@ -130,6 +133,16 @@ async fn metrics(
         "text/plain; version=0.0.4; charset=utf-8",
     )];
     Ok((kind, text.await?).into_response())
+}
+
+fn write_ended(text: &mut String, newcomers: &Newcomers) {
+    let name = "mitose_connections_ended_total";
+    let help =
+        "Connections from the network that asked for nothing: turned away, or ended in time.";
+    head(text, name, "counter", help);
+    let (turned_away, late) = newcomers.ended();
+    let _ = writeln!(text, "{name}{{reason=\"too_many\"}} {turned_away}");
+    let _ = writeln!(text, "{name}{{reason=\"late\"}} {late}");
 }
 
 fn gauges(host: &Host) -> OpResult<String> {

@@ -65,7 +65,12 @@ impl Server {
             .route("/slow", get(slow))
             .route("/stream", get(stream))
             .route("/upgrade", get(upgrade));
-        tokio::spawn(super::serve(listener, router, super::local_peer, LIMIT));
+        let patience = super::Patience {
+            first: LIMIT,
+            head: LIMIT,
+        };
+        let (peer, newcomer) = (super::local_peer, super::nobody);
+        tokio::spawn(super::serve(listener, router, peer, newcomer, patience));
         Self { _dir: dir, path }
     }
 
@@ -114,4 +119,51 @@ async fn answers_and_streams_last_longer_than_a_head_may() {
         assert!(answer.contains(end), "{answer}");
         assert!(begun.elapsed() >= LONG);
     }
+}
+
+#[tokio::test]
+async fn who_comes_from_the_network_asks_soon_and_has_a_token_that_is_known() {
+    use crate::http::newcomers::Newcomers;
+    static ALL: std::sync::LazyLock<std::sync::Arc<Newcomers>> =
+        std::sync::LazyLock::new(Default::default);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let router = Router::new()
+        .route("/", get(async || "quick"))
+        .route("/slow", get(slow))
+        .route("/closed", get(async || StatusCode::UNAUTHORIZED));
+    let patience = super::Patience {
+        first: LIMIT,
+        head: PATIENCE,
+    };
+    let newcomer: fn(&UnixStream) -> _ = |_| ALL.enter([192, 0, 2, 1].into());
+    tokio::spawn(super::serve(
+        listener,
+        router,
+        super::local_peer,
+        newcomer,
+        patience,
+    ));
+    let server = Server { _dir: dir, path };
+    let begun = Instant::now();
+    for said in ["", "GET / HTTP/1.1\r\nHost: x\r\n"] {
+        assert_eq!(server.say(said).await, "");
+    }
+    assert!(begun.elapsed() >= 2 * LIMIT);
+    assert_eq!(ALL.ended(), (0, 2));
+    // An answer may take its time, and the next request too.
+    let mut client = UnixStream::connect(&server.path).await.unwrap();
+    for path in ["/slow", "/"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 1024];
+        let length = client.read(&mut answer).await.unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200"));
+        tokio::time::sleep(LONG).await;
+    }
+    let twice = "GET /closed HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2);
+    let answer = server.say(&twice).await;
+    assert_eq!(answer.matches("401 Unauthorized").count(), 1, "{answer}");
+    assert_eq!(ALL.ended(), (0, 2));
 }
