@@ -104,6 +104,7 @@ impl Builder {
     pub fn debian(&self, recipe: &DebianRecipe) -> Result<Image, ImageError> {
         self.store().check_free(&recipe.name)?;
         let packages = package_list(recipe)?;
+        ext4::check_size(recipe.disk_bytes)?;
         require_root()?;
         let parts = self.parts(recipe.suite, &[])?;
         let staging = self.store().staging()?;

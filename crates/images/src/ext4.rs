@@ -23,23 +23,48 @@ const STEP: u64 = 1 << 20;
 /// Largest disk, in bytes.
 pub(crate) const DISK_BYTES_MAX: u64 = 16 << 40;
 
+/// Smallest disk that the smallest system fits on, in bytes: less is refused before anything is made.
+const SYSTEM_BYTES_MIN: u64 = 256 << 20;
+
+/// Refuses sizes that no system can have.
+pub(crate) fn check_size(wanted: Option<u64>) -> Result<(), ImageError> {
+    match wanted {
+        Some(size) if size < SYSTEM_BYTES_MIN => Err(bad_size(format!(
+            "{size} bytes are too few: give {SYSTEM_BYTES_MIN} or more"
+        ))),
+        _ => check_most(wanted),
+    }
+}
+
+fn check_most(wanted: Option<u64>) -> Result<(), ImageError> {
+    match wanted {
+        Some(size) if size > DISK_BYTES_MAX => Err(bad_size(format!(
+            "{size} bytes are more than the possible {DISK_BYTES_MAX}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn bad_size(problem: String) -> ImageError {
+    ImageError::BadParameter {
+        field: "disk size",
+        problem,
+    }
+}
+
 /// Returns the size of a disk for a directory's content: what was asked for when the content fits,
 /// else a size with room to spare.
 pub(crate) fn disk_size(content: &Path, wanted: Option<u64>) -> Result<u64, ImageError> {
+    check_most(wanted)?;
     let used = used_bytes(content).map_err(ImageError::file("measure", content))?;
     let least = used + used / 8 + (64 << 20);
     match wanted {
         None => Ok((least + FREE_MIN)
             .max(DISK_BYTES_MIN)
             .next_multiple_of(STEP)),
-        Some(size) if size > DISK_BYTES_MAX => Err(ImageError::BadParameter {
-            field: "disk size",
-            problem: format!("{size} bytes are more than the possible {DISK_BYTES_MAX}"),
-        }),
-        Some(size) if size < least => Err(ImageError::BadParameter {
-            field: "disk size",
-            problem: format!("{size} bytes are too few: the content needs {least}"),
-        }),
+        Some(size) if size < least => Err(bad_size(format!(
+            "{size} bytes are too few: the content needs {least}"
+        ))),
         Some(size) => Ok(size.next_multiple_of(STEP)),
     }
 }
@@ -125,6 +150,8 @@ mod tests {
             (1 << 30) + (1 << 20)
         );
         assert!(disk_size(dir.path(), Some(1 << 20)).is_err());
+        assert!(check_size(Some(1 << 20)).is_err() && check_size(Some(u64::MAX)).is_err());
+        assert!(check_size(None).is_ok() && check_size(Some(1 << 30)).is_ok());
         assert!(disk_size(dir.path(), Some(u64::MAX)).is_err());
     }
 

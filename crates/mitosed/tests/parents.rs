@@ -102,6 +102,15 @@ fn a_child_that_is_not_persistent_returns_to_its_fork_point() {
         bed.detail("a-1").disks[0].layers[0],
         again.disks[0].layers[0]
     );
+    let told = bed.client.events(None).unwrap();
+    let kinds = told.iter().filter(|event| event.subject == "a-1");
+    let kinds: Vec<_> = kinds.map(|event| &*event.kind).collect();
+    let count = |kind: &str| kinds.iter().filter(|known| **known == kind).count();
+    assert_eq!(
+        (count("vm.cloned"), count("vm.started")),
+        (1, 2),
+        "{kinds:?}"
+    );
     bed.assert_only(&["a", "a-1"]);
 }
 

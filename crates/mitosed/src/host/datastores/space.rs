@@ -53,7 +53,7 @@ fn no_space(name: &str, needed: u64, free: u64, reserve: u64) -> OpError {
         ErrorKind::Unavailable,
         format!(
             "no space on datastore {name}: {} needed, {} free{reserved}; make space on it, or \
-             choose another with --datastore",
+             choose another datastore",
             format_size(needed),
             format_size(free)
         ),

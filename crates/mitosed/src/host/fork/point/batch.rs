@@ -20,7 +20,7 @@ use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
 use crate::host::guestinfo::guestinfo_of_new;
 use crate::host::media::check_slots;
-use crate::host::{Host, TaskContext, Vm, static_net};
+use crate::host::{Host, TaskContext, Vm, static_net, vm_event};
 use crate::inventory::{ChildRow, ForkPoint, Object, VmRow};
 
 /// Children that are brought to life together.
@@ -389,7 +389,11 @@ impl Host {
         });
         self.bring_to_life(&point, &mut seats, &ground);
         let arrived_ns = monotonic_ns();
-        let settled = self.settle_seats(&point.name, &mut seats, arrived_ns);
+        let mut settled = self.settle_seats(&point.name, &mut seats, arrived_ns);
+        if seats.iter().all(|seat| seat.error.is_none()) {
+            let message = format!("running from its fork point {}", point.name);
+            settled.events = vec![vm_event(vm, "vm.started", message)];
+        }
         self.record_settled(settled, &seats);
         self.settle_in(vec![Arc::clone(vm)], None);
         match seats.remove(0) {
