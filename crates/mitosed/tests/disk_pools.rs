@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 mod bed;
+mod http;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,10 +11,11 @@ use std::time::Duration;
 
 use api_types::{
     CloneMode, Cloned, Consistency, DiskPoolChangeRequest, DiskPoolRequest, DiskPoolState,
-    ErrorKind, ForkRequest, StopRequest, TaskState,
+    ErrorKind, ForkRequest, PrepareRequest, StopRequest, TaskState,
 };
 use bed::stores::Mount;
 use bed::{Bed, clones};
+use http::ask;
 
 /// Number of a batch's names, with a prefix.
 fn full(prefix: &str, count: usize) -> ForkRequest {
@@ -160,13 +162,58 @@ fn a_pool_follows_its_source() {
         let pool = bed.client.disk_pool(&id).unwrap();
         pool.reason.is_some_and(|why| why.contains("a is running"))
     });
+    let path = "/api/v1/vms/a?force=true&dry_run=true";
+    let tried = ask(&bed, "DELETE", path, &[], "").json();
+    let refused = bed.client.remove("a", true).unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::Conflict));
+    let remedy = format!("remove that first with 'mitose pool rm {id}'");
+    assert!(refused.to_string().contains(&remedy), "{refused}");
+    assert_eq!(tried["problems"][0]["remedy"], remedy);
+    bed.client.remove_disk_pool(&id).unwrap();
     bed.client.remove("a", true).unwrap();
+    assert_eq!(bed.names(), ["f1", "g1", "l"]);
+}
+
+#[test]
+fn a_pool_whose_source_is_gone_is_drained() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let one_child = PrepareRequest {
+        children: 1,
+        ..PrepareRequest::default()
+    };
+    bed.client.prepare("a", &one_child, |_| ()).unwrap();
+    let id = pool(&bed, "a-1", "datastore1", 2);
+    until_full(&bed, &id);
+    assert_eq!(bed.list(&format!("datastore1/pool/{id}")).len(), 2);
+    // A child that was never started goes with its fork point.
+    bed.client.unprepare("a", false).unwrap();
+    bed.until_event("pool.drained");
     bed.until("the pool misses its source", || {
         let pool = bed.client.disk_pool(&id).unwrap();
-        pool.state == DiskPoolState::Paused && pool.reason.unwrap().contains("there is no VM")
+        pool.ready == 0 && pool.reason.is_some_and(|why| why.contains("is gone"))
+    });
+    bed.until("its copies are gone", || {
+        bed.list(&format!("datastore1/pool/{id}")).is_empty()
     });
     bed.client.remove_disk_pool(&id).unwrap();
-    assert_eq!(bed.names(), ["f1", "g1", "l"]);
+}
+
+#[test]
+fn copies_that_are_too_many_go_also_where_the_source_runs() {
+    let bed = Bed::new();
+    source(&bed, "a");
+    let id = pool(&bed, "a", "datastore1", 2);
+    until_full(&bed, &id);
+    bed.client.start("a").unwrap();
+    let change = DiskPoolChangeRequest {
+        count: Some(0),
+        ..DiskPoolChangeRequest::default()
+    };
+    bed.client.change_disk_pool(&id, &change).unwrap();
+    bed.until("it is drained", || {
+        bed.list(&format!("datastore1/pool/{id}")).is_empty()
+    });
 }
 
 #[test]

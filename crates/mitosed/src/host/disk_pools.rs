@@ -22,7 +22,7 @@ use self::copies::remove_dir;
 pub(super) use self::copies::{Claimed, SharedPools};
 use super::check::Problems;
 use super::full::Content;
-use super::{Host, event};
+use super::{Host, Vm, event};
 use crate::error::{OpError, OpResult};
 use crate::inventory::{Datastore, DiskPool, Labels, Object, PoolSource, VmRow};
 
@@ -145,11 +145,46 @@ impl Host {
         }
     }
 
+    /// Whether the source of a pool is gone, so that nobody asks for its copies. What an inventory
+    /// that was put back does not name may come back.
+    fn lost_source(&self, source: &PoolSource) -> bool {
+        match source {
+            PoolSource::Vm(id) => !self.keeps_unlisted() && self.listing().get(id).is_none(),
+            PoolSource::Image(name) => crate::image::resolve(&self.config.home, name)
+                .is_err_and(|error| error.kind == ErrorKind::NotFound),
+        }
+    }
+
+    /// Refuses to remove a VM that a pool has copies of.
+    pub(super) fn check_no_disk_pool(&self, vm: &Vm) -> OpResult<()> {
+        let of_vm = PoolSource::Vm(vm.id.clone());
+        let mut pools = self.objects::<DiskPool>().into_iter();
+        let Some(pool) = pools.find(|pool| pool.doc.source == of_vm) else {
+            return Ok(());
+        };
+        let store = pool.parent.as_deref().unwrap_or_default();
+        let store = self
+            .object::<Datastore>(store)
+            .map_or_else(|_| store.to_owned(), |store| store.name);
+        Err(OpError::conflict(format!(
+            "{} is the source of the disk pool {} on {store}; remove that first with \
+             'mitose pool rm {}'",
+            vm.name(),
+            pool.name,
+            pool.id
+        )))
+    }
+
     fn content_of_source(&self, source: &PoolSource) -> OpResult<Content> {
         match source {
             PoolSource::Image(name) => self.content_of_image(name),
             PoolSource::Vm(id) => {
-                let vm = self.find(id)?;
+                let vm = self.listing().get(id).cloned().ok_or_else(|| {
+                    OpError::new(
+                        ErrorKind::NotFound,
+                        format!("source: the VM {id} is gone; remove the pool"),
+                    )
+                })?;
                 if !vm.state().is_off() {
                     return Err(OpError::conflict(format!(
                         "source: {0} is {1}: copies are made of powered-off VMs; stop it with \

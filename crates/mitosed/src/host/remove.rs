@@ -32,12 +32,13 @@ impl Host {
         Ok(())
     }
 
-    /// Refuses to remove a VM whose state does not allow it.
+    /// Refuses to remove a VM whose state does not allow it, or that a disk pool has copies of.
     pub fn check_removal(&self, vm: &Vm, force: bool) -> OpResult<()> {
         let operation = match force {
             true => Operation::RemoveByForce,
             false => Operation::Remove,
         };
-        self.allow(vm, operation).map(drop)
+        self.allow(vm, operation)?;
+        self.check_no_disk_pool(vm)
     }
 }

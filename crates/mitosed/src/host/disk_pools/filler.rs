@@ -156,33 +156,19 @@ impl Host {
     /// Removes copies that do not fit, and finds out whether one is to be made.
     fn look_at_disk_pool(&self, pool: &Object<DiskPool>) -> OpResult<Option<Job>> {
         let store = self.store_for_disks(pool.parent.as_deref().unwrap_or_default())?;
-        let content = self.content_of_source(&pool.doc.source)?;
-        let stale = self.disk_pools.update(&pool.id, |copies| {
-            let is_stale = |of: &Vec<String>| *of != content.stamps;
-            let mut gone: Vec<u64> = Vec::new();
-            copies.ready.retain(|number, of| {
-                let keep = !is_stale(of);
-                gone.extend((!keep).then_some(*number));
-                keep
-            });
-            let drained = gone.len();
-            while copies.ready.len() as u64 > pool.doc.count
-                && let Some((number, _)) = copies.ready.pop_last()
-            {
-                gone.push(number);
+        let content = self.content_of_source(&pool.doc.source);
+        match &content {
+            Ok(content) => {
+                let fits = |of: &[String]| of == content.stamps;
+                self.drain_disk_pool(pool, fits, "their source has changed");
             }
-            (gone, drained, copies.dir.clone())
-        });
-        let Some((gone, drained, dir)) = stale else {
-            return Ok(None);
-        };
-        for number in gone {
-            remove_dir(&dir.join(number.to_string()));
+            Err(_) if self.lost_source(&pool.doc.source) => {
+                self.drain_disk_pool(pool, |_| false, "their source is gone");
+            }
+            // They may fit when the source can be read again.
+            Err(_) => self.drain_disk_pool(pool, |_| true, ""),
         }
-        if drained > 0 {
-            let message = format!("{drained} copies removed: their source has changed");
-            self.tell_disk_pool(pool, "pool.drained", message);
-        }
+        let content = content?;
         let copies = self.disk_pools.get(&pool.id);
         let waits = copies.not_before.is_some_and(|at| Instant::now() < at);
         let ready = copies.ready.len() as u64;
@@ -201,6 +187,40 @@ impl Host {
             store,
             content,
         }))
+    }
+
+    /// Removes the copies that do not fit, told with the reason, and those that are too many.
+    fn drain_disk_pool(
+        &self,
+        pool: &Object<DiskPool>,
+        fits: impl Fn(&[String]) -> bool,
+        why: &str,
+    ) {
+        let stale = self.disk_pools.update(&pool.id, |copies| {
+            let mut gone: Vec<u64> = Vec::new();
+            copies.ready.retain(|number, of| {
+                let keep = fits(of);
+                gone.extend((!keep).then_some(*number));
+                keep
+            });
+            let drained = gone.len();
+            while copies.ready.len() as u64 > pool.doc.count
+                && let Some((number, _)) = copies.ready.pop_last()
+            {
+                gone.push(number);
+            }
+            (gone, drained, copies.dir.clone())
+        });
+        let Some((gone, drained, dir)) = stale else {
+            return;
+        };
+        for number in gone {
+            remove_dir(&dir.join(number.to_string()));
+        }
+        if drained > 0 {
+            let message = format!("{drained} copies removed: {why}");
+            self.tell_disk_pool(pool, "pool.drained", message);
+        }
     }
 
     fn fill_one(&self, job: Job, space: Promise) {
