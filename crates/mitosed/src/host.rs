@@ -22,6 +22,7 @@ mod guestinfo;
 mod identity;
 mod image_store;
 mod interrupted;
+mod late;
 mod limits;
 mod lineage;
 mod listing;

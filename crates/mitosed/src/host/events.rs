@@ -65,6 +65,10 @@ impl Host {
                 }
             }
             Notice::Event(Event::Ended(reason)) => vm.update(|live| live.ended = Some(reason)),
+            Notice::Late => {
+                let (host, vm, link) = (Arc::clone(self), Arc::clone(vm), Arc::clone(link));
+                spawn("late-answer", move || host.answered_late(&vm, &link));
+            }
             Notice::Closed(problem) => {
                 let (host, vm, link) = (Arc::clone(self), Arc::clone(vm), Arc::clone(link));
                 spawn("vm-ended", move || host.process_ended(&vm, &link, problem));

@@ -19,7 +19,9 @@ use vmm_protocol::{Command, Outcome, Status, VmState};
 use super::shell::VMM_LOG_SUFFIX;
 use super::{Host, Vm, vm_event};
 use crate::config::Config;
-use crate::inventory::{Begun, Changes, Contents, ForkPoint, Inventory, LayerRow, PowerState};
+use crate::inventory::{
+    Begun, Changes, Contents, ForkPoint, Inventory, LayerRow, PowerState, VmRow,
+};
 use crate::layers::{backing_name, disk_format};
 use crate::vmm::{self, Link, Pending, Reactor};
 
@@ -125,13 +127,7 @@ impl Host {
         }
         let was_creating = vm.update(|live| {
             let was_creating = live.row.state == PowerState::Creating;
-            let wish = live.row.freeze.as_ref();
-            live.row.state = match status.state {
-                VmState::Paused if wish.is_some_and(|wish| !wish.thawed) => PowerState::Frozen,
-                VmState::Paused => PowerState::Paused,
-                VmState::PausedNoSpace => PowerState::PausedNoSpace,
-                VmState::Running | VmState::Shell | VmState::Keeper => PowerState::Running,
-            };
+            live.row.state = state_of(&live.row, status);
             live.starting = false;
             live.row.standby = false;
             // What was said while no daemon listened is unknown.
@@ -350,6 +346,17 @@ impl Host {
             }
         }
         self.sweep_boot_files();
+    }
+}
+
+/// The state of a VM whose process says what it does.
+pub(super) fn state_of(row: &VmRow, status: &Status) -> PowerState {
+    let wish = row.freeze.as_ref();
+    match status.state {
+        VmState::Paused if wish.is_some_and(|wish| !wish.thawed) => PowerState::Frozen,
+        VmState::Paused => PowerState::Paused,
+        VmState::PausedNoSpace => PowerState::PausedNoSpace,
+        VmState::Running | VmState::Shell | VmState::Keeper => PowerState::Running,
     }
 }
 

@@ -4,7 +4,7 @@
 //! sent whole before [`Link::request`] returns, so many VMs can be told to start before the first
 //! answer is waited for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -73,6 +73,8 @@ pub struct Link {
     send: Mutex<()>,
     next_id: AtomicU64,
     waiting: Mutex<HashMap<u64, mpsc::SyncSender<Answer>>>,
+    /// Requests that nobody waits for any more, since no answer came in time.
+    late: Mutex<HashSet<u64>>,
     decoder: Mutex<Decoder>,
     closed: AtomicBool,
     peer_pid: AtomicI32,
@@ -100,6 +102,7 @@ impl Link {
             send: Mutex::new(()),
             next_id: AtomicU64::new(1),
             waiting: Mutex::default(),
+            late: Mutex::default(),
             decoder: Mutex::default(),
             closed: AtomicBool::new(false),
             peer_pid: AtomicI32::new(0),
@@ -242,11 +245,15 @@ impl Link {
         (std::mem::take(&mut decoder.arrived), progress)
     }
 
-    /// Hands an answer to whoever waits for it; answers that nobody waits for are dropped.
-    pub(super) fn deliver(&self, id: u64, outcome: Outcome, fds: Vec<OwnedFd>) {
-        if let Some(sender) = lock(&self.waiting).remove(&id) {
-            let _ = sender.try_send((outcome, fds));
-        }
+    /// Hands an answer to whoever waits for it; answers that nobody waits for are dropped. Says
+    /// whether it came too late.
+    pub(super) fn deliver(&self, id: u64, outcome: Outcome, fds: Vec<OwnedFd>) -> bool {
+        let Some(sender) = lock(&self.waiting).remove(&id) else {
+            return lock(&self.late).remove(&id);
+        };
+        // Whoever waited may have given up just now.
+        let _ = sender.try_send((outcome, fds));
+        lock(&self.late).remove(&id)
     }
 
     /// Ends all waiting requests.
@@ -267,14 +274,35 @@ impl Pending {
     /// Waits for the answer; a failure that the process reports is an error.
     pub fn wait(self, timeout: Duration) -> Result<Answer, LinkError> {
         match self.answer.recv_timeout(timeout) {
-            Ok((Outcome::Failed { message, step }, _)) => Err(LinkError::Refused {
-                message: one_line(&message),
-                step,
-            }),
-            Ok(answer) => Ok(answer),
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(LinkError::Timeout(timeout)),
+            Ok(answer) => taken(answer),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                // An answer tells of all that was asked before it, so a few stand for many.
+                let mut late = lock(&self.link.late);
+                if late.len() < MAX_WAITING {
+                    late.insert(self.id);
+                }
+                drop(late);
+                // It may have come before it was known to be late.
+                match self.answer.try_recv() {
+                    Ok(answer) => {
+                        lock(&self.link.late).remove(&self.id);
+                        taken(answer)
+                    }
+                    Err(_) => Err(LinkError::Timeout(timeout)),
+                }
+            }
             Err(mpsc::RecvTimeoutError::Disconnected) => Err(LinkError::Closed),
         }
+    }
+}
+
+fn taken(answer: Answer) -> Result<Answer, LinkError> {
+    match answer {
+        (Outcome::Failed { message, step }, _) => Err(LinkError::Refused {
+            message: one_line(&message),
+            step,
+        }),
+        answer => Ok(answer),
     }
 }
 

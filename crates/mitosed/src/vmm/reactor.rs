@@ -21,6 +21,8 @@ use super::link::Link;
 pub enum Notice {
     /// The process says something unasked.
     Event(Event),
+    /// It answered a request that had been given up.
+    Late,
     /// The process ended, or was given up for the given breach of the protocol.
     Closed(Option<&'static str>),
 }
@@ -130,7 +132,11 @@ impl Shared {
         let (arrived, progress) = link.take_in();
         for frame in arrived {
             match frame.message {
-                FromVmm::Reply(Reply { id, outcome }) => link.deliver(id, outcome, frame.fds),
+                FromVmm::Reply(Reply { id, outcome }) => {
+                    if link.deliver(id, outcome, frame.fds) {
+                        tell(Notice::Late);
+                    }
+                }
                 FromVmm::Event(event) => tell(Notice::Event(event)),
             }
         }
