@@ -61,7 +61,9 @@ pub use tree::{
     MAX_FOLDER_DEPTH, Network, NetworkRequest, ObjectRequest, PoolRequest, ResourcePool,
     TreeObject,
 };
-pub use vm::{DiskDetail, DiskUse, GuestReply, MemoryUse, NicDetail, StunRecord, Vm, VmDetail};
+pub use vm::{
+    DiskDetail, DiskUse, GuestReply, MemoryUse, NicDetail, Persistence, StunRecord, Vm, VmDetail,
+};
 
 /// Prefix of every path.
 pub const API_PREFIX: &str = "/api/v1";

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{MemoryUse, StunRecord};
+use crate::{MemoryUse, Persistence, StunRecord};
 
 /// A VM among its family.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -23,6 +23,12 @@ pub struct LineageVm {
     pub source_name: Option<String>,
     /// Forks between it and a VM that booted.
     pub generation: u32,
+    /// Id of the fork point that it is a child of.
+    #[serde(default)]
+    pub fork_point: Option<String>,
+    /// Whether it keeps its disks over a power-off; only of a child of a fork point.
+    #[serde(default)]
+    pub persistence: Option<Persistence>,
     /// Layers of each disk, its own top included.
     pub disk_depths: Vec<usize>,
     /// Layers of its RAM: 1 for a VM that was never forked, 2 on a private view, 0 without a process.

@@ -8,6 +8,26 @@ use vm_spec::MacAddr;
 
 use crate::{GuestInfo, SerialDetail, schema};
 
+/// What becomes of the disks of a fork point's child by a power-off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Persistence {
+    /// It keeps them and boots from them.
+    Persistent,
+    /// It returns to its fork point.
+    NonPersistent,
+}
+
+impl Persistence {
+    /// The word for it in texts.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Persistent => "persistent",
+            Self::NonPersistent => "non-persistent",
+        }
+    }
+}
+
 /// A VM as `ls` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Vm {
@@ -28,6 +48,12 @@ pub struct Vm {
     pub source: Option<String>,
     /// Forks between it and a VM that booted.
     pub generation: u32,
+    /// Id of the fork point that it is a child of.
+    #[serde(default)]
+    pub fork_point: Option<String>,
+    /// Whether it keeps its disks over a power-off; only of a child of a fork point.
+    #[serde(default)]
+    pub persistence: Option<Persistence>,
     /// The guest's agent said that it is ready.
     pub ready: bool,
     /// It is not to be started, only cloned.

@@ -5,7 +5,7 @@
 mod bed;
 
 use api_types::{
-    ErrorKind, ObjectRequest, PointForkRequest, PrepareRequest, StopRequest, TaskState,
+    ErrorKind, ObjectRequest, Persistence, PointForkRequest, PrepareRequest, StopRequest, TaskState,
 };
 use bed::{Bed, clones};
 
@@ -251,6 +251,27 @@ fn a_child_that_returned_to_its_fork_point_by_a_power_off_stays_non_persistent()
         refused.contains("mitose clone c --mode linked"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_child_tells_its_fork_point_and_whether_it_is_persistent() {
+    let bed = family(false, &["c"]);
+    let point = bed.client.fork_point("a").unwrap().id;
+    let shown = |name: &str| {
+        let vm = bed.detail(name).vm;
+        assert!(bed.client.vms().unwrap().contains(&vm));
+        let lineage = bed.client.lineage(name).unwrap().vm;
+        assert_eq!(lineage.fork_point, vm.fork_point);
+        assert_eq!(lineage.persistence, vm.persistence);
+        (vm.fork_point, vm.persistence)
+    };
+    let child = |persistence| (Some(point.clone()), Some(persistence));
+    assert_eq!(shown("a"), (None, None));
+    assert_eq!(shown("c"), child(Persistence::NonPersistent));
+    bed.client.set_persistence("c", true).unwrap();
+    assert_eq!(shown("c"), child(Persistence::Persistent));
+    bed.client.unprepare("a", true).unwrap();
+    assert_eq!(shown("c"), (None, None));
 }
 
 #[test]

@@ -34,6 +34,7 @@ struct Places {
     folder: String,
     datastore: String,
     pool: String,
+    fork_point: Option<String>,
     /// Of each NIC that is on one.
     networks: Vec<Option<String>>,
 }
@@ -55,6 +56,10 @@ impl Places {
             pool: client
                 .resource_pool(&detail.pool)
                 .map_or_else(|_| detail.pool.clone(), |pool| pool.object.name),
+            fork_point: detail.vm.fork_point.as_ref().map(|id| {
+                let found = client.fork_point(id);
+                found.map_or_else(|_| id.clone(), |point| format!("{} ({id})", point.name))
+            }),
             networks: nics.map(|nic| nic.network.as_ref().map(network)).collect(),
         }
     }
@@ -86,6 +91,9 @@ fn table(detail: &VmDetail, places: &Places) -> Table {
     }
     let source = vm.source.clone().unwrap_or_else(|| "-".to_owned());
     row("source", format!("{source}, generation {}", vm.generation));
+    if let (Some(point), Some(persistence)) = (&places.fork_point, vm.persistence) {
+        row("fork point", format!("{point}, {}", persistence.word()));
+    }
     row("engine", vm.engine.clone());
     row("cpus", vm.cpus.to_string());
     row("memory", format_size(vm.memory_bytes));

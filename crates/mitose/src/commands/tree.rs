@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api_types::{Folder, LineageVm, StunRecord};
+use api_types::{Folder, LineageVm, Persistence, StunRecord};
 use serde::Serialize;
 use vm_spec::format_size;
 
@@ -11,8 +11,8 @@ use crate::output::{self, Format, microseconds};
 
 /// Show which VM was cloned from which, or what lies in which folder
 ///
-/// Each VM stands below the one that it was cloned from, with the layers of its disks, its own disk
-/// space, its private and shared memory, and the stun of its latest fork.
+/// Each VM stands below the one that it was cloned from, with its fork point, the layers of its
+/// disks, its own disk space, its private and shared memory, and the stun of its latest fork.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   mitose tree
@@ -44,6 +44,8 @@ struct Details {
     id: String,
     folder: String,
     generation: u32,
+    fork_point: Option<String>,
+    persistence: Option<Persistence>,
     disk_depths: Vec<usize>,
     memory_depth: u32,
     disk_bytes: u64,
@@ -158,6 +160,8 @@ fn details(vm: &LineageVm) -> Details {
         id: vm.id.clone(),
         folder: vm.folder.clone(),
         generation: vm.generation,
+        fork_point: vm.fork_point.clone(),
+        persistence: vm.persistence,
         disk_depths: vm.disk_depths.clone(),
         memory_depth: vm.memory_depth,
         disk_bytes: vm.disk_bytes,
@@ -178,6 +182,9 @@ fn costs(details: &Details) -> String {
     let mut text = String::new();
     if details.folder != "/" {
         text.push_str(&format!(" in {}", details.folder));
+    }
+    if let (Some(point), Some(persistence)) = (&details.fork_point, details.persistence) {
+        text.push_str(&format!(", {} child of {point}", persistence.word()));
     }
     if !details.disk_depths.is_empty() {
         let depths: Vec<_> = details.disk_depths.iter().map(usize::to_string).collect();
@@ -223,6 +230,8 @@ mod tests {
             source: source.map(|name| format!("vm-{name}")),
             source_name: source.map(str::to_owned),
             generation: 0,
+            fork_point: None,
+            persistence: None,
             disk_depths: Vec::new(),
             memory_depth: 1,
             disk_bytes: 0,

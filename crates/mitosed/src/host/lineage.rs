@@ -10,7 +10,7 @@ use api_types::{FamilyUse, Lineage, LineageVm};
 use vmm_protocol::RamView;
 
 use super::{Host, Vm};
-use crate::inventory::VmRow;
+use crate::inventory::{ChildRow, VmRow};
 use crate::usage;
 
 impl Host {
@@ -92,6 +92,8 @@ impl Host {
             source: row.source_id,
             source_name: row.source,
             generation: row.generation,
+            persistence: row.child.as_ref().map(ChildRow::persistence),
+            fork_point: row.child.map(|child| child.point),
             forks: row.stuns,
         }
     }
@@ -156,6 +158,8 @@ fn removed(id: String, name: String) -> LineageVm {
         source: None,
         source_name: None,
         generation: 0,
+        fork_point: None,
+        persistence: None,
         disk_depths: Vec::new(),
         memory_depth: 0,
         disk_bytes: 0,

@@ -11,7 +11,7 @@ use api_types::{
 use super::describe::pool_of;
 use super::vm::Place;
 use super::{Host, Vm};
-use crate::inventory::{DiskRow, VmRow};
+use crate::inventory::{ChildRow, DiskRow, VmRow};
 use crate::usage;
 
 impl Host {
@@ -130,6 +130,8 @@ fn answer(row: &VmRow, ready: bool) -> VmAnswer {
         memory_bytes: row.spec.memory_bytes,
         source: row.source.clone(),
         generation: row.generation,
+        fork_point: row.child.as_ref().map(|child| child.point.clone()),
+        persistence: row.child.as_ref().map(ChildRow::persistence),
         ready,
         template: row.template,
         folder: Place::of(row).folder.to_string(),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use api_types::Persistence;
 use serde::{Deserialize, Serialize};
 
 use super::objects::{Kind, Labels, ObjectId};
@@ -85,6 +86,14 @@ pub struct ChildRow {
 }
 
 impl ChildRow {
+    /// The word for it in answers.
+    pub fn persistence(&self) -> Persistence {
+        match self.persistent {
+            true => Persistence::Persistent,
+            false => Persistence::NonPersistent,
+        }
+    }
+
     /// Whether the VM's next start is at the fork point.
     pub fn starts_at_point(&self) -> bool {
         !self.persistent || !self.started

@@ -62,6 +62,7 @@ from .nic_detail import NicDetail
 from .object_request import ObjectRequest
 from .object_request_attributes import ObjectRequestAttributes
 from .openapi_response_200 import OpenapiResponse200
+from .persistence import Persistence
 from .persistence_request import PersistenceRequest
 from .point_fork_request import PointForkRequest
 from .pool_request import PoolRequest
@@ -162,6 +163,7 @@ __all__ = (
     "ObjectRequest",
     "ObjectRequestAttributes",
     "OpenapiResponse200",
+    "Persistence",
     "PersistenceRequest",
     "PointForkRequest",
     "PoolRequest",

@@ -7,6 +7,7 @@ from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 from typing_extensions import Self
 
+from ..models.persistence import Persistence
 from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ class LineageVm:
         memory_depth (int): Layers of its RAM: 1 for a VM that was never forked, 2 on a private view, 0 without a
             process.
         name (str): Its name; for a VM that was removed the one that it had.
+        fork_point (None | str | Unset): Id of the fork point that it is a child of.
         forks (list[StunRecord] | Unset): Latest forks of it, with their stuns.
         memory (MemoryUse | None | Unset):
+        persistence (None | Persistence | Unset):
         source (None | str | Unset): Id of the VM that it was cloned from.
         source_name (None | str | Unset): Name that it had then.
         state (None | str | Unset): Its state; none where it was removed.
@@ -44,8 +47,10 @@ class LineageVm:
     id: str
     memory_depth: int
     name: str
+    fork_point: None | str | Unset = UNSET
     forks: list[StunRecord] | Unset = UNSET
     memory: MemoryUse | None | Unset = UNSET
+    persistence: None | Persistence | Unset = UNSET
     source: None | str | Unset = UNSET
     source_name: None | str | Unset = UNSET
     state: None | str | Unset = UNSET
@@ -68,6 +73,12 @@ class LineageVm:
 
         name = self.name
 
+        fork_point: None | str | Unset
+        if isinstance(self.fork_point, Unset):
+            fork_point = UNSET
+        else:
+            fork_point = self.fork_point
+
         forks: list[dict[str, Any]] | Unset = UNSET
         if not isinstance(self.forks, Unset):
             forks = []
@@ -82,6 +93,14 @@ class LineageVm:
             memory = self.memory.to_dict()
         else:
             memory = self.memory
+
+        persistence: None | str | Unset
+        if isinstance(self.persistence, Unset):
+            persistence = UNSET
+        elif isinstance(self.persistence, Persistence):
+            persistence = self.persistence.value
+        else:
+            persistence = self.persistence
 
         source: None | str | Unset
         if isinstance(self.source, Unset):
@@ -114,10 +133,14 @@ class LineageVm:
                 "name": name,
             }
         )
+        if fork_point is not UNSET:
+            field_dict["fork_point"] = fork_point
         if forks is not UNSET:
             field_dict["forks"] = forks
         if memory is not UNSET:
             field_dict["memory"] = memory
+        if persistence is not UNSET:
+            field_dict["persistence"] = persistence
         if source is not UNSET:
             field_dict["source"] = source
         if source_name is not UNSET:
@@ -147,6 +170,15 @@ class LineageVm:
 
         name = d.pop("name")
 
+        def _parse_fork_point(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        fork_point = _parse_fork_point(d.pop("fork_point", UNSET))
+
         _forks = d.pop("forks", UNSET)
         forks: list[StunRecord] | Unset = UNSET
         if _forks is not UNSET:
@@ -172,6 +204,23 @@ class LineageVm:
             return cast(MemoryUse | None | Unset, data)
 
         memory = _parse_memory(d.pop("memory", UNSET))
+
+        def _parse_persistence(data: object) -> None | Persistence | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, str):
+                    raise TypeError()
+                persistence_type_1 = Persistence(data)
+
+                return persistence_type_1
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(None | Persistence | Unset, data)
+
+        persistence = _parse_persistence(d.pop("persistence", UNSET))
 
         def _parse_source(data: object) -> None | str | Unset:
             if data is None:
@@ -208,8 +257,10 @@ class LineageVm:
             id=id,
             memory_depth=memory_depth,
             name=name,
+            fork_point=fork_point,
             forks=forks,
             memory=memory,
+            persistence=persistence,
             source=source,
             source_name=source_name,
             state=state,

@@ -19,11 +19,15 @@ class NicDetail:
     Attributes:
         mac (str):
         address (None | str | Unset): Static address with prefix length that its agent was told.
-        tap (None | str | Unset): TAP interface.
+        connected (bool | Unset): Its cable is plugged into one of them.
+        network (None | str | Unset): Id of the network that it is on: the daemon makes its TAP interface.
+        tap (None | str | Unset): TAP interface that its user made.
     """
 
     mac: str
     address: None | str | Unset = UNSET
+    connected: bool | Unset = UNSET
+    network: None | str | Unset = UNSET
     tap: None | str | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
@@ -35,6 +39,14 @@ class NicDetail:
             address = UNSET
         else:
             address = self.address
+
+        connected = self.connected
+
+        network: None | str | Unset
+        if isinstance(self.network, Unset):
+            network = UNSET
+        else:
+            network = self.network
 
         tap: None | str | Unset
         if isinstance(self.tap, Unset):
@@ -51,6 +63,10 @@ class NicDetail:
         )
         if address is not UNSET:
             field_dict["address"] = address
+        if connected is not UNSET:
+            field_dict["connected"] = connected
+        if network is not UNSET:
+            field_dict["network"] = network
         if tap is not UNSET:
             field_dict["tap"] = tap
 
@@ -70,6 +86,17 @@ class NicDetail:
 
         address = _parse_address(d.pop("address", UNSET))
 
+        connected = d.pop("connected", UNSET)
+
+        def _parse_network(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        network = _parse_network(d.pop("network", UNSET))
+
         def _parse_tap(data: object) -> None | str | Unset:
             if data is None:
                 return data
@@ -82,6 +109,8 @@ class NicDetail:
         nic_detail = cls(
             mac=mac,
             address=address,
+            connected=connected,
+            network=network,
             tap=tap,
         )
 

@@ -7,6 +7,7 @@ from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 from typing_extensions import Self
 
+from ..models.persistence import Persistence
 from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ class Vm:
         annotation (str | Unset): Free text of a user.
         attributes (VmAttributes | Unset): Attributes that a user gave it.
         folder (str | Unset): Id of the folder that it lies in.
+        fork_point (None | str | Unset): Id of the fork point that it is a child of.
         id (str | Unset): Its id, never used again.
+        persistence (None | Persistence | Unset):
         source (None | str | Unset): Name of the VM it was cloned from, as it was then.
         template (bool | Unset): It is not to be started, only cloned.
         version (int | Unset): Rises with each change of its configuration; the `ETag` of the VM.
@@ -47,7 +50,9 @@ class Vm:
     annotation: str | Unset = UNSET
     attributes: VmAttributes | Unset = UNSET
     folder: str | Unset = UNSET
+    fork_point: None | str | Unset = UNSET
     id: str | Unset = UNSET
+    persistence: None | Persistence | Unset = UNSET
     source: None | str | Unset = UNSET
     template: bool | Unset = UNSET
     version: int | Unset = UNSET
@@ -76,7 +81,21 @@ class Vm:
 
         folder = self.folder
 
+        fork_point: None | str | Unset
+        if isinstance(self.fork_point, Unset):
+            fork_point = UNSET
+        else:
+            fork_point = self.fork_point
+
         id = self.id
+
+        persistence: None | str | Unset
+        if isinstance(self.persistence, Unset):
+            persistence = UNSET
+        elif isinstance(self.persistence, Persistence):
+            persistence = self.persistence.value
+        else:
+            persistence = self.persistence
 
         source: None | str | Unset
         if isinstance(self.source, Unset):
@@ -107,8 +126,12 @@ class Vm:
             field_dict["attributes"] = attributes
         if folder is not UNSET:
             field_dict["folder"] = folder
+        if fork_point is not UNSET:
+            field_dict["fork_point"] = fork_point
         if id is not UNSET:
             field_dict["id"] = id
+        if persistence is not UNSET:
+            field_dict["persistence"] = persistence
         if source is not UNSET:
             field_dict["source"] = source
         if template is not UNSET:
@@ -148,7 +171,33 @@ class Vm:
 
         folder = d.pop("folder", UNSET)
 
+        def _parse_fork_point(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        fork_point = _parse_fork_point(d.pop("fork_point", UNSET))
+
         id = d.pop("id", UNSET)
+
+        def _parse_persistence(data: object) -> None | Persistence | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, str):
+                    raise TypeError()
+                persistence_type_1 = Persistence(data)
+
+                return persistence_type_1
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(None | Persistence | Unset, data)
+
+        persistence = _parse_persistence(d.pop("persistence", UNSET))
 
         def _parse_source(data: object) -> None | str | Unset:
             if data is None:
@@ -174,7 +223,9 @@ class Vm:
             annotation=annotation,
             attributes=attributes,
             folder=folder,
+            fork_point=fork_point,
             id=id,
+            persistence=persistence,
             source=source,
             template=template,
             version=version,

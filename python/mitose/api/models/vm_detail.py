@@ -7,6 +7,7 @@ from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 from typing_extensions import Self
 
+from ..models.persistence import Persistence
 from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ class VmDetail:
         annotation (str | Unset): Free text of a user.
         attributes (VmAttributes | Unset): Attributes that a user gave it.
         folder (str | Unset): Id of the folder that it lies in.
+        fork_point (None | str | Unset): Id of the fork point that it is a child of.
         id (str | Unset): Its id, never used again.
+        persistence (None | Persistence | Unset):
         source (None | str | Unset): Name of the VM it was cloned from, as it was then.
         template (bool | Unset): It is not to be started, only cloned.
         version (int | Unset): Rises with each change of its configuration; the `ETag` of the VM.
@@ -59,6 +62,7 @@ class VmDetail:
         guestinfo (GuestInfo | Unset): Values of guestinfo by key.
         image (None | str | Unset): Image it was made from.
         pid (int | None | Unset): Process, while it has one.
+        pool (str | Unset): Id of the resource pool that it counts to.
         reason (None | str | Unset): Why it is in its state, where a fault or a person led there.
         serial (None | str | Unset): Where COM1's output goes.
         serial_ports (list[SerialDetail] | Unset): Serial ports.
@@ -86,7 +90,9 @@ class VmDetail:
     annotation: str | Unset = UNSET
     attributes: VmAttributes | Unset = UNSET
     folder: str | Unset = UNSET
+    fork_point: None | str | Unset = UNSET
     id: str | Unset = UNSET
+    persistence: None | Persistence | Unset = UNSET
     source: None | str | Unset = UNSET
     template: bool | Unset = UNSET
     version: int | Unset = UNSET
@@ -95,6 +101,7 @@ class VmDetail:
     guestinfo: GuestInfo | Unset = UNSET
     image: None | str | Unset = UNSET
     pid: int | None | Unset = UNSET
+    pool: str | Unset = UNSET
     reason: None | str | Unset = UNSET
     serial: None | str | Unset = UNSET
     serial_ports: list[SerialDetail] | Unset = UNSET
@@ -157,7 +164,21 @@ class VmDetail:
 
         folder = self.folder
 
+        fork_point: None | str | Unset
+        if isinstance(self.fork_point, Unset):
+            fork_point = UNSET
+        else:
+            fork_point = self.fork_point
+
         id = self.id
+
+        persistence: None | str | Unset
+        if isinstance(self.persistence, Unset):
+            persistence = UNSET
+        elif isinstance(self.persistence, Persistence):
+            persistence = self.persistence.value
+        else:
+            persistence = self.persistence
 
         source: None | str | Unset
         if isinstance(self.source, Unset):
@@ -194,6 +215,8 @@ class VmDetail:
             pid = UNSET
         else:
             pid = self.pid
+
+        pool = self.pool
 
         reason: None | str | Unset
         if isinstance(self.reason, Unset):
@@ -250,8 +273,12 @@ class VmDetail:
             field_dict["attributes"] = attributes
         if folder is not UNSET:
             field_dict["folder"] = folder
+        if fork_point is not UNSET:
+            field_dict["fork_point"] = fork_point
         if id is not UNSET:
             field_dict["id"] = id
+        if persistence is not UNSET:
+            field_dict["persistence"] = persistence
         if source is not UNSET:
             field_dict["source"] = source
         if template is not UNSET:
@@ -268,6 +295,8 @@ class VmDetail:
             field_dict["image"] = image
         if pid is not UNSET:
             field_dict["pid"] = pid
+        if pool is not UNSET:
+            field_dict["pool"] = pool
         if reason is not UNSET:
             field_dict["reason"] = reason
         if serial is not UNSET:
@@ -354,7 +383,33 @@ class VmDetail:
 
         folder = d.pop("folder", UNSET)
 
+        def _parse_fork_point(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        fork_point = _parse_fork_point(d.pop("fork_point", UNSET))
+
         id = d.pop("id", UNSET)
+
+        def _parse_persistence(data: object) -> None | Persistence | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, str):
+                    raise TypeError()
+                persistence_type_1 = Persistence(data)
+
+                return persistence_type_1
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(None | Persistence | Unset, data)
+
+        persistence = _parse_persistence(d.pop("persistence", UNSET))
 
         def _parse_source(data: object) -> None | str | Unset:
             if data is None:
@@ -412,6 +467,8 @@ class VmDetail:
             return cast(int | None | Unset, data)
 
         pid = _parse_pid(d.pop("pid", UNSET))
+
+        pool = d.pop("pool", UNSET)
 
         def _parse_reason(data: object) -> None | str | Unset:
             if data is None:
@@ -471,7 +528,9 @@ class VmDetail:
             annotation=annotation,
             attributes=attributes,
             folder=folder,
+            fork_point=fork_point,
             id=id,
+            persistence=persistence,
             source=source,
             template=template,
             version=version,
@@ -480,6 +539,7 @@ class VmDetail:
             guestinfo=guestinfo,
             image=image,
             pid=pid,
+            pool=pool,
             reason=reason,
             serial=serial,
             serial_ports=serial_ports,

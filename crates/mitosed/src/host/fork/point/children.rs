@@ -332,11 +332,8 @@ impl Host {
                 child.persistent = persistent;
             }
         });
-        let word = if persistent {
-            "persistent"
-        } else {
-            "non-persistent"
-        };
+        let child = vm.row().child;
+        let word = child.map_or("", |child| child.persistence().word());
         let told = vm_event(vm, "vm.reconfigured", word);
         self.commit(&[vm], super::super::super::events::with_event(told))
     }
