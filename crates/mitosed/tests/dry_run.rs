@@ -5,7 +5,7 @@
 mod bed;
 mod http;
 
-use api_types::{StopRequest, TaskState};
+use api_types::{PointForkRequest, PrepareRequest, StopRequest, TaskState};
 use serde_json::{Value, json};
 
 use bed::Bed;
@@ -237,4 +237,89 @@ fn a_dry_run_tells_what_each_operation_would() {
         .map(|problem| problem["field"].as_str().unwrap_or_default().to_owned())
         .collect();
     assert_eq!(fields, ["colour", "name", "path"]);
+}
+
+#[test]
+fn a_child_that_starts_from_its_fork_point_keeps_the_machine_of_it() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let prepare = PrepareRequest {
+        quiesce: true,
+        persistent: true,
+        children: 1,
+        ..PrepareRequest::default()
+    };
+    bed.client.prepare("a", &prepare, |_| ()).unwrap();
+    let fork = PointForkRequest {
+        names: vec!["off".to_owned()],
+        persistent: Some(false),
+        ..PointForkRequest::default()
+    };
+    bed.client.fork_children("a", &fork, |_| ()).unwrap();
+    let force = StopRequest {
+        force: true,
+        ..StopRequest::default()
+    };
+    bed.client.stop("off", &force).unwrap();
+    let parts = [
+        ("cpus", json!(2)),
+        ("memory_bytes", json!(32 << 20)),
+        ("cmdline", json!("other")),
+        ("engine", json!("soft")),
+        ("serial_ports", json!(2)),
+        ("spare_disks", json!(1)),
+        ("add_nics", json!([{}])),
+    ];
+    let all = parts
+        .iter()
+        .map(|(field, value)| ((*field).to_owned(), value.clone()));
+    let all = Value::Object(all.collect());
+    for name in ["off", "a-1"] {
+        let path = format!("/api/v1/vms/{name}");
+        let change = |to: &Value| ask(&bed, "PATCH", &path, &[], &to.to_string());
+        for (field, value) in &parts {
+            let refused = change(&json!({ *field: value }));
+            assert_eq!(refused.status, 409, "{refused:?}");
+            let refused = refused.json();
+            assert_eq!(refused["field"], *field);
+            let said = refused["detail"].as_str().unwrap();
+            assert!(
+                said.contains(&format!("{name} starts from its fork point")),
+                "{said}"
+            );
+            let remedy = refused["remedy"].as_str().unwrap();
+            assert!(
+                remedy.contains(&format!("mitose clone {name} --mode linked")),
+                "{remedy}"
+            );
+        }
+        let tried = ask(
+            &bed,
+            "PATCH",
+            &format!("{path}?dry_run=true"),
+            &[],
+            &all.to_string(),
+        );
+        let problems = tried.json()["problems"].as_array().unwrap().clone();
+        let fields: Vec<_> = problems.iter().map(|problem| &problem["field"]).collect();
+        for (field, _) in &parts {
+            assert!(
+                fields.contains(&&json!(field)),
+                "{field} is not among {fields:?}"
+            );
+        }
+        // What is the same, and what the guest does not see, may be said.
+        let same = json!({
+            "cpus": 1, "memory_bytes": 16 << 20, "cmdline": "", "engine": "kvm", "serial_ports": 1,
+            "memory_limit_bytes": 1 << 30,
+        });
+        assert_eq!(change(&same).status, 200);
+        bed.client.start(name).unwrap();
+    }
+    // A persistent one that was powered off is a machine like any other.
+    bed.client.stop("a-1", &force).unwrap();
+    let changed = ask(&bed, "PATCH", "/api/v1/vms/a-1", &[], r#"{ "cpus": 2 }"#);
+    assert_eq!(changed.status, 200, "{changed:?}");
+    bed.client.start("a-1").unwrap();
+    assert_eq!(bed.detail("a-1").vm.cpus, 2);
 }

@@ -100,6 +100,7 @@ impl Host {
         problems.take(self.allow(vm, Operation::Describe));
         if cold {
             problems.take(self.allow(vm, Operation::Reconfigure));
+            self.check_fixed(&vm.row(), change, problems);
         }
         if is_hot(change) {
             problems.take(self.allow(vm, Operation::Adjust));

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use api_types::{ErrorKind, ReconfigureRequest, SerialRequest};
 use serde_json::json;
-use vm_spec::{DiskSpec, SpecError};
+use vm_spec::{DiskSpec, SpecError, format_size};
 
 use super::missing;
 use crate::error::{OpError, OpResult};
+use crate::host::check::Problems;
 use crate::host::describe::pool_of;
 use crate::host::run::plan::{Base, add_nics, add_slots, check_uuid, free_serial, invalid_spec};
 use crate::host::{Host, Vm, vm_event};
@@ -38,14 +39,6 @@ impl Host {
         let mut row = vm.row();
         let mut changed = Vec::new();
         self.plan_machine(&mut row, change, &mut changed)?;
-        let disks = !change.remove_disks.is_empty() || !change.add_disks.is_empty();
-        if row.returns_to_point() && (disks || change.spare_disks.is_some()) {
-            return Err(OpError::conflict(format!(
-                "disks: {} returns to its fork point, whose machine has the disks that it has; make \
-                 it persistent, or change a clone of it",
-                row.name
-            )));
-        }
         let mut gone = Vec::new();
         for index in descending(
             "remove_disks",
@@ -85,6 +78,80 @@ impl Host {
             gone,
             changed,
         })
+    }
+
+    /// Refuses to make a VM that starts from a fork point another machine than is there, each part by
+    /// its field. What is the same there may be said.
+    pub(super) fn check_fixed(
+        &self,
+        row: &VmRow,
+        change: &ReconfigureRequest,
+        problems: &mut Problems,
+    ) {
+        let Some(child) = row.child.as_ref().filter(|child| child.starts_at_point()) else {
+            return;
+        };
+        let point = self.point_of(row).ok();
+        let there = point.as_ref().map_or(row, |point| &point.doc.row);
+        let name = &row.name;
+        let clone = format!("change a clone of it ('mitose clone {name} --mode linked')");
+        let remedy = if child.persistent {
+            format!("start it and power it off first, or {clone}")
+        } else if row.persistence_settled() {
+            clone
+        } else {
+            format!(
+                "make it persistent ('mitose persist {name}') and power it off after it ran, or \
+                 {clone}"
+            )
+        };
+        for (field, has) in self.changed_from(there, change) {
+            let message = format!("{field}: {name} starts from its fork point, {has}; {remedy}");
+            problems.note(OpError::conflict(message).about(field));
+        }
+    }
+
+    /// Fields of a change that ask for something else than the machine `there` has, and what it has.
+    fn changed_from(
+        &self,
+        there: &VmRow,
+        change: &ReconfigureRequest,
+    ) -> Vec<(&'static str, String)> {
+        let spec = &there.spec;
+        let mut found = Vec::new();
+        if change.cpus.is_some_and(|cpus| cpus != u32::from(spec.cpus)) {
+            found.push(("cpus", format!("which has {} vCPUs", spec.cpus)));
+        }
+        let bytes = spec.memory_bytes;
+        if change.memory_bytes.is_some_and(|wanted| wanted != bytes) {
+            let has = format!("which has {} of memory", format_size(bytes));
+            found.push(("memory_bytes", has));
+        }
+        let cmdline = change.cmdline.as_ref();
+        if cmdline.is_some_and(|cmdline| *cmdline != spec.cmdline) {
+            let has = "whose guest has booted with its command line";
+            found.push(("cmdline", has.to_owned()));
+        }
+        let engine = change.engine.map(|engine| self.choose_engine(engine));
+        if matches!(engine, Some(Ok((engine, _))) if engine != there.engine) {
+            found.push(("engine", format!("which is of the engine {}", there.engine)));
+        }
+        let ports = change.serial_ports;
+        if ports.is_some_and(|ports| ports != spec.serial_ports) {
+            let has = format!("which has {} serial ports", spec.serial_ports);
+            found.push(("serial_ports", has));
+        }
+        let parts = [
+            ("add_disks", !change.add_disks.is_empty()),
+            ("remove_disks", !change.remove_disks.is_empty()),
+            ("spare_disks", change.spare_disks.is_some()),
+            ("add_nics", !change.add_nics.is_empty()),
+            ("remove_nics", !change.remove_nics.is_empty()),
+        ];
+        for (field, _) in parts.into_iter().filter(|(_, asked)| *asked) {
+            found.push((field, "whose disks and NICs stay".to_owned()));
+        }
+        found
     }
 
     fn plan_machine(
