@@ -406,6 +406,11 @@ fn objects_of_all_kinds_are_removed_in_the_version_that_was_seen() {
         let answer = with("W/\"1\"");
         assert_eq!(answer.status, 400, "{path}: {answer:?}");
         assert_eq!(answer.json()["field"], "If-Match");
+        assert_eq!(
+            with("").status,
+            412,
+            "{path}: no version is none that it has"
+        );
         assert!(matches!(with("*").status, 200 | 202 | 204), "{path}");
     }
     let change = |tag: &str| {

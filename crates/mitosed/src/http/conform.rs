@@ -190,7 +190,8 @@ async fn checked(rules: &Rules, mut request: Request) -> Result<Request, HttpErr
             "write it as name=value&…",
         ))
     })?;
-    let headers = header_values(request.headers());
+    let mut headers = header_values(request.headers());
+    let tagless = operation.takes_version() && take_empty_match(&mut headers);
     let mut found = rules.check_parameters(operation, "path", &path);
     found.extend(rules.check_query(operation, &query));
     found.extend(rules.check_parameters(operation, "header", &headers));
@@ -199,6 +200,7 @@ async fn checked(rules: &Rules, mut request: Request) -> Result<Request, HttpErr
     let bytes = read_body(body).await?;
     let Some(rule) = &operation.body else {
         refuse(&found)?;
+        refuse_tagless(tagless)?;
         return Ok(Request::from_parts(parts, Body::empty()));
     };
     if found.is_empty() && !bytes.is_empty() {
@@ -217,6 +219,7 @@ async fn checked(rules: &Rules, mut request: Request) -> Result<Request, HttpErr
     }
     found.extend(in_body);
     refuse(&found)?;
+    refuse_tagless(tagless)?;
     user.may_name_files(rules.schemas.host_member(&value, &rule.schema, ""))?;
     let body = match bytes.is_empty() {
         true => Body::empty(),
@@ -226,6 +229,26 @@ async fn checked(rules: &Rules, mut request: Request) -> Result<Request, HttpErr
 }
 
 /// Refuses a request that breaks the document, by all that was found.
+/// Takes an `If-Match` without any tag out of `headers`; says whether there was one.
+fn take_empty_match(headers: &mut Vec<(String, String)>) -> bool {
+    let count = headers.len();
+    headers.retain(|(name, value)| name != "if-match" || !value.trim().is_empty());
+    headers.len() < count
+}
+
+/// Refuses an `If-Match` without any tag. It breaks no rule (RFC 9110 13.1.1 and 5.6.1: a list may be
+/// empty), but no object has a version of it: carried out it would be on any.
+fn refuse_tagless(tagless: bool) -> Result<(), HttpError> {
+    if !tagless {
+        return Ok(());
+    }
+    let error = OpError::new(
+        ErrorKind::Stale,
+        "If-Match: it names no version; give the object's version in quotes, or leave it out",
+    );
+    Err(HttpError::from(error.about("If-Match")))
+}
+
 fn refuse(found: &[Violation]) -> Result<(), HttpError> {
     HttpError::broken(found.iter().map(Violation::to_problem).collect()).map_or(Ok(()), Err)
 }
@@ -279,6 +302,14 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), HttpError> {
     );
     let error = error.about("Content-Type");
     Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, &error))
+}
+
+impl Operation {
+    /// Whether it is carried out on an object of a version that the client names.
+    fn takes_version(&self) -> bool {
+        let mut known = self.parameters.iter();
+        known.any(|parameter| parameter.place == "header" && parameter.name == "if-match")
+    }
 }
 
 fn read_operation(operation: &Value) -> Operation {
