@@ -64,7 +64,7 @@ use tokio::sync::broadcast;
 use crate::cgroup::Groups;
 use crate::config::Config;
 use crate::error::{OpError, OpResult};
-use crate::inventory::{Changes, Inventory, Making, NewEvent, PowerState, VM_FOLDER};
+use crate::inventory::{Changes, Inventory, NewEvent, PowerState, VM_FOLDER};
 use crate::keys::HostKeys;
 use crate::layers::Layers;
 use crate::vmm::{Pool, Reactor};
@@ -289,11 +289,7 @@ impl Host {
         memory: &'static str,
         consistency: Consistency,
     ) -> OpResult<()> {
-        let making = tasks::present().map(|task| Making {
-            task,
-            memory: memory.to_owned(),
-            consistency,
-        });
+        let making = tasks::making(memory, consistency);
         new.iter()
             .for_each(|vm| vm.update(|live| live.row.making.clone_from(&making)));
         self.reserve_where(new, |_| Ok(()))

@@ -214,6 +214,6 @@ mod tests {
         };
         let (value, _, took) = promptly(read).unwrap();
         // The first took at least 2 ms, and is not the one that counts unless all took longer.
-        assert!(value == 0 || took >= 2_000_000);
+        assert!(value <= 0 || took >= 2_000_000);
     }
 }

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api_types::{ErrorKind, Task, TaskItem, TaskState};
+use api_types::{Consistency, ErrorKind, Task, TaskItem, TaskState};
 use images::CancelToken;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use super::Host;
 use crate::clock::now_ms;
 use crate::error::{OpError, OpResult};
-use crate::inventory::NewEvent;
+use crate::inventory::{Making, NewEvent};
 
 /// Longest idempotency key, bytes.
 pub const MAX_KEY_BYTES: usize = 128;
@@ -52,6 +52,15 @@ pub(super) fn sign(events: &mut [NewEvent]) {
 /// The task that this thread works for.
 pub(super) fn present() -> Option<i64> {
     ACTING_FOR.with_borrow(|acting| acting.as_ref().map(|(task, _)| *task))
+}
+
+/// What the row of a VM says of the task at work, which makes it.
+pub(super) fn making(memory: &str, consistency: Consistency) -> Option<Making> {
+    present().map(|task| Making {
+        task,
+        memory: memory.to_owned(),
+        consistency,
+    })
 }
 
 /// Live tasks by number.
@@ -205,11 +214,12 @@ impl TaskRun {
             let told = "the operation broke off; see the daemon's log";
             Err(OpError::failed(told))
         };
+        // The thread works for others next.
+        ACTING_FOR.set(None);
         let result = worked.unwrap_or_else(broke_off).and_then(|result| {
             serde_json::to_value(result).map_err(|error| OpError::caused(ErrorKind::Failed, error))
         });
         host.task_ended(&context, result);
-        ACTING_FOR.set(None);
     }
 }
 

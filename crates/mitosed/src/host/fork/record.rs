@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use anyhow::Context;
-use tokio::runtime::Handle;
 
 use crate::error::{OpError, OpResult};
 use crate::host::{Host, Vm};
@@ -17,7 +17,7 @@ use crate::inventory::{Changes, sync_directory};
 pub(super) struct Recording {
     recorded: mpsc::Receiver<OpResult<()>>,
     files_made: Option<mpsc::Sender<()>>,
-    ended: Option<mpsc::Receiver<anyhow::Result<()>>>,
+    thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 impl Recording {
@@ -25,7 +25,6 @@ impl Recording {
     pub fn start(host: &Arc<Host>, vms: Vec<Arc<Vm>>, changes: Changes) -> OpResult<Self> {
         let (tell, recorded) = mpsc::channel();
         let (files_made, wait) = mpsc::channel::<()>();
-        let (end, ended) = mpsc::channel();
         let host = Arc::clone(host);
         let work = move || {
             let vms: Vec<&Arc<Vm>> = vms.iter().collect();
@@ -41,22 +40,16 @@ impl Recording {
             }
             host.inventory.sync().context("cannot sync the inventory")
         };
-        let work = move || {
-            let _ = end.send(work());
-        };
-        // One of the runtime's threads that has nothing to do is there sooner than a new one.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn_blocking(work);
-        } else {
-            std::thread::Builder::new()
-                .name("fork-record".into())
-                .spawn(work)
-                .context("cannot start a thread")?;
-        }
+        // A thread of its own: a fork waits for it, and where the host gives none it fails. One of a pool
+        // would only be queued then, perhaps behind the fork itself.
+        let thread = std::thread::Builder::new()
+            .name("fork-record".into())
+            .spawn(work)
+            .context("cannot start a thread")?;
         Ok(Self {
             recorded,
             files_made: Some(files_made),
-            ended: Some(ended),
+            thread: Some(thread),
         })
     }
 
@@ -75,7 +68,7 @@ impl Recording {
 
     /// Waits until the intent and the directory entries of its files survive the host's end.
     pub fn wait_durable(mut self) -> anyhow::Result<()> {
-        match self.ended.take().map(|ended| ended.recv()) {
+        match self.thread.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
             _ => anyhow::bail!("the thread that syncs the datastore ended"),
         }
@@ -85,9 +78,8 @@ impl Recording {
 impl Drop for Recording {
     fn drop(&mut self) {
         drop(self.files_made.take());
-        if let Some(ended) = self.ended.take() {
-            // An error means that it has ended already.
-            let _ = ended.recv();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }

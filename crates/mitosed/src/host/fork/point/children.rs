@@ -16,7 +16,7 @@ use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
 use crate::host::states::Operation;
 use crate::host::{Host, TaskContext, Vm, event, tasks, vm_event};
-use crate::inventory::{Changes, ChildRow, ForkPoint, Making, Object, PointMemory, PowerState};
+use crate::inventory::{Changes, ChildRow, ForkPoint, Object, PointMemory, PowerState};
 
 /// Longest time of a command that warms a parent up, where the request names none.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(600);
@@ -272,11 +272,7 @@ impl Host {
         vm: &Arc<Vm>,
         persistent: Option<bool>,
     ) -> OpResult<Option<Seat>> {
-        let making = tasks::present().map(|task| Making {
-            task,
-            memory: "kept".to_owned(),
-            consistency: Consistency::Instant,
-        });
+        let making = tasks::making("kept", Consistency::Instant);
         let claimed = vm.update(|live| {
             let off = live.row.state == PowerState::PoweredOff;
             let free = off && !live.removed && !live.row.template;
