@@ -70,6 +70,7 @@ use crate::layers::Layers;
 use crate::vmm::{Pool, Reactor};
 
 use self::fork::OpenPoints;
+use self::identity::check_own_among;
 use self::listing::Listing;
 use self::objects::Objects;
 
@@ -295,8 +296,8 @@ impl Host {
         self.reserve_where(new, |_| Ok(()))
     }
 
-    /// Lists new VMs, all or none, where their pool takes them and `check` has nothing against it:
-    /// nobody else is listed between both.
+    /// Lists new VMs, all or none, where their pool takes them, no other VM has what is to be theirs
+    /// alone, and `check` has nothing against it: nobody else is listed between both.
     fn reserve_where(
         &self,
         new: &[Arc<Vm>],
@@ -313,6 +314,7 @@ impl Host {
             self.check_pool_among(&members, &pool, count, bytes)?;
             let rows: Vec<_> = new.iter().map(|vm| vm.row()).collect();
             self.check_addresses_among(members.iter(), &rows)?;
+            check_own_among(members.iter(), &rows)?;
         }
         vms.insert(new).map_err(|taken| {
             let name = taken.name();

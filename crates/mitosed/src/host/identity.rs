@@ -1,14 +1,17 @@
 //! What makes a VM different from its siblings: addresses, ids, keys, and the message that tells
 //! the guest's agent.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent_protocol::{Identity, IdentityKind, NicIdentity, SshHostKey, ToGuest};
+use api_types::SerialRequest;
 use vm_spec::MacAddr;
 
-use super::Host;
+use super::{Host, Vm};
 use crate::clock::hex;
+use crate::error::{OpError, OpResult};
 use crate::inventory::VmRow;
 
 /// Prefix of the addresses that are made here: locally administered, and known as a VM's.
@@ -30,6 +33,69 @@ impl Host {
             })
             .collect()
     }
+}
+
+/// Refuses VMs, listed or to be, whose UUID, hardware address, or file or socket of a serial port
+/// another VM has; the list of VMs is held. Hardware addresses that clones keep on purpose may be
+/// those of others.
+pub(super) fn check_own_among<'a>(
+    listed: impl Iterator<Item = &'a Arc<Vm>>,
+    rows: &[VmRow],
+) -> OpResult<()> {
+    let mut uuids: HashMap<&str, &str> = HashMap::new();
+    let mut macs: HashMap<MacAddr, usize> = HashMap::new();
+    for row in rows {
+        if let Some(other) = uuids.insert(&row.uuid, &row.name) {
+            return Err(uuid_taken(&row.uuid, other));
+        }
+        let nics = row.spec.nics.iter().enumerate();
+        macs.extend(
+            nics.filter(|(_, nic)| !nic.keep_mac)
+                .map(|(i, nic)| (nic.mac, i)),
+        );
+    }
+    let of_its_own =
+        |port: &&SerialRequest| matches!(port, SerialRequest::File(_) | SerialRequest::Unix(_));
+    let ports = rows.iter().flat_map(|row| &row.serial);
+    let ports: Vec<&SerialRequest> = ports.filter(of_its_own).collect();
+    for vm in listed {
+        let live = vm.live();
+        let there = &live.row;
+        if rows.iter().any(|row| row.id == there.id) {
+            continue;
+        }
+        if uuids.contains_key(&*there.uuid) {
+            return Err(uuid_taken(&there.uuid, &there.name));
+        }
+        let nics = &mut there.spec.nics.iter();
+        if let Some((mac, index)) = nics.find_map(|nic| macs.get_key_value(&nic.mac)) {
+            return Err(mac_taken(*mac).about(&format!("nets[{index}].mac")));
+        }
+        if let Some(port) = ports.iter().find(|port| there.serial.contains(port))
+            && let SerialRequest::File(path) | SerialRequest::Unix(path) = port
+        {
+            return Err(OpError::conflict(format!(
+                "serial: {} belongs to the VM {}; give another path",
+                path.display(),
+                there.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The refusal of an instance UUID that a VM has.
+pub(super) fn uuid_taken(uuid: &str, owner: &str) -> OpError {
+    OpError::conflict(format!(
+        "uuid: {uuid} belongs to {owner}; leave it out for a new one"
+    ))
+}
+
+/// The refusal of a hardware address that a NIC has.
+pub(super) fn mac_taken(mac: MacAddr) -> OpError {
+    OpError::conflict(format!(
+        "mac: {mac} belongs to another NIC; leave it out for a new one"
+    ))
 }
 
 /// Makes an address that is not in `used`, and puts it there.

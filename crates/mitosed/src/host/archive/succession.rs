@@ -19,6 +19,7 @@ use super::{Host, Vm, vm_event};
 use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
 use crate::host::describe::pool_of;
+use crate::host::identity::check_own_among;
 use crate::host::states::Operation;
 use crate::inventory::{
     BootSource, Changes, Datastore, DiskRow, ForkPoint, Object, ObjectId, PointMemory, PowerState,
@@ -278,13 +279,12 @@ impl Host {
         let tops = tops_of(intake, taken)?;
         let made = self.make_tops_on(vm, &tops, &manifest.machine.spec.disks)?;
         let new = intake.row(vm.id.clone(), vm.name().to_string());
-        let before = vm.update(|live| {
-            let before = live.row.clone();
-            live.row = successor(&before, new);
-            live.row.disks.clone_from(&made.disks);
-            intake.settle_state(&mut live.row);
-            before
-        });
+        let before = self
+            .succeed_row(vm, new, |row| {
+                row.disks.clone_from(&made.disks);
+                intake.settle_state(row);
+            })
+            .inspect_err(|_| self.drop_layers(&made.held))?;
         let recorded = self.record_in_place(intake, vm, taken);
         if let Err(error) = recorded {
             vm.update(|live| live.row.clone_from(&before));
@@ -293,6 +293,16 @@ impl Host {
             return Err(error);
         }
         Ok(before)
+    }
+
+    /// Gives a VM the machine `new`, where nobody has what is to be its alone; nobody is listed
+    /// meanwhile. Returns the row of before.
+    fn succeed_row(&self, vm: &Vm, new: VmRow, settle: impl FnOnce(&mut VmRow)) -> OpResult<VmRow> {
+        let listed = self.vms.write().unwrap_or_else(PoisonError::into_inner);
+        let mut row = successor(&vm.row(), new);
+        check_own_among(listed.all(), std::slice::from_ref(&row))?;
+        settle(&mut row);
+        Ok(vm.update(|live| std::mem::replace(&mut live.row, row)))
     }
 
     fn record_in_place(&self, intake: &Intake<'_>, vm: &Arc<Vm>, taken: &Taken) -> OpResult<()> {

@@ -1,9 +1,9 @@
 //! Changes of the machine, while it is off.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use api_types::{ErrorKind, ReconfigureRequest, SerialRequest};
+use api_types::{ReconfigureRequest, SerialRequest};
 use serde_json::json;
 use vm_spec::{DiskSpec, SpecError, format_size};
 
@@ -11,6 +11,7 @@ use super::missing;
 use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
 use crate::host::describe::pool_of;
+use crate::host::identity::{check_own_among, uuid_taken};
 use crate::host::run::plan::{Base, add_nics, add_slots, check_uuid, free_serial, invalid_spec};
 use crate::host::{Host, Vm, vm_event};
 use crate::inventory::{Changes, DiskRow, LayerRow, VmRow};
@@ -254,7 +255,7 @@ impl Host {
             gone,
             changed,
         } = rebuilt;
-        let before = vm.row();
+        let before = self.claim_own(vm, &row)?;
         let mut changes = Changes::default();
         let mut deltas = Vec::new();
         for base in &added {
@@ -301,6 +302,28 @@ impl Host {
         Ok(())
     }
 
+    /// Gives a VM what of `row` no other VM may have; nobody else gets any of it in between. Returns
+    /// its row of before.
+    fn claim_own(&self, vm: &Vm, row: &VmRow) -> OpResult<VmRow> {
+        let vms = self.vms.write().unwrap_or_else(PoisonError::into_inner);
+        let had = vm.row().spec.nics;
+        let mut new = row.clone();
+        // Clones may keep what it has had all along.
+        new.spec
+            .nics
+            .retain(|nic| had.iter().all(|had| had.mac != nic.mac));
+        check_own_among(vms.all(), std::slice::from_ref(&new))?;
+        self.check_addresses_among(vms.all(), std::slice::from_ref(row))?;
+        Ok(vm.update(|live| {
+            let before = live.row.clone();
+            live.row.standby &= live.row.spec == row.spec;
+            live.row.uuid.clone_from(&row.uuid);
+            live.row.spec.nics.clone_from(&row.spec.nics);
+            live.row.nics.clone_from(&row.nics);
+            before
+        }))
+    }
+
     fn record_rebuilt(
         &self,
         vm: &Arc<Vm>,
@@ -327,6 +350,7 @@ impl Host {
         vm.update(|live| {
             let version = live.row.version + 1;
             set_machine(&mut live.row, before);
+            live.row.standby = before.standby;
             live.row.version = version;
             live.row.next_layer = row.next_layer;
         });
@@ -362,13 +386,7 @@ impl Host {
             .iter()
             .find(|vm| Some(&*vm.id) != own && vm.live().row.uuid == uuid);
         match taken {
-            Some(vm) => Err(OpError::new(
-                ErrorKind::Conflict,
-                format!(
-                    "uuid: {uuid} belongs to {}; leave it out for a new one",
-                    vm.name()
-                ),
-            )),
+            Some(vm) => Err(uuid_taken(uuid, &vm.name())),
             None => Ok(()),
         }
     }

@@ -15,7 +15,7 @@ use crate::host::check::Problems;
 use crate::host::datastores::{DELTA_BYTES, Promise};
 use crate::host::describe::changed_labels;
 use crate::host::guestinfo::guestinfo_of_new;
-use crate::host::identity::new_mac;
+use crate::host::identity::{mac_taken, new_mac};
 use crate::host::{Host, static_net};
 use crate::inventory::{BootSource, FIRST_DATASTORE, LayerRow, ObjectId, VmRow};
 
@@ -509,9 +509,7 @@ pub(in crate::host) fn claim_mac(mac: MacAddr, used: &mut HashSet<MacAddr>) -> O
         )));
     }
     if !used.insert(mac) {
-        return Err(OpError::conflict(format!(
-            "mac: {mac} belongs to another NIC; leave it out for a new one"
-        )));
+        return Err(mac_taken(mac));
     }
     Ok(mac)
 }

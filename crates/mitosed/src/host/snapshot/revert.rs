@@ -4,7 +4,7 @@
 //! its disks and configuration of that time. Before it nothing but the process is gone, after it
 //! the VM is at the snapshot: a daemon that ends in between leaves one or the other.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use anyhow::Context;
 use api_types::DryRun;
@@ -179,7 +179,7 @@ impl Host {
         snapshot: &Object<Snapshot>,
         disks: &[DiskRow],
     ) -> OpResult<(VmRow, VmRow)> {
-        let listed = self.listing();
+        let listed = self.vms.write().unwrap_or_else(PoisonError::into_inner);
         let all: Vec<_> = listed.all().cloned().collect();
         self.check_unique(vm, snapshot, &all)?;
         Ok(vm.update(|live| {
