@@ -13,6 +13,7 @@ use api_types::{
     CloneMode, ErrorKind, ForkRequest, Snapshot, SnapshotMemory, SnapshotRequest, StopRequest,
 };
 use bed::{Bed, clones};
+use client::ClientError;
 
 const OFF: StopRequest = StopRequest {
     force: true,
@@ -532,5 +533,66 @@ fn a_return_takes_no_address_that_another_vm_was_given_since() {
     bed.client.revert("a", "s", |_| ()).unwrap();
     let detail = bed.detail("a");
     assert_eq!((detail.uuid, detail.nics.len()), (uuid, 1));
+    bed.assert_only(&["a"]);
+}
+
+#[test]
+fn a_return_that_the_host_cannot_provide_for_leaves_the_vm_running() {
+    let bed = Bed::new();
+    let two = api_types::NetworkRequest {
+        name: "two".into(),
+        ..api_types::NetworkRequest::default()
+    };
+    bed.client.make_network(&two).unwrap();
+    let set = |change: serde_json::Value| {
+        bed.client.stop("a", &OFF).unwrap();
+        let change = serde_json::from_value(change).unwrap();
+        bed.client.reconfigure("a", None, &change).unwrap();
+        bed.client.start("a").unwrap();
+    };
+    let no = |snapshot: &str, words: [&str; 2]| {
+        let before = bed.detail("a");
+        let error = bed.client.revert("a", snapshot, |_| ()).unwrap_err();
+        assert_eq!(error.kind(), Some(ErrorKind::Conflict), "{error}");
+        let ClientError::Refused(problem) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(problem.field.as_deref(), Some("snapshot"), "{problem:?}");
+        let [what, remedy] = words;
+        assert!(problem.detail.contains(what), "{problem:?}");
+        assert!(problem.remedy.is_some_and(|told| told.contains(remedy)));
+        let after = bed.detail("a");
+        assert_eq!((after.vm, after.pid), (before.vm, before.pid));
+        assert_eq!((after.disks, after.nics), (before.disks, before.nics));
+        assert_eq!(bed.state("a"), "running");
+    };
+    let dir = bed.file("ports");
+    std::fs::create_dir(&dir).unwrap();
+    let mut machine = bed.with_disk(bed.request("a", ""));
+    machine.nets = vec![serde_json::from_str(r#"{"network":"two"}"#).unwrap()];
+    bed.client.run(&machine).unwrap();
+    snapshot(&bed, "a", "nic", true);
+    set(serde_json::json!({"nics": [{"nic": 0, "network": "VM Network"}]}));
+    bed.client.revert("a", "nic", |_| ()).unwrap();
+    set(serde_json::json!({
+        "nics": [{"nic": 0, "network": "VM Network"}],
+        "serial": [{"port": 0, "backend": {"file": dir.join("com1")}}],
+    }));
+    bed.client.remove_network("two").unwrap();
+    no(
+        "nic",
+        [
+            "network: NIC 0 was on network-",
+            "clone that snapshot with '--net NETWORK'",
+        ],
+    );
+
+    snapshot(&bed, "a", "port", true);
+    set(serde_json::json!({"serial": [{"port": 0, "backend": "log"}]}));
+    std::fs::remove_dir_all(&dir).unwrap();
+    no("port", ["com1 is in no directory", "make that"]);
+    std::fs::create_dir(&dir).unwrap();
+    bed.client.revert("a", "port", |_| ()).unwrap();
+    assert_eq!(bed.state("a"), "running");
     bed.assert_only(&["a"]);
 }

@@ -312,11 +312,16 @@ pub(super) fn forget_serial_sockets(row: &VmRow) {
     }
 }
 
-/// Removes a socket that nobody serves.
-fn remove_dead_socket(path: &Path) {
+/// Whether there is a socket that nobody serves.
+pub(super) fn is_dead_socket(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     let socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    if socket && UnixStream::connect(path).is_err() {
+    socket && UnixStream::connect(path).is_err()
+}
+
+/// Removes a socket that nobody serves.
+fn remove_dead_socket(path: &Path) {
+    if is_dead_socket(path) {
         let _ = fs::remove_file(path);
     }
 }

@@ -37,6 +37,11 @@ impl Problems {
         self.found.is_empty()
     }
 
+    /// All errors.
+    pub fn into_errors(self) -> Vec<OpError> {
+        self.found
+    }
+
     /// The first error, for a request that is to be carried out.
     pub fn finish(self) -> OpResult<()> {
         self.found.into_iter().next().map_or(Ok(()), Err)

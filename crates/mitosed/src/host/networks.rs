@@ -61,7 +61,7 @@ impl Host {
             ));
         }
         if let Some(bridge) = &request.bridge {
-            problems.take(linux_sys::find_bridge(bridge).map_err(refused));
+            problems.take(self.check_bridge(bridge));
         }
         problems
     }
@@ -194,6 +194,11 @@ impl Host {
                 other.id != row.id && other.state.has_process() && other.nics.iter().any(has);
             uses.then(|| other.name.clone())
         })
+    }
+
+    /// Refuses a bridge that is not there.
+    pub(super) fn check_bridge(&self, bridge: &str) -> OpResult<()> {
+        linux_sys::find_bridge(bridge).map_err(refused)
     }
 
     /// Makes the bridge of an isolated network where it is not there, as after the host's start.

@@ -1,13 +1,18 @@
-//! Whether a machine can be brought to life, as far as files tell: asked before the one that runs is
+//! Whether a machine can be brought to life, as far as files and the host tell: asked before the one that runs is
 //! ended for it.
 
 use std::io::Read;
 use std::path::Path;
 
+use api_types::SerialRequest;
+
 use super::Host;
-use super::backends::open_given;
+use super::backends::{is_dead_socket, open_given};
+use super::check::Problems;
 use crate::error::{OpError, OpResult};
-use crate::inventory::{LayerId, MemoryFiles, Object, Snapshot, SnapshotMemory, VmRow};
+use crate::inventory::{
+    LayerId, MemoryFiles, Network, NicRow, Object, Snapshot, SnapshotMemory, VmRow,
+};
 use crate::layers::open_layer;
 
 impl Host {
@@ -39,6 +44,79 @@ impl Host {
                         snapshot.name
                     ))
                 })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes all that the host does not have and the machine `row` goes on with, beside files of the
+    /// datastores. What the process of that VM has, whose row is `present`, is free by then.
+    pub(super) fn check_host_side(&self, present: &VmRow, row: &VmRow, problems: &mut Problems) {
+        problems.take(self.open_engine(&row.engine));
+        for index in 0..row.nics.len() {
+            problems.take(self.check_nic(present, row, index));
+        }
+        for port in &row.serial {
+            problems.take(self.check_port(present, port));
+        }
+    }
+
+    fn check_nic(&self, present: &VmRow, row: &VmRow, index: usize) -> OpResult<()> {
+        let nic = &row.nics[index];
+        if let Some(tap) = &nic.tap {
+            let has = |nic: &NicRow| nic.tap.as_ref() == Some(tap);
+            if present.state.has_process() && present.nics.iter().any(has) {
+                return Ok(());
+            }
+            // Nobody has it where it can be opened.
+            return self.open_nic(row, index).map(drop);
+        }
+        let Some(id) = &nic.network else {
+            return Ok(());
+        };
+        let network = self.object::<Network>(id).map_err(|_| {
+            OpError::conflict(format!(
+                "network: NIC {index} was on {id}, which was removed; clone that snapshot with \
+                 '--net NETWORK', or take another one"
+            ))
+        })?;
+        match &network.doc.bridge {
+            // One of its own is made where it is needed.
+            Some(bridge) if !network.doc.isolated => self.check_bridge(bridge),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a back end of a serial port that could not be opened.
+    fn check_port(&self, present: &VmRow, port: &SerialRequest) -> OpResult<()> {
+        let (SerialRequest::File(path) | SerialRequest::Unix(path)) = port else {
+            return Ok(());
+        };
+        if present.serial.contains(port) {
+            return Ok(());
+        }
+        let refuse = |what: &str| OpError::conflict(format!("serial: {} {what}", path.display()));
+        if !path.parent().is_some_and(Path::is_dir) {
+            return Err(refuse("is in no directory; make that"));
+        }
+        let listed = self.all();
+        let user = listed.iter().find(|vm| {
+            let row = &vm.live().row;
+            row.id != present.id && row.serial.contains(port)
+        });
+        if let Some(user) = user {
+            let what = format!("belongs to the VM {}; give that another path", user.name());
+            return Err(refuse(&what));
+        }
+        let Ok(there) = std::fs::symlink_metadata(path) else {
+            return Ok(());
+        };
+        match port {
+            SerialRequest::File(_) if !there.is_file() => {
+                Err(refuse("is no plain file; put it out of the way"))
+            }
+            SerialRequest::Unix(_) if !is_dead_socket(path) => {
+                Err(refuse("is there already; put it out of the way"))
             }
             _ => Ok(()),
         }

@@ -108,10 +108,7 @@ impl Host {
 
     /// The same for one file.
     pub(in crate::host) fn blame_store_of(&self, path: &Path, error: OpError) -> OpError {
-        let dirs = self.stores.all_dirs();
-        let found = dirs.iter().find(|(_, dir)| path.starts_with(dir.root()));
-        let lost = found.and_then(|(id, _)| self.check_store(id).err());
-        lost.unwrap_or(error)
+        self.check_store_of(path).err().unwrap_or(error)
     }
 
     /// Refuses a VM whose home or disks are on a datastore that is not there.
@@ -140,6 +137,23 @@ impl Host {
             }
         }
         used
+    }
+
+    /// Refuses to make `count` tops on a datastore that has no space for them at all.
+    pub(in crate::host) fn check_space_for_tops(&self, store: &str, count: usize) -> OpResult<()> {
+        let store = self.object::<Datastore>(store)?;
+        let needed = DELTA_BYTES.saturating_mul(count as u64);
+        match self.store(&store.id).space() {
+            Ok(space) if space.free_bytes < needed => Err(self.ran_out_of_space(&store, needed)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a file whose datastore is not there.
+    pub(in crate::host) fn check_store_of(&self, path: &Path) -> OpResult<()> {
+        let dirs = self.stores.all_dirs();
+        let found = dirs.iter().find(|(_, dir)| path.starts_with(dir.root()));
+        found.map_or(Ok(()), |(id, _)| self.check_store(id))
     }
 
     /// The datastore that new disks are to be put on: one that is there and takes some.

@@ -7,7 +7,7 @@
 use std::sync::{Arc, PoisonError};
 
 use anyhow::Context;
-use api_types::DryRun;
+use api_types::{DryRun, ErrorKind};
 use vm_spec::MacAddr;
 
 use super::{Host, Vm, vm_event};
@@ -76,15 +76,61 @@ impl Host {
         let mut problems = Problems::default();
         problems.take(self.check_complete(snapshot));
         problems.take(self.allow(vm, Operation::Revert));
-        problems.take(self.check_stores_of(&vm.row()));
+        let present = vm.row();
+        problems.take(self.check_stores_of(&present));
+        problems.take(self.check_stores_of_snapshot(&present, snapshot));
         problems.take(self.check_snapshot_files(snapshot));
         problems.take(self.check_unique(vm, snapshot, &self.all()));
+        let disks = snapshot.doc.tops.iter().zip(&snapshot.doc.row.spec.disks);
+        let new = disks.filter(|(top, spec)| top.is_some() && !spec.read_only);
+        problems.take(self.check_space_for_tops(&present.datastore, new.count()));
         let with_memory = !matches!(snapshot.doc.memory, SnapshotMemory::None);
         if with_memory && !vm.state().has_process() {
             let bytes = snapshot.doc.row.spec.memory_bytes;
             problems.take(self.check_memory("the VM", bytes));
         }
+        if with_memory {
+            self.check_goes_on(&present, snapshot, &mut problems);
+        }
         problems
+    }
+
+    /// Refuses a return to a snapshot whose disks or memory are on a datastore that is not there.
+    fn check_stores_of_snapshot(
+        &self,
+        present: &VmRow,
+        snapshot: &Object<Snapshot>,
+    ) -> OpResult<()> {
+        let tops = snapshot.doc.tops.iter().cloned().map(DiskRow::of);
+        self.check_stores_of(&reverted(present, snapshot, tops.collect()))?;
+        match &snapshot.doc.memory {
+            SnapshotMemory::Files(files) => {
+                self.check_store_of(&files.ram)?;
+                self.check_store_of(&files.checkpoint)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes what the host does not have any more and the guest of a snapshot goes on with.
+    fn check_goes_on(&self, present: &VmRow, snapshot: &Object<Snapshot>, problems: &mut Problems) {
+        let mut found = Problems::default();
+        let after = reverted(present, snapshot, Vec::new());
+        self.check_host_side(present, &after, &mut found);
+        for error in found.into_errors() {
+            problems.note(OpError::new(
+                match error.kind {
+                    ErrorKind::Invalid => ErrorKind::Conflict,
+                    kind => kind,
+                },
+                format!(
+                    "snapshot: {} cannot go on as it was in {:?}: {}",
+                    present.name,
+                    snapshot.name,
+                    error.message()
+                ),
+            ));
+        }
     }
 
     /// Refuses a return to a machine whose addresses or UUID another VM was given since. Its guest, or
