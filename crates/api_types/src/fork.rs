@@ -137,7 +137,7 @@ pub struct ForkRequest {
     #[serde(default)]
     #[schema(minimum = 0, maximum = 60000)]
     pub drain_ms_max: Option<u32>,
-    /// Step of the fork at which to fail, for tests of the failure paths.
+    /// Step of the fork at which to fail, for tests of the failure paths; only an admin may give it.
     #[serde(default)]
     #[schema(max_length = 32, pattern = "^[a-z_]+$")]
     pub fail_at: Option<String>,

@@ -5,7 +5,7 @@
 mod bed;
 mod http;
 
-use api_types::{ErrorKind, Role, TokenRequest};
+use api_types::{ErrorKind, Role, Task, TaskState, TokenRequest};
 use client::{Client, ClientError};
 use serde_json::{Value, json};
 
@@ -97,18 +97,38 @@ fn a_role_bounds_what_its_bearer_does() {
             );
         }
     }
+    // Failures on purpose are for who answers for the host: an admin, or the socket's owner.
+    let fail = json!({ "names": ["c"], "fail_at": "host_record" });
+    for (path, secret, status) in [
+        ("/api/v1/vms/a/fork", &operator, 403),
+        ("/api/v1/vms/a/fork?dry_run=true", &operator, 403),
+        ("/api/v1/vms/a/fork?wait=true", &admin, 200),
+    ] {
+        let answer = as_bearer(&bed, secret, "POST", path, &fail);
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+        let answer = answer.json();
+        if status == 403 {
+            let told = (&answer["kind"], &answer["field"]);
+            assert_eq!(told, (&json!("forbidden"), &json!("fail_at")));
+        } else {
+            assert_eq!(answer["state"], "failed");
+        }
+    }
+    let own = bed.client.fork("a", &serde_json::from_value(fail).unwrap());
+    assert!(own.unwrap_err().to_string().contains("made to fail"));
     let named = as_bearer(&bed, &operator, "POST", "/api/v1/vms", &file).json();
     assert_eq!(
         (&named["kind"], &named["field"]),
         (&json!("forbidden"), &json!("kernel"))
     );
-    let user = bed
-        .client
-        .tasks()
-        .unwrap()
+    let tasks = bed.client.tasks().unwrap();
+    let forked = |task: &Task| task.kind == "vm.fork" && task.state == TaskState::Success;
+    let users: Vec<_> = tasks
         .into_iter()
-        .find(|task| task.kind == "vm.fork");
-    assert_eq!(user.unwrap().user, "o");
+        .filter(forked)
+        .map(|task| task.user)
+        .collect();
+    assert_eq!(users, ["o"]);
     bed.assert_only(&["a", "b"]);
 }
 

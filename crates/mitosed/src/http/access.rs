@@ -86,6 +86,19 @@ impl User {
             _ => Ok(()),
         }
     }
+
+    /// Refuses a failure on purpose in requests of those who do not answer for the host.
+    pub fn may_have_fail(&self, step: Option<&str>) -> OpResult<()> {
+        match step {
+            Some(_) if self.role < Role::Admin => Err(OpError::told(
+                ErrorKind::Forbidden,
+                "fail_at",
+                "has a clone fail on purpose, which only an admin may ask for",
+                "leave it out, or use a token with the role admin",
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Lets those in who may come in.

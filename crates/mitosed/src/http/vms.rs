@@ -126,6 +126,7 @@ async fn fork(
     bytes: Bytes,
 ) -> Result<Response, HttpError> {
     let request: ForkRequest = body(&bytes)?;
+    call.user().may_have_fail(request.fail_at.as_deref())?;
     let vm = host.find(&path.vm)?;
     if call.is_dry() {
         return call::tried(move || host.check_fork(&vm, &request)).await;

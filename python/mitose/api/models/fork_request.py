@@ -41,7 +41,8 @@ class ForkRequest:
             each.
         extra_disks (list[ExtraDiskRequest] | Unset): Disks that each instant clone gets at the fork, in the source's
             spare slots in their order.
-        fail_at (None | str | Unset): Step of the fork at which to fail, for tests of the failure paths.
+        fail_at (None | str | Unset): Step of the fork at which to fail, for tests of the failure paths; only an admin
+            may give it.
         folder (None | str | Unset):
         guestinfo (GuestInfo | Unset): Values of guestinfo by key.
         keep_mac (bool | Unset): The clones keep the source's hardware addresses and links.
