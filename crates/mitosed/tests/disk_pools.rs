@@ -137,6 +137,34 @@ fn full_clones_take_ready_copies_and_spread_over_datastores() {
 }
 
 #[test]
+fn a_pool_is_told_to_be_filled_when_copies_were_made() {
+    let mut bed = Bed::new();
+    bed.add_store("two");
+    source(&bed, "a");
+    let told = |bed: &Bed, id: &str| {
+        let events = bed.client.events(None).unwrap();
+        let of_it = |event: &&api_types::Event| {
+            event.kind == "pool.filled" && event.object.as_deref() == Some(id)
+        };
+        events.iter().filter(of_it).count()
+    };
+    let first = pool(&bed, "a", "datastore1", 2);
+    bed.until("it is told", || told(&bed, &first) == 1);
+    bed.restart();
+    // Whoever looks at one pool has looked at all of them.
+    let second = pool(&bed, "a", "two", 1);
+    bed.until("the other is told", || told(&bed, &second) == 1);
+    assert_eq!(told(&bed, &first), 1);
+    bed.client.fork("a", &full("f", 1)).unwrap();
+    bed.until("they are filled anew", || {
+        told(&bed, &first) + told(&bed, &second) == 3
+    });
+    for id in [first, second] {
+        bed.client.remove_disk_pool(&id).unwrap();
+    }
+}
+
+#[test]
 fn a_pool_follows_its_source() {
     let bed = Bed::new();
     source(&bed, "a");

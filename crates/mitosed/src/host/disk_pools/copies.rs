@@ -62,8 +62,8 @@ pub(super) struct Copies {
     pub note: Option<String>,
     /// Part of a copy that is done, 0 to 1.
     pub filling: Option<f32>,
-    /// It was full when it was last looked at.
-    pub was_full: bool,
+    /// A copy was made since it was last told that it is filled.
+    pub news: bool,
     /// After a failure it is not tried again before this.
     pub not_before: Option<Instant>,
 }

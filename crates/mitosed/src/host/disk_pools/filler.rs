@@ -260,6 +260,7 @@ impl Host {
             copies.filling = None;
             if made.is_ok() && fits && is_there {
                 copies.ready.insert(number, content.stamps);
+                copies.news = true;
             }
         });
         if let Err(error) = made
@@ -345,8 +346,8 @@ impl Host {
             let paused = note.is_some() && copies.note.is_none();
             copies.note.clone_from(&note);
             let is_full = note.is_none() && copies.ready.len() as u64 >= pool.doc.count;
-            let filled = is_full && !copies.was_full;
-            copies.was_full = is_full;
+            // One that an earlier daemon filled is no news.
+            let filled = is_full && std::mem::take(&mut copies.news);
             (paused, filled)
         });
         match (news, note) {
