@@ -228,6 +228,8 @@ pub trait Inventory: Send + Sync {
     fn back_up(&self) -> Result<(), InventoryError>;
     /// Returns at most `limit` events with a number above `after`, oldest first.
     fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>, InventoryError>;
+    /// Returns the events of a task, oldest first.
+    fn events_of_task(&self, task: i64) -> Result<Vec<Event>, InventoryError>;
     /// Number of the latest event, 0 when there is none.
     fn last_event(&self) -> Result<i64, InventoryError>;
     /// Adds a task and returns its number; `asked` is the digest of the call that its idempotency

@@ -223,3 +223,108 @@ fn a_run_that_was_rolled_forward_is_a_success() {
     assert_eq!(task.result.unwrap()["name"], "a");
     bed.assert_only(&["a"]);
 }
+
+/// Has a task that has ended look as one that the daemon's end cut just before; returns its end.
+fn cut(bed: &mut Bed, task: i64) -> Task {
+    bed.kill();
+    let database = rusqlite::Connection::open(bed.home().join("inventory.db")).unwrap();
+    let doc: String = database
+        .query_row("SELECT doc FROM tasks WHERE id = ?1", [task], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    let mut doc: Task = serde_json::from_str(&doc).unwrap();
+    doc.state = TaskState::Running;
+    doc.result = None;
+    doc.error = None;
+    doc.ended_at_ms = None;
+    let doc = serde_json::to_string(&doc).unwrap();
+    let change = "UPDATE tasks SET running = 1, doc = ?2 WHERE id = ?1";
+    let values = rusqlite::params![task, doc];
+    assert_eq!(database.execute(change, values).unwrap(), 1);
+    drop(database);
+    bed.start();
+    bed.client.task(task).unwrap()
+}
+
+/// The end of a task that `call` begins.
+fn ended(bed: &Bed, path: &str, body: &Value) -> Task {
+    let task = ask(
+        bed,
+        "POST",
+        &format!("/api/v1{path}"),
+        &[("Content-Type", "application/json")],
+        &body.to_string(),
+    );
+    let task: Task = serde_json::from_value(task.json()).unwrap();
+    bed.client.wait_task(task.id, bed::PATIENCE).unwrap()
+}
+
+fn assert_nothing_left(task: &Task) {
+    assert_eq!(task.state, TaskState::Failed, "{task:?}");
+    assert_eq!(task.result, None);
+    let told = task.error.as_deref().unwrap();
+    assert!(told.contains("nothing of it is left"), "{told}");
+    assert_eq!(task.remedy.as_deref(), Some("make the call again"));
+}
+
+#[test]
+fn what_was_made_whole_before_the_cut_is_a_success() {
+    let mut bed = Bed::new();
+    bed.run("a", "");
+    let off = bed.with_disk(bed.request("off", ""));
+    bed.client.run(&off).unwrap();
+    let stop = serde_json::from_str(r#"{"force":true}"#).unwrap();
+    bed.client.stop("off", &stop).unwrap();
+    let path = bed.file("off.tar");
+    let export = json!({ "path": path });
+    assert_eq!(
+        ended(&bed, "/vms/off/export", &export).state,
+        TaskState::Success
+    );
+    bed.client.remove("off", false).unwrap();
+    let calls = [
+        ("/vms/a/snapshots", json!({ "name": "s", "memory": true })),
+        ("/vms/a/snapshots", json!({ "name": "disks" })),
+        ("/vms/a/prepare", json!({ "name": "p" })),
+        ("/vms/a/prepare", json!({ "name": "q", "children": 2 })),
+        ("/import", json!({ "path": path })),
+    ];
+    for (path, body) in calls {
+        let made = ended(&bed, path, &body);
+        assert_eq!(made.state, TaskState::Success, "{made:?} {}", bed.log());
+        let told = cut(&mut bed, made.id);
+        assert_eq!(told.state, TaskState::Success, "{told:?} {}", bed.log());
+        assert_eq!(told.result, made.result);
+        assert_eq!((told.error, told.percent), (None, Some(100)));
+    }
+    assert_eq!(bed.names(), ["a", "off", "q-1", "q-2"]);
+}
+
+#[test]
+fn a_cut_task_of_which_nothing_is_left_says_so() {
+    let mut bed = Bed::new();
+    bed.run("a", "");
+    let snapshot = ended(&bed, "/vms/a/snapshots", &json!({ "name": "s" }));
+    bed.client.remove_snapshot("a", "s", false).unwrap();
+    assert_nothing_left(&cut(&mut bed, snapshot.id));
+    let prepared = json!({ "name": "p", "children": 2 });
+    let prepared = ended(&bed, "/vms/a/prepare", &prepared);
+    // The daemon ended before the children were on record.
+    for child in ["p-1", "p-2"] {
+        bed.client.remove(child, false).unwrap();
+    }
+    assert_nothing_left(&cut(&mut bed, prepared.id));
+    assert!(bed.client.fork_points().unwrap().is_empty());
+    let image = json!({ "action": "import", "name": "i", "file": "/none" });
+    let image = ended(&bed, "/images", &image);
+    assert_eq!(image.state, TaskState::Failed);
+    assert_nothing_left(&cut(&mut bed, image.id));
+    bed.make_image("i", 4096);
+    let image = cut(&mut bed, image.id);
+    assert_eq!((image.state, image.result), (TaskState::Success, None));
+    let events = bed.client.events(None).unwrap();
+    let told = events.iter().find(|event| event.kind == "image.made");
+    assert_eq!(told.unwrap().task, Some(image.id));
+    bed.assert_only(&["a"]);
+}

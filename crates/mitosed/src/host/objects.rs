@@ -120,6 +120,17 @@ impl Host {
         expected: Option<u64>,
         change: impl FnOnce(&mut Object<T>) -> OpResult<()>,
     ) -> OpResult<Object<T>> {
+        self.change_and_tell(id, expected, None, change)
+    }
+
+    /// The same, with the event that tells of it.
+    pub(super) fn change_and_tell<T: Kind>(
+        &self,
+        id: &str,
+        expected: Option<u64>,
+        told: Option<NewEvent>,
+        change: impl FnOnce(&mut Object<T>) -> OpResult<()>,
+    ) -> OpResult<Object<T>> {
         let _turn = self.objects_turn();
         let mut object = self.object::<T>(id)?;
         check_version(T::NOUN, &object.name, expected, object.version)?;
@@ -128,6 +139,7 @@ impl Host {
         object.version += 1;
         let changes = Changes {
             objects: vec![row_of(&object)?],
+            events: told.into_iter().collect(),
             ..Changes::default()
         };
         self.commit(&[], changes)?;

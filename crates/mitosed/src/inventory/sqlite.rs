@@ -131,6 +131,37 @@ impl Sqlite {
         Ok(all)
     }
 
+    /// Events that a condition, with order and limit, picks out.
+    fn find_events(
+        &self,
+        which: &str,
+        values: impl rusqlite::Params,
+    ) -> Result<Vec<Event>, InventoryError> {
+        let connection = self.lock();
+        let mut statement = connection
+            .prepare_cached(&format!(
+                "SELECT id, at_ms, subject, kind, message, object, task, data, user FROM events
+                 WHERE {which}"
+            ))
+            .map_err(access("read"))?;
+        let rows = statement
+            .query_map(values, |row| {
+                Ok(Event {
+                    id: row.get(0)?,
+                    at_ms: row.get(1)?,
+                    subject: row.get(2)?,
+                    kind: row.get(3)?,
+                    message: row.get(4)?,
+                    object: row.get(5)?,
+                    task: row.get(6)?,
+                    data: data_of(row.get(7)?),
+                    user: row.get(8)?,
+                })
+            })
+            .map_err(access("read"))?;
+        rows.collect::<Result<_, _>>().map_err(access("read"))
+    }
+
     fn objects(&self) -> Result<Vec<ObjectRow>, InventoryError> {
         let connection = self.lock();
         let mut statement = connection
@@ -290,30 +321,12 @@ impl Inventory for Sqlite {
     }
 
     fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>, InventoryError> {
-        let connection = self.lock();
-        let mut statement = connection
-            .prepare_cached(
-                "SELECT id, at_ms, subject, kind, message, object, task, data, user FROM events
-                 WHERE id > ?1 ORDER BY id LIMIT ?2",
-            )
-            .map_err(access("read"))?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = statement
-            .query_map(params![after, limit], |row| {
-                Ok(Event {
-                    id: row.get(0)?,
-                    at_ms: row.get(1)?,
-                    subject: row.get(2)?,
-                    kind: row.get(3)?,
-                    message: row.get(4)?,
-                    object: row.get(5)?,
-                    task: row.get(6)?,
-                    data: data_of(row.get(7)?),
-                    user: row.get(8)?,
-                })
-            })
-            .map_err(access("read"))?;
-        rows.collect::<Result<_, _>>().map_err(access("read"))
+        self.find_events("id > ?1 ORDER BY id LIMIT ?2", params![after, limit])
+    }
+
+    fn events_of_task(&self, task: i64) -> Result<Vec<Event>, InventoryError> {
+        self.find_events("task = ?1 ORDER BY id", params![task])
     }
 
     fn last_event(&self) -> Result<i64, InventoryError> {

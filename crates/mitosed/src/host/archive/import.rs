@@ -396,9 +396,10 @@ impl Host {
         vm.update(|live| intake.settle_state(&mut live.row));
         let record = intake.record(&vm.id, taken);
         let message = format!("imported from {}", intake.request.path.display());
+        let told = serde_json::json!(imported(intake, vm, taken));
         let mut changes = Changes {
             objects: vec![crate::host::row_of(&record)?],
-            events: vec![vm_event(vm, "vm.imported", message)],
+            events: vec![vm_event(vm, "vm.imported", message).with(told)],
             ..Changes::default()
         };
         changes.layers.extend(taken.rows.values().cloned());

@@ -54,17 +54,7 @@ impl Host {
         match made {
             Ok(taken) => {
                 staged.keep();
-                Ok(Imported {
-                    export: manifest.id.clone(),
-                    kind: ImportAs::Forkpoint,
-                    name: intake.name.to_owned(),
-                    vm_id: None,
-                    fork_point_id: Some(point.id),
-                    state: "kept".to_owned(),
-                    layers: taken.new.len(),
-                    layers_found: taken.found,
-                    replaced: old.is_some(),
-                })
+                Ok(imported(intake, &point.id, &taken, old.is_some()))
             }
             Err(error) => {
                 self.end_point(&point, None);
@@ -130,10 +120,12 @@ impl Host {
             point.doc.labels.clone_from(&old.doc.labels);
         }
         let message = format!("imported from {}", intake.request.path.display());
+        let told = serde_json::json!(imported(intake, id, taken, old.is_some()));
+        let told = event(&point.name, "forkpoint.imported", message).with(told);
         let changes = Changes {
             removed_objects: old.iter().map(|old| old.id.clone()).collect(),
             objects: vec![crate::host::row_of(&point)?, crate::host::row_of(&record)?],
-            events: vec![event(&point.name, "forkpoint.imported", message).about(id)],
+            events: vec![told.about(id)],
             layers: taken.rows.values().cloned().collect(),
             ..Changes::default()
         };
@@ -149,6 +141,20 @@ impl Host {
         }
         synced?;
         Ok(old)
+    }
+}
+
+fn imported(intake: &Intake<'_>, id: &str, taken: &Taken, replaced: bool) -> Imported {
+    Imported {
+        export: intake.manifest().id.clone(),
+        kind: ImportAs::Forkpoint,
+        name: intake.name.to_owned(),
+        vm_id: None,
+        fork_point_id: Some(id.to_owned()),
+        state: "kept".to_owned(),
+        layers: taken.new.len(),
+        layers_found: taken.found,
+        replaced,
     }
 }
 

@@ -247,10 +247,7 @@ impl Host {
         if before.boot.kernel.starts_with(self.boot_dir()) {
             self.sweep_boot_files();
         }
-        Ok(Imported {
-            replaced: true,
-            ..imported(intake, vm, &taken)
-        })
+        Ok(replaced(intake, vm, &taken))
     }
 
     /// Makes tops on the layers of an archive and records them as a VM's; returns its row of before.
@@ -308,14 +305,22 @@ impl Host {
     fn record_in_place(&self, intake: &Intake<'_>, vm: &Arc<Vm>, taken: &Taken) -> OpResult<()> {
         let path = intake.request.path.display();
         let message = format!("imported from {path}, in place of an earlier import");
+        let told = serde_json::json!(replaced(intake, vm, taken));
         let changes = Changes {
             objects: vec![crate::host::row_of(&intake.record(&vm.id, taken))?],
-            events: vec![vm_event(vm, "vm.imported", message)],
+            events: vec![vm_event(vm, "vm.imported", message).with(told)],
             ..Changes::default()
         };
         self.commit(&[vm], changes)?;
         self.inventory.sync().context("cannot sync the inventory")?;
         Ok(())
+    }
+}
+
+fn replaced(intake: &Intake<'_>, vm: &Vm, taken: &Taken) -> Imported {
+    Imported {
+        replaced: true,
+        ..imported(intake, vm, taken)
     }
 }
 

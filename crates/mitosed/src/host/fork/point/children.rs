@@ -158,8 +158,10 @@ impl Host {
             "fork_point": point.id,
             "stun_us": forked.stun_us,
             "io_held_us": forked.io_held_us,
+            "children": request.children,
         });
-        let recorded = self.change_object::<ForkPoint>(&point.id, None, |point| {
+        let told = Some(vm_event(vm, "vm.prepared", message).with(figures));
+        let recorded = self.change_and_tell::<ForkPoint>(&point.id, None, told, |point| {
             point.doc.memory = memory.clone();
             point.doc.stun_us = forked.stun_us;
             point.doc.io_held_us = forked.io_held_us;
@@ -173,8 +175,7 @@ impl Host {
                 self.free_memory(&point);
             }
         })?;
-        let told = vm_event(vm, "vm.prepared", message).with(figures);
-        self.commit_logged(&[vm], super::super::super::events::with_event(told));
+        self.commit_logged(&[vm], Changes::default());
         self.inventory.sync().context("cannot sync the inventory")?;
         Ok(recorded)
     }
