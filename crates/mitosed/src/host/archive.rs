@@ -86,10 +86,12 @@ fn part_of(path: &Path, export: &str) -> PathBuf {
     path.with_added_extension(format!("{short}.part"))
 }
 
-/// Reports bytes to a task, and says when somebody cancelled it.
+/// Reports bytes to a task, of which this is a part from one fraction to another, and says when
+/// somebody cancelled it.
 fn watch<'a>(
     task: &'a TaskContext,
     total_bytes: u64,
+    (begin, end): (f32, f32),
     what: &'a str,
 ) -> impl FnMut(u64) -> std::ops::ControlFlow<()> + 'a {
     let mut done = 0_u64;
@@ -102,7 +104,8 @@ fn watch<'a>(
         // A step is a hundredth, so that followers are not flooded.
         if done - told > total_bytes / 100 {
             told = done;
-            task.progress(done as f32 / total_bytes.max(1) as f32, what);
+            let part = (done as f32 / total_bytes.max(1) as f32).min(1.0);
+            task.progress(begin + part * (end - begin), what);
         }
         std::ops::ControlFlow::Continue(())
     }

@@ -152,11 +152,11 @@ impl TaskContext {
         self.progress.borrow().id
     }
 
-    /// How much is done, 0 to 1, and what is done at the moment.
+    /// How much is done, 0 to 1, and what is done at the moment. What was done stays done.
     pub fn progress(&self, fraction: f32, message: &str) {
         let percent = (fraction.clamp(0.0, 1.0) * 100.0) as u8;
         self.progress.send_modify(|task| {
-            task.percent = Some(percent);
+            task.percent = task.percent.max(Some(percent));
             message.clone_into(&mut task.message);
         });
     }
@@ -504,6 +504,24 @@ pub(super) fn conclude(
     for item in &mut task.items {
         if item.state == TaskState::Running {
             item.state = task.state;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_does_not_go_back() {
+        let (sender, progress) = watch::channel(Task::new("vm.export", "a"));
+        let context = TaskContext {
+            progress: Arc::new(sender),
+            cancel: CancelToken::default(),
+        };
+        for (fraction, percent) in [(0.3, 30), (0.1, 30), (0.5, 50), (0.0, 50)] {
+            context.progress(fraction, "at work");
+            assert_eq!(progress.borrow().percent, Some(percent));
         }
     }
 }

@@ -81,7 +81,7 @@ impl<'a> Contents<'a> {
         for source in subject.layers.iter().map(|layer| &layer.file).chain(memory) {
             total += length_of(source)?;
         }
-        let mut report = watch(task, total, "reading what is to be written");
+        let mut report = watch(task, total, (0.0, 0.4), "reading what is to be written");
         let kernel = blob("the kernel", &kernel_file, &mut report)?;
         let initrd = initrd_file.as_ref();
         let initrd = initrd.map(|file| blob("the initrd", file, &mut report));

@@ -307,7 +307,12 @@ fn fill_and_name(
     let failed = || format!("path: cannot write {}", path.display());
     let manifest = &contents.manifest;
     let mut open = |part: Part| contents.open(part);
-    let mut report = watch(task, manifest.total_bytes(), "writing the archive");
+    let mut report = watch(
+        task,
+        manifest.total_bytes(),
+        (0.4, 1.0),
+        "writing the archive",
+    );
     let mut out = BufWriter::with_capacity(1 << 20, file);
     archives::write(&mut out, manifest, &mut open, &mut report).map_err(refuse)?;
     out.flush().with_context(failed)?;

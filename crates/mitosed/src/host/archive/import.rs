@@ -195,7 +195,7 @@ impl Host {
                 .memory
                 .as_ref()
                 .map_or(1, |memory| memory.ram.bytes);
-            let mut report = watch(task, total, "looking for what is here");
+            let mut report = watch(task, total, (0.0, 0.2), "looking for what is here");
             self.origins(&opened, &mut found, &mut report, &mut problems)
         };
         let origins = problems.end(origins)?;
@@ -307,7 +307,12 @@ impl Host {
     ) -> OpResult<Taken> {
         let (manifest, places) = (intake.manifest(), &intake.places);
         let total = manifest.total_bytes();
-        let mut report = watch(intake.task, total, "taking files out of the archive");
+        let mut report = watch(
+            intake.task,
+            total,
+            (0.2, 1.0),
+            "taking files out of the archive",
+        );
         bring_earlier(intake, staged, &mut report)?;
         let ram = intake.origins.ram.as_ref();
         let mut place = |part| match part {
