@@ -2,8 +2,7 @@
 
 use anyhow::Context as _;
 use api_types::{
-    DiskRequest, ExtraDiskRequest, NicChange, ReconfigureRequest, SerialChange, SerialRequest,
-    VmDetail,
+    DiskRequest, ExtraDiskRequest, NicChange, ReconfigureRequest, SerialChange, VmDetail,
 };
 use vm_spec::EngineChoice;
 
@@ -246,6 +245,8 @@ fn parse_nic(text: &str) -> Result<NicChange, String> {
 
 fn parse_port(text: &str) -> Result<SerialChange, String> {
     let (port, backend) = numbered(text, "PORT=BACKEND")?;
-    let backend: SerialRequest = parse_serial(&backend.replacen(':', "=", 1))?;
+    let parsed = parse_serial(&backend.replacen(':', "=", 1));
+    let backend =
+        parsed.map_err(|_| format!("{backend:?} is not log, none, file:PATH, pty or unix:PATH"))?;
     Ok(SerialChange { port, backend })
 }

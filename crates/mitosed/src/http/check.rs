@@ -292,9 +292,31 @@ impl Schemas {
                 let remedy = "give one".to_owned();
                 found.extend(wrong(field, "fits several forms at once".to_owned(), remedy).err());
             } else {
-                found.extend(nearest(results, field));
+                let mut nearest = nearest(results, field);
+                if let [one] = &mut nearest[..]
+                    && one.field == field
+                    && let Some(forms) = self.forms(schema, keyword)
+                {
+                    one.remedy = format!("give {forms}");
+                }
+                found.extend(nearest);
             }
         }
+    }
+
+    /// What values are right where they are words or objects with one member, in all alternatives.
+    fn forms(&self, schema: &Value, keyword: &str) -> Option<String> {
+        let mut forms = Vec::new();
+        for part in list(schema, keyword) {
+            let part = self.resolve(part);
+            let required: Vec<&Value> = list(part, "required").collect();
+            match (&part["enum"], &required[..]) {
+                (Value::Array(words), []) => forms.extend(words.iter().map(Value::to_string)),
+                (Value::Null, [name]) => forms.push(format!("{{{name}: \"...\"}}")),
+                _ => return None,
+            }
+        }
+        Some(forms.join(" or "))
     }
 }
 

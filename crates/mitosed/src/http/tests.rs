@@ -197,7 +197,15 @@ fn bounds_are_enforced_as_the_document_has_them() {
             json!({ "engine": "warp" }),
             "engine: \"warp\" is not known; give \"auto\" or",
         ),
-        (json!({ "serial": "floppy" }), "serial: "),
+        (
+            json!({ "serial": "file:/a" }),
+            "serial: \"file:/a\" is not known; give \"log\" or \"none\" or \"pty\" or \
+             {\"file\": \"...\"} or {\"unix\": \"...\"}",
+        ),
+        (
+            json!({ "more_serial": ["log", 7] }),
+            "more_serial[1]: is a number; give \"log\" or",
+        ),
         (json!({ "serial": { "file": "b" } }), "serial.file: "),
         (
             json!({ "nets": [{}, { "mac": "01:00:00:00:00:00" }] }),
