@@ -74,9 +74,33 @@ pub struct Cli {
 /// Reads a command line. A negative number is the value of the option before it, so that the option
 /// tells what is wrong with it.
 pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let line: Vec<OsString> = line.into_iter().collect();
     let command = takes_negatives(Cli::command());
-    let mut matches = command.try_get_matches_from(line)?;
+    let matches = command.clone().try_get_matches_from(&line);
+    let mut matches = matches.map_err(|error| {
+        let plain = without_variables(command).try_get_matches_from(&line);
+        // The usage of an error names all options that are set, as if they had to be.
+        match plain {
+            Err(plain) if plain.kind() == error.kind() && !is_help(error.kind()) => plain,
+            _ => error,
+        }
+    })?;
     Cli::from_arg_matches_mut(&mut matches)
+}
+
+fn is_help(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            | ErrorKind::DisplayVersion
+    )
+}
+
+/// The same command, which reads no variables of the environment.
+fn without_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| arg.env(None::<&'static str>));
+    command.mut_subcommands(without_variables)
 }
 
 fn takes_negatives(command: clap::Command) -> clap::Command {

@@ -145,3 +145,40 @@ fn a_wrong_value_is_told_in_one_line_that_names_its_option() {
         .map(Into::into);
     assert!(super::parse(exec).is_ok());
 }
+
+#[test]
+fn what_the_environment_sets_is_not_told_to_be_required() {
+    const TEST: &str = "commands::tests::what_the_environment_sets_is_not_told_to_be_required";
+    if std::env::var_os("MITOSE_HOME").is_none_or(|home| home != "/h") {
+        // Variables are those of the process.
+        let again = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", TEST])
+            .env("MITOSE_HOME", "/h")
+            .env("MITOSE_TOKEN", "secret")
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&again.stdout);
+        assert!(
+            again.status.success() && told.contains("1 passed"),
+            "{told}"
+        );
+        return;
+    }
+    let told = |line: &str| {
+        let error = super::parse(line.split(' ').map(Into::into)).unwrap_err();
+        error.to_string()
+    };
+    for line in ["mitose run a --imgae x", "mitose clone a b", "mitose rm"] {
+        let usage = told(line);
+        assert!(usage.contains("Usage: mitose "), "{usage}");
+        assert!(!usage.contains("--home"), "{usage}");
+        assert!(!usage.contains("--token"), "{usage}");
+    }
+    let help = told("mitose --help");
+    assert!(help.contains("[env: MITOSE_HOME=/h]"), "{help}");
+    let error = told("mitose set a --serial 0=disk");
+    assert!(
+        error.contains("log, none, file:PATH, pty or unix:PATH"),
+        "{error}"
+    );
+}
