@@ -190,6 +190,7 @@ impl Host {
 
     /// Refuses what needs a running guest where there is none.
     pub fn check_running(&self, vm: &Vm) -> OpResult<()> {
+        self.check_answers(vm)?;
         match vm.state() {
             PowerState::Paused | PowerState::PausedNoSpace => Err(OpError::conflict(format!(
                 "{0} is paused; 'mitose resume {0}' first",

@@ -105,14 +105,14 @@ impl Layers {
         self.entries.values().map(|entry| &entry.row)
     }
 
-    /// Returns and forgets layers without users.
-    pub fn unused(&mut self) -> Vec<LayerRow> {
+    /// Returns and forgets layers without users, but for those that are to be kept.
+    pub fn unused(&mut self, is_kept: impl Fn(&str) -> bool) -> Vec<LayerRow> {
         let mut gone = Vec::new();
         loop {
             let idle: Vec<_> = self
                 .entries
                 .values()
-                .filter(|e| e.users == 0)
+                .filter(|e| e.users == 0 && !is_kept(&e.row.id))
                 .map(|e| e.row.id.clone())
                 .collect();
             if idle.is_empty() {
@@ -347,7 +347,7 @@ mod tests {
             row("used", None),
         ]);
         layers.hold("used");
-        let gone = layers.unused();
+        let gone = layers.unused(|_| false);
         assert_eq!(gone.len(), 2);
         assert!(layers.get("used").is_some());
     }

@@ -4,8 +4,9 @@
 
 mod bed;
 
-use bed::Bed;
-use rustix::process::{Pid, Signal, kill_process};
+use api_types::{ErrorKind, StopRequest};
+use bed::{Bed, clones};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 #[test]
 fn what_a_process_does_late_is_known_when_it_answers() {
@@ -22,5 +23,71 @@ fn what_a_process_does_late_is_known_when_it_answers() {
     assert_eq!(told.unwrap().message, "paused: its process answered late");
     bed.client.resume("a").unwrap();
     assert_eq!(bed.state("a"), "running");
+    bed.assert_only(&["a"]);
+}
+
+/// A VM whose process has not answered the daemon that took it over.
+fn unanswered(bed: &mut Bed) -> Pid {
+    bed.run("a", "");
+    let pid = Pid::from_raw(bed.detail("a").pid.unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    bed.restart();
+    let detail = bed.detail("a");
+    assert_eq!(detail.vm.state, "running", "{}", bed.log());
+    assert_eq!(detail.pid, Some(pid.as_raw_nonzero().get()));
+    assert!(detail.reason.unwrap().contains("has not answered"));
+    let told = |error: client::ClientError| {
+        assert_eq!(error.kind(), Some(ErrorKind::Unavailable), "{error}");
+        assert!(
+            error.to_string().contains("mitose stop a --force"),
+            "{error}"
+        );
+    };
+    told(bed.client.pause("a").unwrap_err());
+    told(bed.client.fork("a", &clones(&["b"])).unwrap_err());
+    told(bed.client.reset("a").unwrap_err());
+    pid
+}
+
+fn told(bed: &Bed, kind: &str) -> usize {
+    let events = bed.client.events(Some(0)).unwrap();
+    events.iter().filter(|event| event.kind == kind).count()
+}
+
+#[test]
+fn a_vm_whose_process_does_not_answer_a_new_daemon_is_taken_over_when_it_does() {
+    let mut bed = Bed::new();
+    let pid = unanswered(&mut bed);
+    assert_eq!(told(&bed, "vm.unresponsive"), 1);
+    kill_process(pid, Signal::CONT).unwrap();
+    bed.until("it answers", || told(&bed, "vm.recovered") == 1);
+    let detail = bed.detail("a");
+    assert_eq!((detail.vm.state.as_str(), detail.reason), ("running", None));
+    bed.client.fork("a", &clones(&["b"])).unwrap();
+    bed.client.pause("a").unwrap();
+    bed.assert_only(&["a", "b"]);
+}
+
+#[test]
+fn a_vm_whose_process_does_not_answer_a_new_daemon_can_be_ended() {
+    let stop = StopRequest {
+        force: true,
+        ..StopRequest::default()
+    };
+    let mut bed = Bed::new();
+    unanswered(&mut bed);
+    bed.client.stop("a", &stop).unwrap();
+    bed.client.start("a").unwrap();
+    bed.client.remove("a", true).unwrap();
+    let pid = unanswered(&mut bed);
+    bed.client.remove("a", true).unwrap();
+    bed.assert_only(&[]);
+    bed.until("it is gone", || test_kill_process(pid).is_err());
+    // Its end is seen also where nobody asked for it.
+    let pid = unanswered(&mut bed);
+    kill_process(pid, Signal::KILL).unwrap();
+    bed.until_state("a", "poweredOff");
+    bed.client.start("a").unwrap();
+    assert_eq!(bed.detail("a").reason, None);
     bed.assert_only(&["a"]);
 }

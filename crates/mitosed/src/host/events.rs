@@ -168,6 +168,11 @@ impl Host {
             vm.live().ended,
             Some(EndReason::GuestPowerOff | EndReason::Requested | EndReason::GuestReset)
         );
+        if vm.update(|live| std::mem::take(&mut live.unanswered)) {
+            // What was under way when the last daemon ended was left for it to tell.
+            self.settle_merges_of(vm);
+            self.settle_pending_of(vm);
+        }
         if !by_itself || !crate::vmm::is_orderly(&ending) {
             self.mend_disks(vm);
         }

@@ -1,22 +1,84 @@
 //! What a VM process did with a request that was given up: it is asked when it answers at last.
 //!
 //! It obeys in the order in which it was told, so its state then is what all of that has led to.
+//!
+//! One that does not answer when a daemon takes it over is left alone, since its guest ran: the VM is
+//! what it was on record, and taken over when its process answers. Until then it can only be ended.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use vmm_protocol::{Command, Outcome};
+use vmm_protocol::{Command, Outcome, Status};
 
 use super::events::{is_current, with_event};
 use super::recover::state_of;
 use super::{Host, Vm, vm_event};
+use crate::error::{OpError, OpResult};
 use crate::inventory::PowerState;
 use crate::vmm::Link;
 
 /// Time that the process has to tell its state; when it answers later it is asked again.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Why nothing else is known of a VM.
+const UNANSWERED: &str = "its process has not answered since the daemon was started";
+
 impl Host {
+    /// Leaves a VM as it is on record, whose process is there and does not answer.
+    pub(super) fn leave_unanswered(self: &Arc<Self>, vm: &Arc<Vm>) {
+        vm.update(|live| {
+            live.unanswered = true;
+            live.starting = false;
+            // What was said while no daemon listened is unknown.
+            live.identity_stale = true;
+            live.row.reason.get_or_insert_with(|| UNANSWERED.to_owned());
+        });
+        let told = vm_event(vm, "vm.unresponsive", UNANSWERED);
+        self.commit_logged(&[vm], with_event(told));
+        let Some(link) = vm.link() else { return };
+        // It may have answered just before: an answer to this one is noticed in any case.
+        let asked = link.request(Command::Status, &[]);
+        if let Ok((Outcome::Status(status), _)) = asked.and_then(|asked| asked.wait(Duration::ZERO))
+        {
+            self.take_over_late(vm, &link, &status);
+        }
+        if link.is_closed() {
+            (self.handler(vm, &link))(crate::vmm::Notice::Closed(None));
+        }
+    }
+
+    /// Refuses what a process that does not answer would have to do.
+    pub(super) fn check_answers(&self, vm: &Vm) -> OpResult<()> {
+        if !vm.live().unanswered {
+            return Ok(());
+        }
+        let name = vm.name();
+        Err(OpError::unavailable(format!(
+            "{name} cannot be asked: {UNANSWERED}; wait until it does, or end it with 'mitose stop \
+             {name} --force'"
+        )))
+    }
+
+    /// Takes a VM over whose process answers at last. The caller has its turn.
+    fn take_over_late(self: &Arc<Self>, vm: &Arc<Vm>, link: &Arc<Link>, status: &Status) {
+        if !vm.update(|live| is_current(live, link) && std::mem::take(&mut live.unanswered)) {
+            return;
+        }
+        vm.update(|live| {
+            live.row.reason = live.row.reason.take().filter(|told| told != UNANSWERED);
+        });
+        self.take_over(vm, link, status);
+        if vm.link().is_none() {
+            return;
+        }
+        self.settle_merges_of(vm);
+        self.settle_pending_of(vm);
+        self.pull_cables(vm);
+        self.settle_in(vec![Arc::clone(vm)], None);
+        let told = vm_event(vm, "vm.recovered", "its process answers again");
+        self.commit_logged(&[vm], with_event(told));
+    }
+
     /// The process behind `link` has answered a request that nobody waited for any more.
     pub(super) fn answered_late(self: &Arc<Self>, vm: &Arc<Vm>, link: &Arc<Link>) {
         // Whoever works with the VM finds its state out by what it does.
@@ -33,6 +95,10 @@ impl Host {
                 return;
             }
         };
+        if vm.live().unanswered {
+            self.take_over_late(vm, link, &status);
+            return;
+        }
         let state = vm.update(|live| {
             let state = state_of(&live.row, &status);
             // What it said of itself meanwhile is newer.

@@ -182,6 +182,7 @@ impl Host {
         let Some(link) = vm.link() else {
             return needs_process(&vm.name(), PowerState::PoweredOff);
         };
+        self.check_answers(vm)?;
         match link.call(command, &[], COMMAND_TIMEOUT) {
             Ok(_) => Ok(()),
             Err(error @ LinkError::Refused { .. }) => {

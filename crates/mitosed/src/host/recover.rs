@@ -1,6 +1,7 @@
 //! Start of a daemon: finding again what an earlier one left, and removing what never lived.
 //!
 //! - A VM whose process answers goes on; a row `creating` among them is rolled forward.
+//! - A VM that ran and whose process does not answer is left alone until it does (`late.rs`).
 //! - A row `creating` without a running guest is removed with all that was made for it.
 //! - A valid pending top becomes the top: an empty overlay equals its base.
 //! - A top that stands on a merged layer is recorded so.
@@ -10,7 +11,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use disk_layers::{DiskHeader, inspect_as};
@@ -23,7 +24,7 @@ use crate::inventory::{
     Begun, Changes, Contents, ForkPoint, Inventory, LayerRow, PowerState, VmRow,
 };
 use crate::layers::{backing_name, disk_format};
-use crate::vmm::{self, Link, Pending, Reactor};
+use crate::vmm::{self, Link, LinkError, Pending, Reactor};
 
 /// Time that a VM process has to tell its state.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,7 +53,11 @@ impl Host {
         if !host.keeps_unlisted() {
             host.sweep_bridges();
         }
-        host.all().iter().for_each(|vm| host.pull_cables(vm));
+        let answering = |vm: &&Arc<Vm>| !vm.live().unanswered;
+        let all = host.all();
+        all.iter()
+            .filter(answering)
+            .for_each(|vm| host.pull_cables(vm));
         host.pool.fill_in_background()?;
         host.keep_catching_up()?;
         host.watch_datastores()?;
@@ -92,21 +97,30 @@ impl Host {
     fn meet_processes(self: &Arc<Self>) {
         let vms = self.all();
         let asked: Vec<Option<(Arc<Link>, Pending)>> = vms.iter().map(|vm| self.ask(vm)).collect();
+        let deadline = Instant::now() + STATUS_TIMEOUT;
         for (vm, asked) in vms.iter().zip(asked) {
-            let answer = asked.and_then(|(link, pending)| match pending.wait(STATUS_TIMEOUT) {
-                Ok((Outcome::Status(status), _)) => Some((link, status)),
-                Ok(_) => None,
-                Err(error) => {
-                    tracing::warn!(vm = &*vm.name(), %error, "no state from a VM process");
-                    None
+            let Some((link, pending)) = asked else {
+                self.settle_without_process(vm);
+                continue;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            match pending.wait(left) {
+                Ok((Outcome::Status(status), _)) => self.take_over(vm, &link, &status),
+                Err(LinkError::Timeout(_)) if ran(vm) => self.leave_unanswered(vm),
+                answer => {
+                    let error = answer.err();
+                    tracing::warn!(vm = &*vm.name(), ?error, "no state from a VM process");
+                    self.settle_without_process(vm);
                 }
-            });
-            match answer {
-                Some((link, status)) if status.state != VmState::Shell => {
-                    self.go_on(vm, &link, &status);
-                }
-                _ => self.settle_without_process(vm),
             }
+        }
+    }
+
+    /// Settles a VM by what its process says of itself.
+    pub(super) fn take_over(self: &Arc<Self>, vm: &Arc<Vm>, link: &Arc<Link>, status: &Status) {
+        match status.state {
+            VmState::Shell => self.settle_without_process(vm),
+            _ => self.go_on(vm, link, status),
         }
     }
 
@@ -216,7 +230,9 @@ impl Host {
     /// Those on a datastore that is not there wait for it.
     fn settle_pending(&self) {
         for vm in self.all() {
-            if !self.stores.is_lost(&vm.row().datastore) {
+            // Which tops a process writes to that does not answer shows when it does.
+            let unknown = vm.live().unanswered;
+            if !unknown && !self.stores.is_lost(&vm.row().datastore) {
                 self.settle_pending_of(&vm);
             }
         }
@@ -297,7 +313,12 @@ impl Host {
     }
 
     fn remove_leftovers(&self) {
-        let gone = self.layers().unused();
+        // What a process that does not answer does yet may put its disks on any of its own.
+        let all = self.all();
+        let unanswered = all.iter().filter(|vm| vm.live().unanswered);
+        let kept: Vec<String> = unanswered.map(|vm| format!("{}-", vm.id)).collect();
+        let is_kept = |id: &str| kept.iter().any(|own| id.starts_with(own));
+        let gone = self.layers().unused(is_kept);
         if !gone.is_empty() {
             let changes = Changes {
                 removed_layers: gone.iter().map(|layer| layer.id.clone()).collect(),
@@ -347,6 +368,12 @@ impl Host {
         }
         self.sweep_boot_files();
     }
+}
+
+/// Whether a VM was on record as one whose guest runs, and nobody was about to end it.
+fn ran(vm: &Vm) -> bool {
+    let live = vm.live();
+    live.row.state.has_process() && live.row.begun.is_none()
 }
 
 /// The state of a VM whose process says what it does.

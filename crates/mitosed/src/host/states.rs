@@ -282,7 +282,17 @@ impl Host {
     pub fn allow(&self, vm: &Vm, operation: Operation) -> OpResult<bool> {
         let standing = Standing::of(&vm.live().row);
         match operation.rule(standing) {
-            Becomes(_) | Stays | Gone => Ok(true),
+            Becomes(_) | Stays | Gone => {
+                let needs_none = [
+                    Operation::PowerOff,
+                    Operation::RemoveByForce,
+                    Operation::Describe,
+                ];
+                if !needs_none.contains(&operation) {
+                    self.check_answers(vm)?;
+                }
+                Ok(true)
+            }
             Already => Ok(false),
             No(remedy) => {
                 let name = vm.name();

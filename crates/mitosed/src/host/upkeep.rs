@@ -192,7 +192,11 @@ impl Host {
             return;
         };
         // It is looked at again when it runs: until then the next import stands on its layers.
-        if vm.state() == PowerState::Creating || vm.live().starting || vm.live().row.standby {
+        let waits = {
+            let live = vm.live();
+            live.starting || live.unanswered || live.row.standby
+        };
+        if vm.state() == PowerState::Creating || waits {
             return;
         }
         for (disk, stack) in self.stacks(&vm) {

@@ -44,6 +44,8 @@ pub struct Live {
     pub guestinfo_news: Option<Vec<String>>,
     /// Latest times that the guest reset itself.
     pub resets: Vec<Instant>,
+    /// Its process, which an earlier daemon started, has not answered this one yet.
+    pub unanswered: bool,
     /// Removed: its row is not to be written any more.
     pub removed: bool,
 }
@@ -82,6 +84,7 @@ impl Live {
     /// A process is about to get this VM.
     pub fn begin(&mut self) {
         self.starting = true;
+        self.unanswered = false;
         self.limit_raised = false;
         self.early_no_space = None;
         self.identity_stale = false;
@@ -140,6 +143,7 @@ impl Vm {
                 identity_stale: false,
                 guestinfo_news: None,
                 resets: Vec::new(),
+                unanswered: false,
                 removed: false,
             }),
             changed: Condvar::new(),

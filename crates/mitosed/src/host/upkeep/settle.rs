@@ -38,18 +38,20 @@ impl Host {
     /// After the death of a daemon: a top may stand on a merged layer while the record says
     /// otherwise. What the file says is true. Called before layers that nobody uses are removed.
     pub(in crate::host) fn settle_merges(&self) {
-        for vm in self.all() {
-            let row = vm.row();
-            for (disk, of) in row.disks.iter().enumerate() {
-                let Some(top) = &of.top else { continue };
-                let found = self.merged_below(&vm, disk, top);
-                let Some(merged) = found else { continue };
-                let message =
-                    format!("disk {disk}: a merge that the daemon's end interrupted is done");
-                let told = vm_event(&vm, "disk.merged", message);
-                if let Err(error) = self.put_on(top, &merged, Some(told)) {
-                    tracing::error!("{}", error.message());
-                }
+        self.all().iter().for_each(|vm| self.settle_merges_of(vm));
+    }
+
+    /// The same for one VM.
+    pub(in crate::host) fn settle_merges_of(&self, vm: &Vm) {
+        let row = vm.row();
+        for (disk, of) in row.disks.iter().enumerate() {
+            let Some(top) = &of.top else { continue };
+            let found = self.merged_below(vm, disk, top);
+            let Some(merged) = found else { continue };
+            let message = format!("disk {disk}: a merge that the daemon's end interrupted is done");
+            let told = vm_event(vm, "disk.merged", message);
+            if let Err(error) = self.put_on(top, &merged, Some(told)) {
+                tracing::error!("{}", error.message());
             }
         }
     }
