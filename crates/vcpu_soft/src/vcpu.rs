@@ -159,7 +159,7 @@ impl Vcpu for SoftVcpu {
                 platform: &mut self.platform,
                 io,
             };
-            match self.cpu.run(&mut around, budget) {
+            match self.cpu.run_about(&mut around, budget) {
                 Stop::Budget => {}
                 Stop::Halted => self.run_state = RunState::Halted,
                 Stop::Yield if self.yields => thread::yield_now(),

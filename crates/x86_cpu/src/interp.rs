@@ -28,7 +28,7 @@ use x86_fp::{MEMORY_OPERAND_MAX, Operand};
 
 use crate::{Cpu, Environment, Stop};
 use cache::Cache;
-use dispatch::Exit;
+use dispatch::{BLOCK_MAX, Exit};
 
 /// Translated code and what running it needs.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub(crate) struct Interp {
     fp_ready: bool,
     /// Instructions that [`Cpu::run`] may still execute; brought up to date between blocks.
     left: i64,
+    /// So many of them may stay undone.
+    spare: i64,
     /// Iterations that a repeated string instruction may do.
     budget: i64,
     exit: Exit,
@@ -67,6 +69,7 @@ impl Default for Interp {
             mode_tag: 0,
             fp_ready: false,
             left: 0,
+            spare: 0,
             budget: 0,
             exit: Exit::default(),
             look: false,
@@ -86,6 +89,18 @@ impl Cpu {
     /// for them. A budget of n executes exactly n instructions unless it stops for another reason;
     /// each iteration of a repeated string instruction and each delivered exception counts as one.
     pub fn run(&mut self, env: &mut dyn Environment, budget: u64) -> Stop {
+        self.interp.spare = 0;
+        self.run_budget(env, budget)
+    }
+
+    /// [`run`](Self::run) that may leave some of the budget: a block that does not fit into it would
+    /// have to be executed instruction by instruction, from their decoded forms.
+    pub fn run_about(&mut self, env: &mut dyn Environment, budget: u64) -> Stop {
+        self.interp.spare = BLOCK_MAX as i64;
+        self.run_budget(env, budget.max(2 * BLOCK_MAX as u64))
+    }
+
+    fn run_budget(&mut self, env: &mut dyn Environment, budget: u64) -> Stop {
         self.begin_slice();
         self.mirror_segments();
         self.interp.left = budget.min(i64::MAX as u64) as i64;

@@ -52,7 +52,7 @@ impl Cpu {
                 look = false;
             }
             let left = self.interp.left;
-            if left <= 0 {
+            if left <= self.interp.spare {
                 return Ok(Stop::Budget);
             }
             let alone = self.interrupt_shadow || self.stepping() || left <= BLOCK_MAX as i64;

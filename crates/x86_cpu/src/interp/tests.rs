@@ -363,6 +363,22 @@ fn a_budget_is_kept_to_the_instruction() {
     }
 }
 
+#[test]
+fn about_a_budget_is_never_more_and_at_most_a_block_less() {
+    let mut machine = Machine::new();
+    // INC RAX in a loop: two instructions each.
+    machine.write(CODE, &[0x48, 0xff, 0xc0, 0xeb, 0xfb]);
+    for budget in [128, 129, 500, 10_001, 100_000] {
+        let before = machine.cpu.general[0];
+        assert_eq!(machine.cpu.run_about(&mut Nothing, budget), Stop::Budget);
+        let done = 2 * (machine.cpu.general[0] - before);
+        assert!(
+            (budget - 66..=budget + 1).contains(&done),
+            "{done} of {budget}"
+        );
+    }
+}
+
 /// Handlers and the decoded form do the same in 16- and 32-bit code.
 #[test]
 fn narrow_code_runs_by_handlers_as_step_by_step() {
