@@ -9,7 +9,8 @@ use super::arena::Arena;
 use super::blocks::Blocks;
 use super::copies::{Copies, Copy, PAGE};
 use super::decode::INSTRUCTION_MAX;
-use super::op::{At, Header, LinkAt, NO_PAGE, Slot};
+use super::fast;
+use super::op::{At, Handler, Header, LinkAt, NO_PAGE, Slot};
 use super::operand::Width;
 use super::sheet::Sheet;
 
@@ -29,6 +30,8 @@ struct Jump {
     tag: u64,
     generation: u64,
     entry: At,
+    /// The handler of its first op, which is known sooner so than by way of the block.
+    run: Handler,
 }
 
 /// A page with translated code.
@@ -206,11 +209,12 @@ impl Cache {
         generation == self.local || generation == self.global
     }
 
-    /// Finds the block for a tagged RIP.
+    /// Finds the block for a tagged RIP, and the handler of its first op.
     #[inline(always)]
-    pub(super) fn jump(&self, tag: u64) -> Option<At> {
+    pub(super) fn jump(&self, tag: u64) -> Option<(At, Handler)> {
         let jump = self.jumps.get(place(tag))?;
-        (jump.tag == tag && self.is_valid(jump.generation)).then_some(jump.entry)
+        let valid = jump.tag == tag && self.is_valid(jump.generation);
+        valid.then_some((jump.entry, jump.run))
     }
 
     /// [`jump`](Self::jump), with the generation of the entry.
@@ -227,6 +231,7 @@ impl Cache {
                 tag: 1,
                 generation: u64::MAX,
                 entry: At::NULL,
+                run: fast::generic,
             };
             self.jumps = Sheet::new(JUMPS, nowhere);
         }
@@ -234,6 +239,7 @@ impl Cache {
             tag,
             generation,
             entry,
+            run: entry.op().run,
         };
     }
 

@@ -293,7 +293,10 @@ impl Cpu {
             && open.rip == self.rip
             && open.gpa.is_none_or(|gpa| gpa == entry.gpa())
         {
-            open.link.set(entry, tag, generation);
+            match open.gpa {
+                Some(_) => open.link.tie_within(entry),
+                None => open.link.tie_beyond(entry, tag, generation),
+            }
         }
     }
 

@@ -12,6 +12,7 @@ pub(super) mod flow;
 pub(super) mod fuse;
 pub(super) mod interrupts;
 pub(super) mod moves;
+pub(super) mod pairs;
 pub(super) mod shifts;
 pub(super) mod stack;
 pub(super) mod vector;

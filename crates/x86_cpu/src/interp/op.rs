@@ -56,12 +56,28 @@ pub(super) struct Op {
 pub(super) struct Link {
     /// The block, or null.
     pub(super) entry: At,
-    /// RIP it was made for, with the mode in it; not used within a page.
-    pub(super) tag: u64,
+    pub(super) target: Target,
     /// Generation of translations it was made in; not used within a page.
     pub(super) generation: u64,
     /// Target: distance to `code_base`.
     pub(super) offset: u64,
+}
+
+/// What a link keeps of its target besides the block.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) union Target {
+    /// Beyond the page: the RIP it was made for, with the mode in it.
+    pub(super) tag: u64,
+    /// Within the page: the handler of the block's first op, which is known sooner so than by way of
+    /// the block.
+    run: Handler,
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Target")
+    }
 }
 
 /// What a block begins with.
@@ -209,12 +225,41 @@ impl LinkAt {
         unsafe { *self.0 }
     }
 
-    /// Ties it.
-    pub(super) fn set(self, entry: At, tag: u64, generation: u64) {
+    /// The block in the same page that it leads to and the handler of that one's first op; for links
+    /// within a page.
+    #[inline(always)]
+    pub(super) fn within(self) -> Option<(At, Handler)> {
+        let link = self.get();
+        if link.entry.is_null() {
+            return None;
+        }
+        // SAFETY: `tie_within` put the handler there with the block, and nothing else ties such links.
+        Some((link.entry, unsafe { link.target.run }))
+    }
+
+    /// The RIP it was made for, with the mode in it; for links beyond their page.
+    #[inline(always)]
+    pub(super) fn tag(self) -> u64 {
+        // SAFETY: such a link is made with a tag and gets no other target than a tag.
+        unsafe { self.get().target.tag }
+    }
+
+    /// Ties one within a page.
+    pub(super) fn tie_within(self, entry: At) {
+        let run = entry.op().run;
         // SAFETY: see `At`; blocks belong to one processor, whose thread this is.
         unsafe {
+            (*self.0).target = Target { run };
             (*self.0).entry = entry;
-            (*self.0).tag = tag;
+        }
+    }
+
+    /// Ties one beyond its page.
+    pub(super) fn tie_beyond(self, entry: At, tag: u64, generation: u64) {
+        // SAFETY: as in `tie_within`.
+        unsafe {
+            (*self.0).entry = entry;
+            (*self.0).target = Target { tag };
             (*self.0).generation = generation;
         }
     }

@@ -22,8 +22,11 @@ use super::op::{Handler, Op, Size};
 use super::operand::{operand_size, segment, slot};
 use super::translate::condition_code;
 
+mod kinds;
 mod memory;
 mod vector;
+
+pub(super) use kinds::{fused_kind, kind};
 
 /// Offset of an operand that is 0.
 const ZERO: u8 = 128;

@@ -6,6 +6,7 @@ use iced_x86::code_asm::*;
 
 use crate::{Attention, Cpu, Environment, Ram, RamSlot, Segment, Stop};
 
+mod pairs;
 mod straddlers;
 
 const RAM_LEN: usize = 4 << 20;

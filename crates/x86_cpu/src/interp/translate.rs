@@ -5,8 +5,9 @@ use iced_x86::{ConditionCode, DecoderError, FlowControl, Instruction, Mnemonic};
 use super::cache::Cache;
 use super::decode::{INSTRUCTION_MAX, decoder};
 use super::dispatch::BLOCK_MAX;
-use super::fast;
-use super::op::{At, Link, Op, Slot, instruction_slots};
+use super::fast::pairs::{self, Kind};
+use super::fast::{self, stack};
+use super::op::{At, Link, Op, Slot, Target, instruction_slots};
 use super::operand::Width;
 use super::select::{self, Choice};
 
@@ -68,6 +69,8 @@ struct Builder {
     width: Width,
     slots: Vec<Slot>,
     instructions: Vec<Instruction>,
+    /// Places and kinds of the ops.
+    kinds: Vec<(usize, Kind)>,
     /// Offset of what follows the last instruction.
     end: u64,
     /// The last op is a terminator with its links.
@@ -81,7 +84,7 @@ impl Builder {
         let header = Slot {
             link: Link {
                 entry: At::NULL,
-                tag: 0,
+                target: Target { tag: 0 },
                 generation: 0,
                 offset: 0,
             },
@@ -93,6 +96,7 @@ impl Builder {
             width,
             slots,
             instructions: Vec::with_capacity(16),
+            kinds: Vec::with_capacity(16),
             end: 0,
             closed: false,
             straddles: false,
@@ -118,6 +122,14 @@ impl Builder {
             || (self.instructions.last()).is_some_and(|last| last.mnemonic() == Mnemonic::Sti);
         self.instructions.push(instruction);
         let target = instruction.near_branch64();
+        if self.width == Width::Bits64 {
+            let kind = match choice {
+                Choice::Nothing => None,
+                Choice::Decoded | Choice::Operation(..) => Some(Kind::Other),
+                _ => Some(select::kind(&instruction, self.within(target))),
+            };
+            self.kinds.extend(kind.map(|kind| (self.slots.len(), kind)));
+        }
         match choice {
             Choice::Nothing => {}
             Choice::Op(run) => self.push(Op { run, ..op }),
@@ -162,8 +174,18 @@ impl Builder {
             true => fast::flow::by_condition::<fast::flow::Branch<true>>(condition),
             false => fast::flow::by_condition::<fast::flow::Branch<false>>(condition),
         };
-        if near {
-            self.fuse(&op, condition);
+        let fused = near && self.fuse(&op, condition);
+        if let Some(last) = self.kinds.last_mut() {
+            last.1 = Kind::Branch {
+                condition,
+                within: near,
+            };
+        }
+        if fused {
+            self.kinds.pop();
+            if let (Some(last), [.., compare, _]) = (self.kinds.last_mut(), &*self.instructions) {
+                last.1 = select::fused_kind(compare, condition);
+            }
         }
         self.push(Op { run, ..op });
         self.link(links[0]);
@@ -171,25 +193,82 @@ impl Builder {
         self.closed = true;
     }
 
-    /// Lets the comparison before a branch decide it.
-    fn fuse(&mut self, branch: &Op, condition: u8) {
+    /// Lets the comparison before a branch decide it; returns whether it does.
+    fn fuse(&mut self, branch: &Op, condition: u8) -> bool {
         let Some(before) = branch.number.checked_sub(1) else {
-            return;
+            return false;
         };
         let Some(instruction) = self.instructions.get(usize::from(before)) else {
-            return;
+            return false;
         };
         let Some(run) = select::fused(instruction, condition) else {
-            return;
+            return false;
         };
-        if let Some(last) = self.slots.last_mut().filter(|_| branch.number > 0) {
-            let op = *At::new(last).op();
-            if op.number == before {
-                *last = Slot {
-                    op: Op { run, ..op },
-                };
-            }
+        let Some(last) = self.slots.last_mut() else {
+            return false;
+        };
+        let op = *At::new(last).op();
+        if op.number != before {
+            return false;
         }
+        *last = Slot {
+            op: Op { run, ..op },
+        };
+        true
+    }
+
+    /// Lets the first of ops that often follow one another do the work of all of them.
+    fn join(&mut self) {
+        let kinds = std::mem::take(&mut self.kinds);
+        let mut rest = &*kinds;
+        while !rest.is_empty() {
+            let taken = self.join_run(rest).or_else(|| self.join_pair(rest));
+            rest = &rest[taken.unwrap_or(1)..];
+        }
+    }
+
+    /// Joins pushes, or pops and the return behind them; returns how many ops.
+    fn join_run(&mut self, kinds: &[(usize, Kind)]) -> Option<usize> {
+        let (place, first) = *kinds.first()?;
+        let same = kinds.iter().take_while(|(_, kind)| *kind == first);
+        let count = same.count().min(stack::RUN_MAX);
+        let (run, taken) = match first {
+            Kind::Push => (stack::pushes_of(count)?, count),
+            Kind::Pop => {
+                let returns = matches!(kinds.get(count), Some((_, Kind::Ret)));
+                let taken = count + usize::from(returns);
+                (stack::pops_of(count, returns)?, taken)
+            }
+            _ => return None,
+        };
+        let registers: Vec<u8> = (place..place + count)
+            .map(|place| self.op(place).a)
+            .collect();
+        let mut op = Op {
+            run,
+            ..self.op(place)
+        };
+        stack::set_run_registers(&mut op, &registers);
+        self.slots[place] = Slot { op };
+        Some(taken)
+    }
+
+    /// Joins two ops; returns how many.
+    fn join_pair(&mut self, kinds: &[(usize, Kind)]) -> Option<usize> {
+        let [(place, first), (beside, second), ..] = *kinds else {
+            return None;
+        };
+        let run = pairs::pair_of(first, second)?;
+        debug_assert_eq!(beside, place + 1, "the first has nothing behind its op");
+        let op = self.op(place);
+        self.slots[place] = Slot {
+            op: Op { run, ..op },
+        };
+        Some(2)
+    }
+
+    fn op(&mut self, place: usize) -> Op {
+        *At::new(&mut self.slots[place]).op()
     }
 
     fn push(&mut self, op: Op) {
@@ -203,7 +282,7 @@ impl Builder {
         self.slots.push(Slot {
             link: Link {
                 entry: At::NULL,
-                tag: 1,
+                target: Target { tag: 1 },
                 generation: u64::MAX,
                 offset,
             },
@@ -212,6 +291,7 @@ impl Builder {
 
     /// Closes a block that ends without a branch of its own.
     fn finish(&mut self) {
+        self.join();
         if self.closed {
             return;
         }

@@ -43,6 +43,42 @@ impl Cpu {
         true
     }
 
+    /// Stores words upwards from `linear`, the last one first, without the environment; `false` where
+    /// the slow path must: nothing is stored then.
+    #[inline(always)]
+    pub(crate) fn store_words_fast<const N: usize>(
+        &mut self,
+        linear: u64,
+        words: [u64; N],
+    ) -> bool {
+        let entry = self.mmu.tlb.entry(linear, self.mmu.bank);
+        if entry.write != linear.wrapping_add(8 * N as u64 - 1) & !0xfff {
+            return false;
+        }
+        let host = linear.wrapping_add(entry.addend);
+        for (number, word) in words.into_iter().enumerate().rev() {
+            // SAFETY: as in `load_fast`, with the write tag; the last byte of the last word was looked
+            // at, so all words are in the page.
+            unsafe { word.store(host.wrapping_add(8 * number as u64)) };
+        }
+        true
+    }
+
+    /// Loads words upwards from `linear`, the first one first, without the environment.
+    #[inline(always)]
+    pub(crate) fn load_words_fast<const N: usize>(&self, linear: u64) -> Option<[u64; N]> {
+        let entry = self.mmu.tlb.entry(linear, self.mmu.bank);
+        if entry.read != linear.wrapping_add(8 * N as u64 - 1) & !0xfff {
+            return None;
+        }
+        let host = linear.wrapping_add(entry.addend);
+        // SAFETY: as in `load_fast`; the last byte of the last word was looked at, so all words are in
+        // the page.
+        Some(std::array::from_fn(|number| unsafe {
+            u64::load(host.wrapping_add(8 * number as u64))
+        }))
+    }
+
     /// Whether [`store_fast`](Self::store_fast) will store.
     #[inline(always)]
     pub(crate) fn stores_fast<T: Value>(&self, linear: u64) -> bool {

@@ -151,7 +151,7 @@ pub(in crate::interp) struct MemReg<O>(PhantomData<O>);
 pub(in crate::interp) struct MemImm<O>(PhantomData<O>);
 
 #[inline(always)]
-fn to_register<O: Alu, T: Size>(cpu: &mut Cpu, at: At, b: T) {
+pub(super) fn to_register<O: Alu, T: Size>(cpu: &mut Cpu, at: At, b: T) {
     let a = cpu.get::<T>(at.op().a);
     let result = O::result(cpu, a, b);
     if O::WRITES {
@@ -189,13 +189,23 @@ fn memory_again<O: Alu, A: Address, T: Size>(
     }
 }
 
-fn reg_reg<O: Alu, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(super) fn reg_reg<O: Alu, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let b = cpu.get::<T>(at.op().b);
     to_register::<O, T>(cpu, at, b);
     go(cpu, env, at, budget)
 }
 
-fn reg_imm<O: Alu, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(super) fn reg_imm<O: Alu, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     to_register::<O, T>(cpu, at, T::cut(at.op().immediate));
     go(cpu, env, at, budget)
 }
@@ -329,7 +339,7 @@ pub(in crate::interp) struct OneReg<O>(PhantomData<O>);
 /// Memory.
 pub(in crate::interp) struct OneMem<O>(PhantomData<O>);
 
-fn one_reg<O: Unary, T: Size>(
+pub(super) fn one_reg<O: Unary, T: Size>(
     cpu: &mut Cpu,
     env: &mut dyn Environment,
     at: At,

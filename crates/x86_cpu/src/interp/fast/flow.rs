@@ -24,11 +24,10 @@ pub(super) fn follow_within(
     budget: i64,
 ) -> i64 {
     let link = at.link(number);
-    let entry = link.get().entry;
-    if budget < 0 || entry.is_null() {
+    let Some((entry, run)) = link.within().filter(|_| budget >= 0) else {
         return untied(cpu, link, Some(at.gpa()), budget);
-    }
-    (entry.op().run)(cpu, env, entry, budget)
+    };
+    run(cpu, env, entry, budget)
 }
 
 /// Follows link `number` of the terminator to another page.
@@ -81,10 +80,9 @@ impl Cpu {
     /// The block that a link to another page leads to now, and its RIP.
     #[inline(always)]
     fn beyond(&self, link: LinkAt) -> Option<(At, u64)> {
-        let link = link.get();
+        let (link, tag) = (link.get(), link.tag());
         let rip = self.code_base().wrapping_add(link.offset);
-        let tied =
-            link.tag == rip ^ self.interp.mode_tag && self.interp.cache.is_valid(link.generation);
+        let tied = tag == rip ^ self.interp.mode_tag && self.interp.cache.is_valid(link.generation);
         tied.then_some((link.entry, rip))
     }
 }
@@ -119,6 +117,7 @@ pub(in crate::interp) fn end_unlinked(
 }
 
 /// JMP to a fixed place.
+#[inline(always)]
 pub(in crate::interp) fn jump<const WITHIN: bool>(
     cpu: &mut Cpu,
     env: &mut dyn Environment,
@@ -129,6 +128,7 @@ pub(in crate::interp) fn jump<const WITHIN: bool>(
 }
 
 /// CALL to a fixed place.
+#[inline(always)]
 pub(in crate::interp) fn call<const WITHIN: bool>(
     cpu: &mut Cpu,
     env: &mut dyn Environment,
@@ -166,12 +166,13 @@ fn elsewhere(cpu: &mut Cpu, rip: u64, budget: i64) -> i64 {
 }
 
 /// RET.
+#[inline(always)]
 pub(in crate::interp) fn ret(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
     let stack = cpu.stack_pointer();
     let Some(rip) = cpu.load_fast::<u64>(stack) else {
         return load_again::<u64>(cpu, env, at, budget, stack);
     };
-    let Some(entry) = cpu.indirect(rip, budget - count(at)) else {
+    let Some((entry, run)) = cpu.indirect(rip, budget - count(at)) else {
         if !canonical(rip) {
             return slow(cpu, env, at, budget);
         }
@@ -180,7 +181,7 @@ pub(in crate::interp) fn ret(cpu: &mut Cpu, env: &mut dyn Environment, at: At, b
     };
     cpu.general[RSP] = stack.wrapping_add(8);
     cpu.set_code_base(rip & !0xfff);
-    (entry.op().run)(cpu, env, entry, budget - count(at))
+    run(cpu, env, entry, budget - count(at))
 }
 
 /// JMP to a register's value.
@@ -191,14 +192,14 @@ pub(in crate::interp) fn jump_register(
     budget: i64,
 ) -> i64 {
     let rip = cpu.get::<u64>(at.op().a);
-    let Some(entry) = cpu.indirect(rip, budget - count(at)) else {
+    let Some((entry, run)) = cpu.indirect(rip, budget - count(at)) else {
         if !canonical(rip) {
             return slow(cpu, env, at, budget);
         }
         return elsewhere(cpu, rip, budget - count(at));
     };
     cpu.set_code_base(rip & !0xfff);
-    (entry.op().run)(cpu, env, entry, budget - count(at))
+    run(cpu, env, entry, budget - count(at))
 }
 
 /// CALL to a register's value.
@@ -213,11 +214,11 @@ pub(in crate::interp) fn call_register(
     if !canonical(rip) || !push_return(cpu, at) {
         return slow(cpu, env, at, budget);
     }
-    let Some(entry) = found else {
+    let Some((entry, run)) = found else {
         return elsewhere(cpu, rip, budget - count(at));
     };
     cpu.set_code_base(rip & !0xfff);
-    (entry.op().run)(cpu, env, entry, budget - count(at))
+    run(cpu, env, entry, budget - count(at))
 }
 
 /// JMP to a value in memory.
@@ -231,14 +232,14 @@ pub(in crate::interp) fn jump_memory<A: Address>(
     let Some(rip) = cpu.load_fast::<u64>(linear) else {
         return load_again::<u64>(cpu, env, at, budget, linear);
     };
-    let Some(entry) = cpu.indirect(rip, budget - count(at)) else {
+    let Some((entry, run)) = cpu.indirect(rip, budget - count(at)) else {
         if !canonical(rip) {
             return slow(cpu, env, at, budget);
         }
         return elsewhere(cpu, rip, budget - count(at));
     };
     cpu.set_code_base(rip & !0xfff);
-    (entry.op().run)(cpu, env, entry, budget - count(at))
+    run(cpu, env, entry, budget - count(at))
 }
 
 /// CALL to a value in memory.
@@ -256,17 +257,17 @@ pub(in crate::interp) fn call_memory<A: Address>(
     if !canonical(rip) || !push_return(cpu, at) {
         return slow(cpu, env, at, budget);
     }
-    let Some(entry) = found else {
+    let Some((entry, run)) = found else {
         return elsewhere(cpu, rip, budget - count(at));
     };
     cpu.set_code_base(rip & !0xfff);
-    (entry.op().run)(cpu, env, entry, budget - count(at))
+    run(cpu, env, entry, budget - count(at))
 }
 
 impl Cpu {
-    /// Finds the block at an address, unless the budget wants the dispatcher anyway.
+    /// Finds the block at an address and the handler of its first op, unless the budget wants the dispatcher anyway.
     #[inline(always)]
-    fn indirect(&self, rip: u64, budget: i64) -> Option<At> {
+    fn indirect(&self, rip: u64, budget: i64) -> Option<(At, Handler)> {
         if budget < 0 {
             return None;
         }
@@ -419,7 +420,8 @@ impl Condition for Parity {
 
 /// Jcc; link 1 is followed where the condition holds. The translator turns the other half of the
 /// conditions into these by exchanging the links.
-fn branch<C: Condition, const WITHIN: bool>(
+#[inline(always)]
+pub(super) fn branch<C: Condition, const WITHIN: bool>(
     cpu: &mut Cpu,
     env: &mut dyn Environment,
     at: At,

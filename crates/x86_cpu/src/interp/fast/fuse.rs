@@ -48,7 +48,8 @@ fn decide<O: Compare, C: Condition, T: Size>(
     }
 }
 
-fn reg_reg<O: Compare, C: Condition, T: Size>(
+#[inline(always)]
+pub(super) fn reg_reg<O: Compare, C: Condition, T: Size>(
     cpu: &mut Cpu,
     env: &mut dyn Environment,
     at: At,
@@ -58,7 +59,8 @@ fn reg_reg<O: Compare, C: Condition, T: Size>(
     decide::<O, C, T>(cpu, env, at, values, budget)
 }
 
-fn reg_imm<O: Compare, C: Condition, T: Size>(
+#[inline(always)]
+pub(super) fn reg_imm<O: Compare, C: Condition, T: Size>(
     cpu: &mut Cpu,
     env: &mut dyn Environment,
     at: At,
@@ -68,7 +70,8 @@ fn reg_imm<O: Compare, C: Condition, T: Size>(
     decide::<O, C, T>(cpu, env, at, values, budget)
 }
 
-fn mem_imm<O: Compare, C: Condition, T: Size>(
+#[inline(always)]
+pub(super) fn mem_imm<O: Compare, C: Condition, T: Size>(
     cpu: &mut Cpu,
     env: &mut dyn Environment,
     at: At,

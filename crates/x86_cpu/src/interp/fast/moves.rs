@@ -34,7 +34,12 @@ pub(in crate::interp) struct Select;
 /// CMOVcc from memory.
 pub(in crate::interp) struct SelectLoad;
 
-fn reg_reg<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(super) fn reg_reg<T: Size>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let value = cpu.get::<T>(at.op().b);
     cpu.set(at.op().a, value);
     go(cpu, env, at, budget)
@@ -45,7 +50,12 @@ fn reg_imm<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i6
     go(cpu, env, at, budget)
 }
 
-fn load<A: Address, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(super) fn load<A: Address, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let linear = A::of(cpu, at);
     match cpu.load_fast::<T>(linear) {
         Some(value) => {
@@ -56,7 +66,7 @@ fn load<A: Address, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, b
     }
 }
 
-fn store<A: Address, T: Size>(
+pub(super) fn store<A: Address, T: Size>(
     cpu: &mut Cpu,
     env: &mut dyn Environment,
     at: At,
@@ -84,13 +94,23 @@ fn store_imm<A: Address, T: Size>(
     }
 }
 
-fn lea<A: Address, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(super) fn lea<A: Address, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let address = A::of(cpu, at);
     cpu.set(at.op().a, T::cut(address));
     go(cpu, env, at, budget)
 }
 
-fn exchange<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(super) fn exchange<T: Size>(
+    cpu: &mut Cpu,
+    env: &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let (a, b) = (cpu.get::<T>(at.op().a), cpu.get::<T>(at.op().b));
     cpu.set(at.op().a, b);
     cpu.set(at.op().b, a);
@@ -109,7 +129,7 @@ fn sign<S: Size, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budg
     go(cpu, env, at, budget)
 }
 
-fn zero_load<S: Size, A: Address, T: Size>(
+pub(super) fn zero_load<S: Size, A: Address, T: Size>(
     cpu: &mut Cpu,
     env: &mut dyn Environment,
     at: At,
@@ -125,7 +145,7 @@ fn zero_load<S: Size, A: Address, T: Size>(
     }
 }
 
-fn sign_load<S: Size, A: Address, T: Size>(
+pub(super) fn sign_load<S: Size, A: Address, T: Size>(
     cpu: &mut Cpu,
     env: &mut dyn Environment,
     at: At,
