@@ -32,7 +32,9 @@ impl FirstBytes {
     /// Watches home folders that appear in `homes` from here on.
     pub(crate) fn watch(homes: &Path) -> anyhow::Result<Self> {
         let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let all = inotify::add_watch(&queue, homes, WatchFlags::CREATE)
+        // The daemon makes a home folder elsewhere and then gives it its name.
+        let appears = WatchFlags::CREATE | WatchFlags::MOVED_TO;
+        let all = inotify::add_watch(&queue, homes, appears)
             .with_context(|| format!("cannot watch {}", homes.display()))?;
         let seen = Seen::default();
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
