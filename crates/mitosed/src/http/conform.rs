@@ -228,7 +228,6 @@ async fn checked(rules: &Rules, mut request: Request) -> Result<Request, HttpErr
     Ok(Request::from_parts(parts, body))
 }
 
-/// Refuses a request that breaks the document, by all that was found.
 /// Takes an `If-Match` without any tag out of `headers`; says whether there was one.
 fn take_empty_match(headers: &mut Vec<(String, String)>) -> bool {
     let count = headers.len();
@@ -249,6 +248,7 @@ fn refuse_tagless(tagless: bool) -> Result<(), HttpError> {
     Err(HttpError::from(error.about("If-Match")))
 }
 
+/// Refuses a request that breaks the document, by all that was found.
 fn refuse(found: &[Violation]) -> Result<(), HttpError> {
     HttpError::broken(found.iter().map(Violation::to_problem).collect()).map_or(Ok(()), Err)
 }
