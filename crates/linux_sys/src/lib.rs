@@ -23,4 +23,4 @@ pub use pagemap::open_pagemap;
 pub use pidfd::{ProcessEnd, process_end};
 pub use pty::{Pty, open_pty};
 pub use tap::{TapError, check_tap, open_tap};
-pub use time_slice::{Hurry, take_short_slices, take_usual_slices};
+pub use time_slice::{Hurry, take_exact_timers, take_short_slices, take_usual_slices};

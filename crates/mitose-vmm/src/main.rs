@@ -107,6 +107,8 @@ fn run(role: Role, jail: Jail) -> anyhow::Result<()> {
     jail::spare_memory();
     // Threads that run vCPUs leave them again.
     linux_sys::take_short_slices(linux_sys::Hurry::VmProcess);
+    // A fork is answered when its source was seen to run again.
+    linux_sys::take_exact_timers();
     // Finds the kernel's fast clock while the process may still look for it.
     machine::monotonic_ns();
     let barrier = jail.enter().context("cannot build the jail")?;

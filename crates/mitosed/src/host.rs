@@ -69,7 +69,7 @@ use crate::keys::HostKeys;
 use crate::layers::Layers;
 use crate::vmm::{Pool, Reactor};
 
-use self::fork::OpenPoints;
+use self::fork::{OpenPoints, Recorders};
 use self::identity::check_own_among;
 use self::listing::Listing;
 use self::objects::Objects;
@@ -108,6 +108,7 @@ pub struct Host {
     /// Processes that live in the group of another VM, by group.
     lodgers: Mutex<HashMap<String, usize>>,
     points: OpenPoints,
+    recorders: Recorders,
     successions: archive::Successions,
     reactor: Reactor,
     keys: Arc<HostKeys>,
@@ -149,6 +150,7 @@ impl Host {
             groups,
             lodgers: Mutex::default(),
             points: OpenPoints::default(),
+            recorders: Recorders::default(),
             successions: archive::Successions::default(),
             reactor,
             keys,

@@ -43,7 +43,19 @@ impl Backlog {
 impl Host {
     /// Writes the present rows of `vms` and `changes` to the inventory in one batch, and tells the
     /// events. Where that fails the rows are written later, as they are then.
-    pub(super) fn commit(&self, vms: &[&Arc<Vm>], mut changes: Changes) -> OpResult<()> {
+    pub(super) fn commit(&self, vms: &[&Arc<Vm>], changes: Changes) -> OpResult<()> {
+        let written = self.commit_intent(vms, changes)?;
+        self.look_at_stacks(&written);
+        Ok(())
+    }
+
+    /// As [`Host::commit`] for what is not over yet: another commit follows, and before that nobody
+    /// looks at the VMs' stacks. Returns what was written.
+    pub(super) fn commit_intent(
+        &self,
+        vms: &[&Arc<Vm>],
+        mut changes: Changes,
+    ) -> OpResult<Changes> {
         super::tasks::sign(&mut changes.events);
         let mut backlog = self.backlog();
         let written = self.catch_up(&mut backlog).and_then(|()| {
@@ -54,7 +66,14 @@ impl Host {
         if written.is_err() {
             backlog.add_vms(vms);
         }
-        written
+        written.map(|()| changes)
+    }
+
+    /// Has the background look at the stacks of VMs that were written.
+    fn look_at_stacks(&self, changes: &Changes) {
+        for row in changes.vms.iter().filter(|row| !row.disks.is_empty()) {
+            self.upkeep.look_at(&row.id);
+        }
     }
 
     /// As [`Host::commit`], for what has happened and cannot be taken back: it is written later
@@ -95,6 +114,7 @@ impl Host {
         change(&mut row);
         changes.vms.push(row);
         self.write(&changes)?;
+        self.look_at_stacks(&changes);
         vm.update(|live| change(&mut live.row));
         Ok(())
     }
@@ -108,6 +128,7 @@ impl Host {
         let rows = backlog.vms.values().filter_map(|vm| vm.row_to_store());
         changes.vms.extend(rows);
         self.write(&changes)?;
+        self.look_at_stacks(&changes);
         *backlog = Backlog::default();
         Ok(())
     }
@@ -115,9 +136,6 @@ impl Host {
     fn write(&self, changes: &Changes) -> OpResult<()> {
         let events = self.inventory.apply(changes).map_err(OpError::from)?;
         self.apply_objects(changes);
-        for row in changes.vms.iter().filter(|row| !row.disks.is_empty()) {
-            self.upkeep.look_at(&row.id);
-        }
         for event in events {
             tracing::info!(
                 subject = event.subject,

@@ -39,11 +39,13 @@ pub(in crate::host) use self::flatten::{AtWork, History};
 pub(in crate::host) use self::of_snapshot::{Held, past_of};
 pub use self::point::PointFork;
 pub(in crate::host) use self::point::{OpenPoints, SealedMemory};
+pub(in crate::host) use self::record::Recorders;
 
 use self::fail_at::{FailAt, HostStep};
 use self::record::Recording;
 use self::seats::{Seat, for_each};
 use super::backends::{FdList, make_checkpoint, reopen_read_only};
+use super::limits::Raise;
 use super::states::Operation;
 use super::{Host, Vm};
 use crate::clock::{monotonic_ns, us_between};
@@ -120,8 +122,8 @@ impl Host {
             let _busy = self.pool.busy();
             self.wait_for_room(source)?;
             let _turn = self.turn(source)?;
-            let lodging = self.raise_for_fork(source, request.names.len());
-            let forked = self.fork_now(source, request, fail_at, &mut phases);
+            let (lodging, raise) = self.begin_raise(source, request.names.len());
+            let forked = self.fork_now(source, request, raise, fail_at, &mut phases);
             let clones = forked.as_ref().ok().map(|(_, seats)| {
                 let vms = seats.iter().map(|seat| Arc::clone(&seat.vm));
                 vms.collect::<Vec<_>>()
@@ -146,6 +148,7 @@ impl Host {
         self: &Arc<Self>,
         source: &Arc<Vm>,
         request: &ForkRequest,
+        raise: Option<Raise>,
         fail_at: FailAt,
         phases: &mut Phases,
     ) -> OpResult<(Cloned, Vec<Seat>)> {
@@ -166,7 +169,7 @@ impl Host {
         };
         self.reserve(&vms, memory, Consistency::Instant)?;
         let forked = self
-            .prepare(source, &mut seats, kvm, fail_at, phases)
+            .prepare(source, &mut seats, kvm, raise, fail_at, phases)
             .map_err(|error| (error, false))
             .and_then(|ground| {
                 let newborns: Vec<_> = seats.iter().filter_map(|s| s.newborn.as_ref()).collect();
@@ -174,7 +177,7 @@ impl Host {
                 let point = self.fork_source(source, &link, &newborns, &ground, drain, fail_at)?;
                 Ok((point, ground.recording))
             });
-        let (point, recording) = match forked {
+        let (point, mut recording) = match forked {
             Ok(forked) => forked,
             Err((error, swapped)) => {
                 self.fork_failed(source, false, swapped);
@@ -189,6 +192,7 @@ impl Host {
         self.tell_all(&mut seats, &point, fail_at);
         phases.mark("told");
         self.adopt_tops(source, &point.forked, seats.len());
+        recording.sync_when_running(&mut seats);
         let durable = recording
             .wait_durable()
             .and_then(|()| fail_at.check(HostStep::Sync));
@@ -215,10 +219,11 @@ impl Host {
         source: &Arc<Vm>,
         seats: &mut [Seat],
         kvm: Option<Arc<OwnedFd>>,
+        raise: Option<Raise>,
         fail_at: FailAt,
         phases: &mut Phases,
     ) -> OpResult<Ground> {
-        let (deltas, mut recording) = self.record_intent(source, seats)?;
+        let (deltas, recording) = self.record_intent(source, seats, raise)?;
         phases.mark("planned");
         // Processes first: what they build ahead they build beside what follows here.
         let inherited = source.live().ram == Some(RamView::Private);
@@ -239,7 +244,6 @@ impl Host {
         phases.mark("processes");
         let tops = make_next_tops(&deltas)?;
         for_each(seats, Seat::make_tops)?;
-        recording.files_made();
         self.open_below(seats)?;
         let kinds = source.live().row.ssh_host_key_kinds.clone();
         for seat in seats.iter_mut() {

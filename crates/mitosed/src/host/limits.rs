@@ -37,6 +37,14 @@ const MEMORY_FILE_SYSTEMS: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 /// Times that removing a group is tried again.
 const REMOVE_TRIES: u32 = 50;
 
+/// A limit that is to be raised before a fork.
+#[derive(Debug)]
+pub(super) struct Raise {
+    group: String,
+    /// Whose budget is added; without one the limit is taken away.
+    row: Option<VmRow>,
+}
+
 /// Processes that live in the group of another VM for a while.
 #[derive(Debug)]
 pub(super) struct Lodging {
@@ -133,27 +141,56 @@ impl Host {
     /// Makes room for the pages that a VM will write after its next fork. Clones of a VM that was
     /// forked before, `clones` in number, are born in its group.
     pub(super) fn raise_for_fork(&self, source: &Vm, clones: usize) -> Option<Lodging> {
-        let groups = self.groups()?;
+        let (lodging, raise) = self.begin_raise(source, clones);
+        self.raise(raise);
+        lodging
+    }
+
+    /// Begins that; what takes time is left to [`Host::raise`], which is to be over before the fork.
+    pub(super) fn begin_raise(
+        &self,
+        source: &Vm,
+        clones: usize,
+    ) -> (Option<Lodging>, Option<Raise>) {
+        if self.groups().is_none() {
+            return (None, None);
+        }
         let (row, group, splits) = {
             let mut live = source.live();
-            let group = live.row.group.clone().or_else(|| live.lodging.clone())?;
+            let group = live.row.group.clone().or_else(|| live.lodging.clone());
+            let Some(group) = group else {
+                return (None, None);
+            };
             live.limit_raised = true;
             let splits = live.ram == Some(RamView::Private);
             (live.row.clone(), group, splits)
         };
         if splits {
             *self.lodgers().entry(group.clone()).or_default() += clones;
-            note(&group, groups.lift_limit(&group));
-            return Some(Lodging {
-                group,
+            let lodging = Lodging {
+                group: group.clone(),
                 processes: clones,
-            });
+            };
+            return (Some(lodging), Some(Raise { group, row: None }));
         }
-        if !self.lodgers().contains_key(&group) {
-            let used = groups.used_bytes(&group).unwrap_or(0);
-            note(&group, groups.set_limit(&group, used + self.budget(&row)));
-        }
-        None
+        let lodged = self.lodgers().contains_key(&group);
+        let row = Some(row);
+        (None, (!lodged).then_some(Raise { group, row }))
+    }
+
+    /// Raises a limit.
+    pub(super) fn raise(&self, raise: Option<Raise>) {
+        let (Some(Raise { group, row }), Some(groups)) = (raise, self.groups()) else {
+            return;
+        };
+        let raised = match row {
+            None => groups.lift_limit(&group),
+            Some(row) => {
+                let used = groups.used_bytes(&group).unwrap_or(0);
+                groups.set_limit(&group, used + self.budget(&row))
+            }
+        };
+        note(&group, raised);
     }
 
     /// What a fork leads to: clones that are to settle in, or none where it failed and the source

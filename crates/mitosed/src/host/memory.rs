@@ -1,6 +1,7 @@
 //! The host's memory, and whether a call leaves enough of it.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 
 use anyhow::Context;
 use vm_spec::format_size;
@@ -10,6 +11,9 @@ use crate::error::{OpError, OpResult};
 
 /// What a clone takes before its guest writes: pages, page tables and kernel objects, bytes.
 pub(super) const CLONE_COST_BYTES: u64 = 4 << 20;
+
+/// More than `/proc/meminfo` has, bytes.
+const MEMINFO_BYTES: usize = 8 << 10;
 
 /// Figures of `/proc/meminfo`, bytes.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +26,11 @@ pub struct HostMemory {
 
 /// Reads the host's memory.
 pub fn host_memory() -> anyhow::Result<HostMemory> {
-    let text = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    // Read at once, not in pieces that grow.
+    let mut text = String::with_capacity(MEMINFO_BYTES);
+    File::open("/proc/meminfo")
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .context("cannot read /proc/meminfo")?;
     let field = |name: &str| {
         text.lines()
             .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix("kB"))

@@ -141,6 +141,8 @@ impl Host {
         let disks = self.open_disks(&row)?;
         let shell = self.pool.take()?;
         let link = self.assign(vm, shell)?;
+        // A shell of the pool has its group: it is limited before it has a guest.
+        self.limit(vm);
         // The process is on record before it runs a guest, so that recovery finds it.
         let booted = self.commit(&[vm], Changes::default()).and_then(|()| {
             let identity = identity_message(&row, IdentityKind::Boot, Vec::new());

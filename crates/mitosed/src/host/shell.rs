@@ -41,8 +41,6 @@ impl Host {
             live.begin();
         });
         shell.watch.redirect(self.handler(vm, &link));
-        // A shell of the pool has its group: it is limited before it has a guest.
-        self.limit(vm);
         Ok(link)
     }
 

@@ -164,8 +164,12 @@ pub async fn run<T: Serialize>(
     work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
 ) -> Result<Response, HttpError> {
     let wait = call.wait;
-    let mut handle = start(host, call, spec, work).await?;
-    match wait && ended(&mut handle).await? {
+    let begun = start(host, call, spec, work);
+    let (handle, ended) = match wait {
+        true => begun.ended().await?,
+        false => (begun.handle().await?, false),
+    };
+    match ended {
         true => Ok(Json(handle.task()).into_response()),
         false => Ok(accepted(handle.task())),
     }
@@ -180,8 +184,8 @@ pub async fn give<T: Serialize + DeserializeOwned>(
     work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
     answer: impl FnOnce(T) -> Response,
 ) -> Result<Response, HttpError> {
-    let mut handle = start(host, call, spec, work).await?;
-    if !ended(&mut handle).await? {
+    let (handle, ended) = start(host, call, spec, work).ended().await?;
+    if !ended {
         return Ok(accepted(handle.task()));
     }
     let task = handle.task();
@@ -217,14 +221,43 @@ pub fn accepted(task: Task) -> Response {
     answer.into_response()
 }
 
-async fn start<T: Serialize>(
+/// A task that a thread was asked to begin.
+struct Begun {
+    handle: oneshot::Receiver<OpResult<TaskHandle>>,
+    /// Nothing is sent: it closes when the thread has no more to do for the task.
+    over: oneshot::Receiver<()>,
+}
+
+impl Begun {
+    /// The task as it begins.
+    async fn handle(self) -> Result<TaskHandle, HttpError> {
+        let broke_off = |_| OpError::failed("the operation broke off; see the daemon's log");
+        Ok(self.handle.await.map_err(broke_off)??)
+    }
+
+    /// The task when it has ended, or as long as an answer can wait; says whether it has ended.
+    async fn ended(mut self) -> Result<(TaskHandle, bool), HttpError> {
+        // Nobody is woken when it begins: that would take the processor from the work.
+        let waited = tokio::time::timeout(WAIT_MAX, &mut self.over).await;
+        let mut handle = self.handle().await?;
+        let over = match waited {
+            // An earlier call with the same key may be at work for it.
+            Ok(_) => ended(&mut handle).await?,
+            Err(_) => handle.task().state != TaskState::Running,
+        };
+        Ok((handle, over))
+    }
+}
+
+fn start<T: Serialize>(
     host: Arc<Host>,
     call: Call,
     spec: TaskSpec,
     work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
-) -> Result<TaskHandle, HttpError> {
+) -> Begun {
     let spec = spec.user(&call.user.name).key(call.key).asked(call.asked);
-    let (tell, told) = oneshot::channel();
+    let (tell, handle) = oneshot::channel();
+    let (working, over) = oneshot::channel::<()>();
     // One thread records the task and works for it: another would have to be made and woken first,
     // and a clone waits for it.
     tokio::task::spawn_blocking(move || {
@@ -237,9 +270,9 @@ async fn start<T: Serialize>(
         if let Some(run) = run {
             run.run(work);
         }
+        drop(working);
     });
-    let broke_off = |_| OpError::failed("the operation broke off; see the daemon's log");
-    Ok(told.await.map_err(broke_off)??)
+    Begun { handle, over }
 }
 
 /// Waits for the end of a task, as long as an answer can wait; says whether it has ended.

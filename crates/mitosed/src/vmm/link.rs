@@ -88,6 +88,8 @@ pub struct Pending {
     link: Arc<Link>,
     id: u64,
     answer: mpsc::Receiver<Answer>,
+    /// The answer, where it came while nobody took it.
+    early: Option<Answer>,
 }
 
 impl Link {
@@ -164,6 +166,7 @@ impl Link {
             link: Arc::clone(self),
             id,
             answer,
+            early: None,
         };
         self.send_frame(&body, fds)?;
         Ok(pending)
@@ -271,8 +274,19 @@ impl AsFd for Link {
 }
 
 impl Pending {
+    /// Waits for the answer at most until `deadline`, and leaves it to [`Pending::wait`].
+    pub fn look_until(&mut self, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if self.early.is_none() {
+            self.early = self.answer.recv_timeout(left).ok();
+        }
+    }
+
     /// Waits for the answer; a failure that the process reports is an error.
-    pub fn wait(self, timeout: Duration) -> Result<Answer, LinkError> {
+    pub fn wait(mut self, timeout: Duration) -> Result<Answer, LinkError> {
+        if let Some(answer) = self.early.take() {
+            return taken(answer);
+        }
         match self.answer.recv_timeout(timeout) {
             Ok(answer) => taken(answer),
             Err(mpsc::RecvTimeoutError::Timeout) => {

@@ -125,7 +125,7 @@ impl Host {
 
     /// All that is done before the source's disks wait.
     fn lay_linked(self: &Arc<Self>, source: &Arc<Vm>, seats: &mut [Seat]) -> OpResult<Ground> {
-        let (deltas, mut recording) = self.record_intent(source, seats)?;
+        let (deltas, mut recording) = self.record_intent(source, seats, None)?;
         recording.wait_recorded()?;
         let tops = make_next_tops(&deltas)?;
         for seat in seats.iter_mut() {

@@ -12,9 +12,10 @@ use super::seats::Seat;
 use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
-use crate::host::datastores::Promise;
+use crate::host::datastores::{DELTA_BYTES, Promise};
 use crate::host::guestinfo::guestinfo_of_new;
 use crate::host::identity::new_mac;
+use crate::host::limits::Raise;
 use crate::host::media::check_slots;
 use crate::host::memory::CLONE_COST_BYTES;
 use crate::host::run::plan::claim_mac;
@@ -23,6 +24,17 @@ use crate::inventory::{
     Changes, DiskRow, LayerId, LayerRow, ObjectId, PowerState, VM_FOLDER, VmRow,
 };
 use crate::layers::Layers;
+
+/// What the clones of a request are to be.
+#[derive(Debug)]
+pub(in crate::host) struct Planned {
+    /// Their rows, but for ids and disks.
+    rows: Vec<VmRow>,
+    /// Where their disks go.
+    store: ObjectId,
+    /// Space that they are promised.
+    space: Vec<Promise>,
+}
 
 impl Host {
     /// Returns a seat for each clone of the request, of which there are at most `max`.
@@ -33,29 +45,20 @@ impl Host {
         max: usize,
     ) -> OpResult<Vec<Seat>> {
         let mut problems = Problems::default();
-        self.check_clones(row, request, max, &mut problems);
-        problems.finish()?;
-        let count = request.names.len();
-        let (store, space) = self.promise_clones(row, request)?;
+        let planned = self.check_clones(row, request, max, &mut problems);
+        let Planned { rows, store, space } = problems.end(planned)?;
         let space = Arc::new(space);
         let media = self.plan_media("extra_disks", &request.extra_disks)?;
-        let mut used = self.macs_in_use();
-        let ids = self.new_ids("vm", count)?;
-        request
-            .names
-            .iter()
-            .zip(ids)
-            .enumerate()
-            .map(|(index, (name, id))| {
-                let own = request_for(request, index);
-                let mut clone = clone_row(self, row, id, name, &own, &mut used)?;
-                self.edit_clone(&mut clone, request, index)?;
+        let ids = self.new_ids("vm", rows.len())?;
+        let clones = rows.into_iter().zip(ids).enumerate();
+        clones
+            .map(|(index, (mut clone, id))| {
+                clone.id = id;
                 clone.datastore.clone_from(&store);
-                tell_clone(&mut clone, row, request, index)?;
                 let taps = self.open_taps(&clone)?;
                 let mut seat = Seat::new(Vm::new(clone), taps);
                 seat.space = Some(Arc::clone(&space));
-                seat.media = Some(match own {
+                seat.media = Some(match request_for(request, index) {
                     Cow::Borrowed(_) => Arc::clone(&media),
                     Cow::Owned(own) => self.plan_media("extra_disks", &own.extra_disks)?,
                 });
@@ -101,17 +104,18 @@ impl Host {
         }
         drop(layers);
         let vms = seats.iter().map(|seat| Arc::clone(&seat.vm)).collect();
-        Recording::start(self, vms, changes)
+        Recording::start(self, vms, changes, None)
     }
 
-    /// Adds all that is in the way of the clones of a request to `problems`; nothing is made.
+    /// Adds all that is in the way of the clones of a request to `problems`, and returns what they
+    /// are to be; nothing is made. With problems the plan lacks clones.
     pub(in crate::host) fn check_clones(
         &self,
         row: &VmRow,
         request: &ForkRequest,
         max: usize,
         problems: &mut Problems,
-    ) {
+    ) -> Option<Planned> {
         let count = request.names.len();
         let clones = u32::try_from(count).unwrap_or(u32::MAX);
         problems.take(check_count(count, max));
@@ -127,7 +131,7 @@ impl Host {
         self.try_media("extra_disks", &request.extra_disks, problems);
         let mut used = self.macs_in_use();
         let mut names = HashSet::new();
-        let mut addressed = Vec::new();
+        let mut rows = Vec::new();
         // Names that are too many are not looked at one by one.
         for (index, name) in request.names.iter().enumerate().take(max) {
             let own = request_for(request, index);
@@ -142,14 +146,8 @@ impl Host {
                     tell_clone(&mut clone, row, request, index)?;
                     Ok(clone)
                 });
-            let folder = match problems.take(planned) {
-                Some(clone) if request.addresses.is_empty() => clone.folder,
-                Some(clone) => {
-                    addressed.push(clone);
-                    addressed.last().and_then(|clone| clone.folder.clone())
-                }
-                None => row.folder.clone(),
-            };
+            let planned = problems.take(planned);
+            let folder = planned.as_ref().map_or(&row.folder, |clone| &clone.folder);
             let folder = folder.as_deref().unwrap_or(VM_FOLDER);
             problems.take(match api_types::name_problem(name) {
                 Some(problem) => Err(OpError::invalid(problem)),
@@ -160,9 +158,13 @@ impl Host {
                     "name: {name:?} is given twice; give each clone its own"
                 ))));
             }
+            rows.extend(planned);
         }
-        problems.take(self.check_addresses(&addressed));
-        problems.take(self.promise_clones(row, request).map(drop));
+        if !request.addresses.is_empty() {
+            problems.take(self.check_addresses(&rows));
+        }
+        let (store, space) = problems.take(self.promise_clones(row, request))?;
+        Some(Planned { rows, store, space })
     }
 
     /// Promises the space of the deltas of a request's clones and of the source's next, and says on
@@ -179,25 +181,27 @@ impl Host {
             return Ok((source.datastore.clone(), Vec::new()));
         }
         let store = request.datastore.as_deref().unwrap_or(&source.datastore);
-        let store = self.store_for_disks(store)?.id;
+        let store = self.store_for_disks(store)?;
         let disks = source.deltas_of_fork();
         let of_clones = disks.saturating_mul(request.names.len());
         let of_clones = of_clones.saturating_add(extra_disks_of(request));
-        let space = if source.datastore == store {
-            vec![self.promise_deltas(&store, disks.saturating_add(of_clones))?]
+        let deltas = |count: usize| DELTA_BYTES.saturating_mul(count as u64);
+        let space = if source.datastore == store.id {
+            vec![self.promise_space(&store, deltas(disks.saturating_add(of_clones)))?]
         } else {
             let own = self.promise_deltas(&source.datastore, disks)?;
-            vec![own, self.promise_deltas(&store, of_clones)?]
+            vec![own, self.promise_space(&store, deltas(of_clones))?]
         };
-        Ok((store, space))
+        Ok((store.id, space))
     }
 
-    /// Starts to record the clones as `creating` and the source's next tops as pending; returns the
-    /// latter with their parents.
+    /// Starts to record the clones as `creating` and the source's next tops as pending, and to raise
+    /// its limit; returns the tops with their parents.
     pub(super) fn record_intent(
         self: &Arc<Self>,
         source: &Arc<Vm>,
         seats: &mut [Seat],
+        raise: Option<Raise>,
     ) -> OpResult<(Vec<(LayerRow, LayerRow)>, Recording)> {
         let mut changes = Changes::default();
         let mut deltas = Vec::new();
@@ -251,7 +255,7 @@ impl Host {
         })?;
         let mut vms = vec![Arc::clone(source)];
         vms.extend(seats.iter().map(|seat| Arc::clone(&seat.vm)));
-        Ok((deltas, Recording::start(self, vms, changes)?))
+        Ok((deltas, Recording::start(self, vms, changes, raise)?))
     }
 }
 

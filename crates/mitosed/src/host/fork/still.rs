@@ -15,7 +15,7 @@ impl Host {
         vm: &Arc<Vm>,
     ) -> OpResult<Vec<Option<LayerId>>> {
         let tops = vm.row().tops();
-        let (deltas, mut recording) = self.record_intent(vm, &mut [])?;
+        let (deltas, mut recording) = self.record_intent(vm, &mut [], None)?;
         let made = (|| -> OpResult<()> {
             recording.wait_recorded()?;
             for (delta, parent) in &deltas {

@@ -330,7 +330,6 @@ impl Host {
             Ok(())
         });
         for_each_alone(seats, Seat::make_tops);
-        recording.files_made();
         self.open_below(seats)?;
         for seat in seats.iter_mut() {
             seat.host_keys = self.keys.take(&point.doc.row.ssh_host_key_kinds);
@@ -340,6 +339,7 @@ impl Host {
         for_each_alone(seats, |seat| {
             seat.tell_restore(Some(Arc::clone(&ground.ram)), Some(&ground.checkpoint))
         });
+        recording.sync_when_running(seats);
         match recording.wait_durable() {
             Ok(()) => clones_durable(seats),
             Err(error) => return Err(error.into()),

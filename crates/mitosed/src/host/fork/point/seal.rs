@@ -152,7 +152,7 @@ impl Host {
         newborns: Option<&[&(Arc<OwnedFd>, u32)]>,
         drain_ms_max: Option<u32>,
     ) -> OpResult<(Forked, Option<Arc<OwnedFd>>, OwnedFd)> {
-        let (deltas, mut recording) = self.record_intent(source, &mut [])?;
+        let (deltas, mut recording) = self.record_intent(source, &mut [], None)?;
         let mut tops = Vec::new();
         let made = deltas.iter().try_for_each(|(delta, parent)| {
             let file = make_delta(delta, parent)?;
