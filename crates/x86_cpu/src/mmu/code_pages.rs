@@ -23,6 +23,8 @@ use crate::Ram;
 /// Highest number of processors that share a RAM.
 pub const PROCESSORS_MAX: usize = 32;
 const TOLD_SHIFT: u32 = 32;
+/// Bits of the processors that hold translations of a page.
+const HOLDERS: u64 = u32::MAX as u64;
 const AWAY: u64 = u64::MAX;
 
 /// The shared record, one for each VM.
@@ -31,6 +33,8 @@ pub(crate) struct CodePages {
     words: Box<[AtomicU64]>,
     /// Number of times that a page became a code page.
     epoch: AtomicU64,
+    /// Somebody has marked processors as told and not yet filled all their inboxes.
+    telling: AtomicBool,
     members: Mutex<[Option<Arc<Inbox>>; PROCESSORS_MAX]>,
 }
 
@@ -71,6 +75,7 @@ impl CodePages {
             // alignment and the valid values of `u64`.
             words: unsafe { Box::from_raw(zeros as *mut [AtomicU64]) },
             epoch: AtomicU64::new(0),
+            telling: AtomicBool::new(false),
             members: Mutex::default(),
         }
     }
@@ -89,13 +94,26 @@ impl CodePages {
         };
         std::sync::atomic::fence(Ordering::SeqCst);
         let seen = word.load(Ordering::SeqCst);
-        let untold = seen & !(seen >> TOLD_SHIFT) & u64::from(u32::MAX);
-        if untold == 0 {
-            return;
+        if untold(seen) != 0 {
+            self.tell(number, gpa);
+        } else if seen & HOLDERS != 0 && self.telling.load(Ordering::SeqCst) {
+            // Who told them may not have got to their inboxes yet, and this store is as if told.
+            drop(locked(&self.members));
         }
+    }
+
+    /// Tells every processor with code in the page at `gpa` that has not heard of it.
+    pub(super) fn tell(&self, number: usize, gpa: u64) {
+        let Some(word) = self.words.get(number) else {
+            return;
+        };
         let members = locked(&self.members);
-        let before = word.fetch_or(untold << TOLD_SHIFT, Ordering::SeqCst);
-        let mut mine = before & !(before >> TOLD_SHIFT) & untold;
+        self.telling.store(true, Ordering::SeqCst);
+        // Only who holds code in this very moment: one that gave it up since the look at the word would
+        // keep the mark that it was told, with nothing in its inbox, and never hear of a store again.
+        let mark = |word| Some(word | untold(word) << TOLD_SHIFT);
+        let before = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, mark);
+        let mut mine = untold(before.unwrap_or_default());
         while mine != 0 {
             let index = mine.trailing_zeros() as usize;
             mine &= mine - 1;
@@ -104,7 +122,13 @@ impl CodePages {
                 inbox.any.store(true, Ordering::SeqCst);
             }
         }
+        self.telling.store(false, Ordering::SeqCst);
     }
+}
+
+/// Processors of a page's word that hold code and were not told of a change.
+fn untold(word: u64) -> u64 {
+    word & !(word >> TOLD_SHIFT) & HOLDERS
 }
 
 impl Member {

@@ -115,6 +115,90 @@ fn a_processor_that_goes_away_leaves_no_marks() {
     assert!(cpu.store_fast::<u8>(PAGE, 2));
 }
 
+/// A processor drops translations between another one's look at the page's word and its telling.
+#[test]
+fn a_store_does_not_tell_who_gave_its_code_up_meanwhile() {
+    let mut bench = Bench::long();
+    let mut other = bench.second();
+    other.begin_slice();
+    other.mark_code_page(PAGE);
+    other.unmark_code_page(PAGE);
+    bench.cpu.ram.code().tell((PAGE >> 12) as usize, PAGE);
+    other.mark_code_page(PAGE);
+    let (cpu, env) = bench.parts();
+    cpu.begin_slice();
+    cpu.store::<u8>(env, PAGE, 1).unwrap();
+    assert!(other.code_changed(), "the store after that is told");
+}
+
+/// Cross-modifying code: one processor changes a page and says so, the other serialises, then runs
+/// what it has translated. It looks also while it waits, as a processor does that yields.
+#[test]
+fn no_change_is_missed() {
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+    const ROUNDS: u32 = 20_000;
+    let mut bench = Bench::long();
+    let mut other = bench.second();
+    let (written, done) = (AtomicU32::new(0), AtomicU32::new(0));
+    let wait = |word: &AtomicU32, round: u32, look: &mut dyn FnMut()| {
+        for looks in 1.. {
+            if word.load(SeqCst) == round {
+                return;
+            }
+            look();
+            // The other thread may need the processor.
+            if looks % 256 == 0 {
+                std::thread::yield_now();
+            }
+        }
+    };
+    let missed = std::thread::scope(|scope| {
+        let runner = scope.spawn(|| {
+            let mut env = super::World::default();
+            let mut translated: Option<u32> = None;
+            let mut look = |cpu: &mut crate::Cpu, translated: &mut Option<u32>| {
+                if !cpu.stale_waits() {
+                    return;
+                }
+                let (stale, suspects) = stale(cpu);
+                if stale.contains(&PAGE) {
+                    *translated = None;
+                }
+                let differs = |code| cpu.load(&mut env, PAGE) != Ok(code);
+                if suspects.contains(&PAGE) && translated.is_some_and(differs) {
+                    *translated = None;
+                    cpu.unmark_code_page(PAGE);
+                }
+            };
+            let mut missed = 0;
+            other.begin_slice();
+            for round in 1..=ROUNDS {
+                wait(&written, round, &mut || look(&mut other, &mut translated));
+                look(&mut other, &mut translated);
+                let code = *translated.get_or_insert_with(|| {
+                    other.mark_code_page(PAGE);
+                    let mut env = super::World::default();
+                    other.load(&mut env, PAGE).unwrap()
+                });
+                missed += u32::from(code != round);
+                done.store(round, SeqCst);
+            }
+            other.end_slice();
+            missed
+        });
+        let (cpu, env) = (&mut bench.cpu, &mut bench.world);
+        cpu.begin_slice();
+        for round in 1..=ROUNDS {
+            cpu.store::<u32>(env, PAGE, round).unwrap();
+            written.store(round, SeqCst);
+            wait(&done, round, &mut || cpu.sync_code_pages());
+        }
+        cpu.end_slice();
+        runner.join().unwrap()
+    });
+    assert_eq!(missed, 0, "old code ran after a serialising instruction");
+}
+
 /// One processor changes a value under another's feet, as LOCK does.
 #[test]
 fn locked_changes_of_two_processors_add_up() {
