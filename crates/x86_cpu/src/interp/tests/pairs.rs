@@ -148,8 +148,9 @@ fn program(seed: u64) -> Vec<u8> {
 
 fn ends_after(code: &[u8], slice: u64) -> ([u64; 16], u64, Vec<u64>) {
     let mut machine = Machine::new();
-    for at in (0..0x2000).step_by(8) {
-        machine.write(DATA + at, &(at * 0x0123_4567_89ab_cdef).to_le_bytes());
+    for at in (0..0x2000_u64).step_by(8) {
+        let word = at.wrapping_mul(0x0123_4567_89ab_cdef);
+        machine.write(DATA + at, &word.to_le_bytes());
     }
     machine.write(CODE, code);
     for _ in 0..1_000_000 {
