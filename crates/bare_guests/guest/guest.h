@@ -18,6 +18,7 @@ typedef unsigned long u64;
 struct options {
 	char mode[16];
 	u64 touch_mib;
+	u64 late;
 	u64 percent;   /* pages a dirty command writes, per cent of the touched ones */
 	u64 scatter;   /* write pseudo-random pages instead of the first ones */
 	u64 write;     /* counter: also write one touched page per iteration */

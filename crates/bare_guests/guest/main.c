@@ -89,6 +89,7 @@ static void read_options(void)
 		options.mode[i] = 0;
 	}
 	read_number("touch", &options.touch_mib);
+	read_number("late", &options.late);
 	read_number("percent", &options.percent);
 	read_number("scatter", &options.scatter);
 	read_number("write", &options.write);

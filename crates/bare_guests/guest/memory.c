@@ -23,14 +23,14 @@ static void tick_rarely(u64 step)
 		tick();
 }
 
-/* Writes every page once and says M. */
+/* Writes every page once, unless that is left to commands, and says M. */
 void touch_area(void)
 {
 	u64 bytes = options.touch_mib * MIB;
 	if (AREA_START + bytes > machine.ram_end)
 		fail("touch", options.touch_mib);
 	pages = bytes / PAGE_BYTES;
-	for (u64 i = 0; i < pages; i++) {
+	for (u64 i = 0; i < pages && !options.late; i++) {
 		*page_at(i) = MARK | i;
 		tick_rarely(i);
 	}

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `mode=` | `counter`, `dirty`, `disk`, `net` or `smp` |
 //! | `touch=N` | write a word into each page of N MiB from 16 MiB on, then print `M` |
+//! | `late=1` | write none of these words: commands that dirty pages touch them first, `v` says `E` |
 //! | `every=N` | report every N iterations instead of every `ticks=` TSC ticks |
 //! | `write=1` | `counter` also writes one touched page per iteration |
 //! | `percent=N`, `scatter=1` | share and choice of the pages that a dirty command writes: the first ones, scattered ones in the order of addresses (1) or in no order (2) |

@@ -42,11 +42,16 @@ impl Bed {
 
     /// Runs a guest that touches `touch` MiB and then waits for commands.
     fn run(&self, name: &str, touch: u32, more: &[&str]) {
+        self.run_sized(name, "128M", &format!("touch={touch}"), more);
+    }
+
+    /// Runs a guest with `memory` that does what `words` say and then waits for commands.
+    fn run_sized(&self, name: &str, memory: &str, words: &str, more: &[&str]) {
         let kernel = self.folder.path().join("guest.elf");
         let kernel = kernel.to_str().expect("path");
-        let words = format!("mode=dirty idle=1 touch={touch}");
+        let words = format!("mode=dirty idle=1 {words}");
         let mut args = vec!["run", name, "--kernel", kernel, "--cmdline", &words];
-        args.extend(["--memory", "128M", "--engine", "kvm"]);
+        args.extend(["--memory", memory, "--engine", "kvm"]);
         args.extend(more);
         self.cli.run(&args).expect("run");
         self.until_says(name, "M");
@@ -226,6 +231,36 @@ fn a_clone_at_its_limit_is_powered_off_and_the_others_run_on() {
     assert!(groups.exists());
     bed.cli.clean_up();
     bed.until("no group is left", || !groups.exists());
+}
+
+/// A page that is touched for the first time after a fork is charged twice: in the layer, and as the
+/// private copy.
+#[test]
+fn memory_that_is_first_touched_after_a_fork_is_within_the_default_limit() {
+    let Some(bed) = Bed::new() else { return };
+    // In a clone, in its source, in a clone born by fork() and in a source that was forked twice.
+    for (clones, toucher) in [(1, "c1"), (1, "s"), (2, "c2"), (2, "s")] {
+        bed.run_sized("s", "512M", "touch=490 late=1", &[]);
+        if bed.info("s")["memory"]["limit_kib"].is_null() {
+            eprintln!("skipped: no memory controller here");
+            return;
+        }
+        for clone in 1..=clones {
+            let args = ["clone", "s", "--name", &format!("c{clone}")];
+            bed.cli.run(&args).expect("clone");
+        }
+        bed.until("nobody lodges", || {
+            bed.group_of("s") != bed.group_of(&format!("c{clones}"))
+        });
+        bed.tell(toucher, b'A');
+        bed.until(&format!("{toucher} touched its memory"), || {
+            assert_eq!(bed.info(toucher)["state"], "running", "{clones}, {toucher}");
+            bed.count(toucher, "D") == 1
+        });
+        let mut args = vec!["rm", "--force", "s", "c1", "c2"];
+        args.truncate(3 + clones);
+        bed.cli.run(&args).expect("rm");
+    }
 }
 
 #[test]

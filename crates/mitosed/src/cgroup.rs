@@ -171,6 +171,16 @@ impl Groups {
             .map_err(|_| io::Error::other(format!("{file} is no number")))
     }
 
+    /// The limit of a group, bytes; the greatest number where it has none.
+    pub fn limit(&self, name: &str) -> u64 {
+        let file = match self.version {
+            Version::V1 => "memory.limit_in_bytes",
+            Version::V2 => "memory.max",
+        };
+        let text = self.read(name, file).unwrap_or_default();
+        text.trim().parse().unwrap_or(u64::MAX)
+    }
+
     /// What the kernel says about ended processes of a group.
     pub fn kills(&self, name: &str) -> Kills {
         let read = |file| self.read(name, file).unwrap_or_default();

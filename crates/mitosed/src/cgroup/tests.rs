@@ -30,6 +30,7 @@ fn v2_files_are_read_and_written() {
     groups.set_limit("g", 64 << 20).unwrap();
     groups.enter("g", 77).unwrap();
     assert_eq!(groups.read("g", "memory.max").unwrap(), "67108864");
+    assert_eq!(groups.limit("g"), 64 << 20);
     assert_eq!(groups.read("g", "memory.swap.max").unwrap(), "0");
     assert_eq!(groups.read("g", "cgroup.procs").unwrap(), "77");
     assert_eq!(groups.used_bytes("g").unwrap(), 4096);
@@ -57,6 +58,7 @@ fn v1_files_are_read_and_written() {
     groups.set_limit("g", 16 << 20).unwrap();
     let limit = groups.read("g", "memory.limit_in_bytes").unwrap();
     assert_eq!(limit, "16777216");
+    assert_eq!(groups.limit("g"), 16 << 20);
     assert_eq!(groups.used_bytes("g").unwrap(), 8192);
     let kills = groups.kills("g");
     assert_eq!((kills.processes, kills.at_limit), (2, false));

@@ -8,8 +8,10 @@
 //! The kernel charges a page to the group of the process that first touched it, for as long as the
 //! page lives. When a VM is forked, what it was charged for turns into layers that others use too,
 //! and it begins to write private pages: its limit is raised before the fork, to what it has plus
-//! its budget. Clones born by `fork()` *lodge* in the group of their source until they are moved;
-//! meanwhile that group has no limit, so that no VM pays for another.
+//! its budget. From then on, and in a clone from its beginning, a page of RAM may be charged twice to
+//! the VM that touches it first: a hole of the layer that is filled, and the private copy of it. The
+//! budget has room for both. Clones born by `fork()` *lodge* in the group of their source until they
+//! are moved; meanwhile that group has no limit, so that no VM pays for another.
 
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use rustix::fs::statfs;
 use vm_spec::format_size;
 use vmm_protocol::RamView;
 
+use super::backends::ENGINE_SOFT;
 use super::memory::host_memory;
 use super::{Host, Vm};
 use crate::cgroup::{Groups, Kills};
@@ -28,6 +31,9 @@ use crate::usage;
 const PROCESS_BYTES: u64 = 128 << 20;
 /// Share of guest RAM that page tables and the engine's tables take, at most.
 const TABLES_SHARE: u64 = 64;
+/// What a vCPU of the software engine keeps of its own at most: code caches (48 MiB, and what their
+/// tables, pieces and counting by guess add), TLB and stack, bytes.
+const SOFT_VCPU_BYTES: u64 = 64 << 20;
 /// Least limit that can be set: an empty VM process and its tables, bytes.
 const MIN_LIMIT_BYTES: u64 = 16 << 20;
 /// OOM scores of VMs, the oldest and the newest (proc(5): oom_score_adj).
@@ -93,18 +99,21 @@ impl Host {
         }
     }
 
-    /// Memory that a VM may take beside its layers, bytes.
+    /// Memory that a VM on a private view may take beside its layers, bytes.
     fn budget(&self, row: &VmRow) -> u64 {
-        if let Some(limit) = row.memory_limit_bytes {
-            return limit;
-        }
-        let ram = row.spec.memory_bytes;
-        ram + PROCESS_BYTES + ram / TABLES_SHARE + self.disks_in_memory(row)
+        self.budget_on(row, RamView::Private)
     }
 
-    /// Limit that is in force, for an answer.
-    pub(super) fn limit_of(&self, row: &VmRow) -> Option<u64> {
-        self.groups().map(|_| self.budget(row))
+    /// The same for a VM with this view of its RAM.
+    fn budget_on(&self, row: &VmRow, view: RamView) -> u64 {
+        row.memory_limit_bytes
+            .unwrap_or_else(|| default_budget(row, view) + self.disks_in_memory(row))
+    }
+
+    /// Limit that is in force, for an answer; a VM without a process will have RAM of its own.
+    pub(super) fn limit_of(&self, row: &VmRow, view: Option<RamView>) -> Option<u64> {
+        let view = view.unwrap_or(RamView::Shared);
+        self.groups().map(|_| self.budget_on(row, view))
     }
 
     /// Most that a VM's writes to its disks take of memory: nothing on a real file system.
@@ -125,15 +134,18 @@ impl Host {
     /// Limits a VM whose process has a group already. One that is forked is left alone: its limit
     /// was raised.
     pub(super) fn limit(&self, vm: &Vm) {
-        let (row, raised, has_layers) = {
+        let (row, raised, view) = {
             let live = vm.live();
-            let has_layers = live.ram == Some(RamView::Private);
-            (live.row.clone(), live.limit_raised, has_layers)
+            (live.row.clone(), live.limit_raised, live.ram)
         };
         match (self.groups(), &row.group) {
             _ if raised => {}
-            (Some(_), _) if has_layers => self.limit_again(vm),
-            (Some(groups), Some(group)) => note(group, groups.set_limit(group, self.budget(&row))),
+            (Some(_), _) if view == Some(RamView::Private) => self.limit_again(vm),
+            (Some(groups), Some(group)) => {
+                // One that has no guest yet may become a clone.
+                let budget = self.budget_on(&row, view.unwrap_or(RamView::Private));
+                note(group, groups.set_limit(group, budget));
+            }
             _ => {}
         }
     }
@@ -327,13 +339,17 @@ impl Host {
 
     /// Says so where the kernel ended a VM's process for lack of memory.
     pub(super) fn memory_verdict(&self, row: &VmRow) -> Option<String> {
-        let kills = self.groups()?.kills(row.group.as_ref()?);
+        let (groups, group) = (self.groups()?, row.group.as_ref()?);
+        let kills = groups.kills(group);
         match kills {
             Kills { processes: 0, .. } => None,
             Kills { at_limit: true, .. } => Some(format!(
                 "out of memory: it reached its limit of {}; start it with 'mitose start {}', or \
                  make it anew with a higher --memory-limit",
-                format_size(self.budget(row)),
+                format_size(
+                    row.memory_limit_bytes
+                        .unwrap_or_else(|| groups.limit(group))
+                ),
                 row.name
             )),
             Kills { .. } => Some(
@@ -395,8 +411,63 @@ impl Host {
     }
 }
 
+/// What a VM may take by default beside its layers and its disks, bytes.
+fn default_budget(row: &VmRow, view: RamView) -> u64 {
+    let ram = row.spec.memory_bytes;
+    let pages = match view {
+        RamView::Shared => ram,
+        RamView::Private => 2 * ram,
+    };
+    let engine = match &*row.engine {
+        ENGINE_SOFT => SOFT_VCPU_BYTES * u64::from(row.spec.cpus),
+        _ => 0,
+    };
+    pages + PROCESS_BYTES + ram / TABLES_SHARE + engine
+}
+
 fn note(group: &str, result: std::io::Result<()>) {
     if let Err(error) = result {
         tracing::warn!(%error, group, "a memory cgroup does not do as told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_spec::VmSpec;
+
+    use super::*;
+    use crate::inventory::BootSource;
+
+    fn row(engine: &str, cpus: u8) -> VmRow {
+        let spec = VmSpec {
+            cpus,
+            memory_bytes: 512 << 20,
+            cmdline: String::new(),
+            entry: None,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            serial_ports: 1,
+        };
+        let boot = BootSource {
+            image: None,
+            kernel: "/k".into(),
+            initrd: None,
+        };
+        VmRow::new("vm-1".into(), "a".into(), engine.into(), boot, spec)
+    }
+
+    #[test]
+    fn a_private_view_has_room_for_its_pages_and_those_of_its_layer() {
+        let [whole, view] =
+            [RamView::Shared, RamView::Private].map(|view| default_budget(&row("kvm", 1), view));
+        assert_eq!(whole, (512 + 128 + 8) << 20);
+        assert_eq!(view - whole, 512 << 20);
+    }
+
+    #[test]
+    fn each_vcpu_of_the_software_engine_has_room_for_its_caches() {
+        let budget = |engine, cpus| default_budget(&row(engine, cpus), RamView::Shared);
+        assert_eq!(budget("kvm", 8), budget("kvm", 1));
+        assert_eq!(budget("soft", 8) - budget("kvm", 8), 8 * SOFT_VCPU_BYTES);
     }
 }

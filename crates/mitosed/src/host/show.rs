@@ -35,7 +35,7 @@ impl Host {
         let pid = row.pid.filter(|_| link.is_some());
         let mut memory = pid.map_or_else(Default::default, |pid| usage::memory_of(pid, ram));
         memory.configured_bytes = row.spec.memory_bytes;
-        memory.limit_kib = self.limit_of(&row).map(|bytes| bytes >> 10);
+        memory.limit_kib = self.limit_of(&row, ram).map(|bytes| bytes >> 10);
         VmDetail {
             vm: answer(&row, ready),
             uuid: row.uuid.clone(),
