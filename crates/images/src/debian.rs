@@ -119,7 +119,7 @@ impl Builder {
         // The temporary directory is private; the root of the image is not.
         let set = fs::set_permissions(root.path(), Permissions::from_mode(0o755));
         set.map_err(ImageError::file("open up", root.path()))?;
-        self.bootstrap(recipe.suite, &packages, root.path())?;
+        self.bootstrap(recipe, &packages, root.path())?;
         self.watch.stage("set the system up", 0.8)?;
         parts.kernel.install_modules(root.path(), &self.watch)?;
         set_up(root.path(), recipe, &parts.agent)
@@ -151,9 +151,17 @@ impl Builder {
 
     /// Installs the packages into an empty directory. It runs in a mount namespace of its own, so
     /// that no mount of a killed run is left below the directory, and ends with this process.
-    fn bootstrap(&self, suite: Suite, packages: &[String], root: &Path) -> Result<(), ImageError> {
+    fn bootstrap(
+        &self,
+        recipe: &DebianRecipe,
+        packages: &[String],
+        root: &Path,
+    ) -> Result<(), ImageError> {
+        let suite = recipe.suite;
+        let log = format!("{}.log", recipe.name);
         let options = LEFT_OUT.iter().chain(&["force-unsafe-io"]);
         let tool = Tool::new("setpriv", "util-linux")
+            .log(self.cache().join("logs").join(log))
             .args([
                 "--pdeathsig=KILL",
                 "unshare",

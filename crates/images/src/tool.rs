@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,8 +20,26 @@ const POLL: Duration = Duration::from_millis(10);
 /// How long a cancelled program may take to clean up.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Lines of a failed program's output that an error repeats.
-const LINES_KEPT: usize = 8;
+/// Last lines of a failed program's output that are looked through for its cause.
+const LINES_KEPT: usize = 500;
+
+/// Lines of such an output that an error repeats where none tells of a cause.
+const LINES_TOLD: usize = 8;
+
+/// Lines of a maintainer script that an error repeats.
+const SCRIPT_LINES_TOLD: usize = 3;
+
+/// How lines begin that tell what is done, not what went wrong.
+const PROGRESS: [&str; 8] = [
+    "I: ",
+    "(Reading database",
+    "Selecting previously",
+    "Preparing to unpack",
+    "Unpacking ",
+    "Setting up ",
+    "Processing triggers",
+    "debconf: ",
+];
 
 /// One run of a program.
 #[derive(Debug)]
@@ -28,6 +48,7 @@ pub(crate) struct Tool {
     package: &'static str,
     command: Command,
     tolerated: Vec<i32>,
+    log: Option<PathBuf>,
 }
 
 impl Tool {
@@ -48,7 +69,14 @@ impl Tool {
             package,
             command,
             tolerated: vec![0],
+            log: None,
         }
+    }
+
+    /// Keeps all that the program says on its standard error in a file, if it fails.
+    pub(crate) fn log(mut self, path: PathBuf) -> Self {
+        self.log = Some(path);
+        self
     }
 
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -90,6 +118,8 @@ impl Tool {
             .map_err(|source| self.not_started(source))?;
         let stdout = child.stdout.take();
         let stderr = child.stderr.take();
+        let log = self.log.as_deref().and_then(make_log);
+        let logged = log.is_some();
         let (stdout, lines, status) = thread::scope(|scope| {
             let stdout = scope.spawn(move || {
                 let mut bytes = Vec::new();
@@ -98,7 +128,8 @@ impl Tool {
                 }
                 bytes
             });
-            let lines = scope.spawn(move || stderr.map(|s| follow(s, on_line)).unwrap_or_default());
+            let lines =
+                scope.spawn(move || stderr.map(|s| follow(s, log, on_line)).unwrap_or_default());
             let status = wait(&mut child, watch);
             (
                 stdout.join().unwrap_or_default(),
@@ -106,15 +137,21 @@ impl Tool {
                 status,
             )
         });
+        let code = status.as_ref().ok().and_then(ExitStatus::code);
+        let is_good = code.is_some_and(|code| self.tolerated.contains(&code));
+        let log = self.log.as_deref().filter(|_| logged);
+        if is_good || watch.is_cancelled() {
+            log.map(fs::remove_file);
+        }
         watch.check()?;
         let status = status.map_err(|source| self.not_started(source))?;
-        if status
-            .code()
-            .is_some_and(|code| self.tolerated.contains(&code))
-        {
+        if is_good {
             return Ok(stdout);
         }
-        let output = telling(lines);
+        let mut output = telling(lines);
+        if let Some(log) = log {
+            output = format!("{output} (all that it said is in {})", log.display());
+        }
         Err(ImageError::ToolFailed {
             program: self.program,
             status: status.to_string(),
@@ -137,9 +174,18 @@ impl Tool {
     }
 }
 
-fn follow(stderr: impl Read, on_line: impl Fn(&str)) -> VecDeque<String> {
+/// Makes the file of a log, and its directory; without one the program runs as well.
+fn make_log(path: &Path) -> Option<File> {
+    fs::create_dir_all(path.parent()?).ok()?;
+    File::create(path).ok()
+}
+
+fn follow(stderr: impl Read, mut log: Option<File>, on_line: impl Fn(&str)) -> VecDeque<String> {
     let mut kept = VecDeque::new();
     for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+        if let Some(log) = &mut log {
+            let _ = log.write_all(&[&line[..], b"\n"].concat());
+        }
         let line = String::from_utf8_lossy(&line);
         let line: String = line
             .trim_end()
@@ -159,19 +205,47 @@ fn follow(stderr: impl Read, on_line: impl Fn(&str)) -> VecDeque<String> {
     kept
 }
 
-/// Joins the lines that say what went wrong: those that apt and its kin mark as errors, the first
-/// of which is the cause of the others, or else all.
+/// Joins the lines that say what went wrong: the first package that dpkg could not process, with the
+/// last words of its script, or else those that apt and its kin mark as errors, the first of which is
+/// the cause of the others, or else the last ones.
 fn telling(lines: VecDeque<String>) -> String {
-    let first_errors: Vec<&str> = lines
-        .iter()
-        .filter_map(|line| line.strip_prefix("E: "))
-        .take(2)
-        .collect();
-    if first_errors.is_empty() {
-        Vec::from(lines).join("; ")
-    } else {
-        first_errors.join("; ")
+    let lines = Vec::from(lines);
+    let failed = |line: &String| line.starts_with("dpkg: error processing");
+    if let Some(at) = lines.iter().position(failed) {
+        let words = lines[..at].iter().rev();
+        let words = words.take_while(|line| !PROGRESS.iter().any(|begin| line.starts_with(begin)));
+        let mut told: Vec<&str> = words
+            .take(SCRIPT_LINES_TOLD)
+            .map(|line| line.trim())
+            .collect();
+        told.reverse();
+        let package = lines[at].trim_end_matches(':');
+        let reason = lines.get(at + 1).filter(|line| line.starts_with(' '));
+        let package = reason.map_or(package.to_owned(), |reason| {
+            format!("{package}: {}", reason.trim())
+        });
+        told.push(&package);
+        return told.join("; ");
     }
+    let errors = || lines.iter().filter_map(|line| line.strip_prefix("E: "));
+    // What a program runs says more than that it failed.
+    let causes = errors().filter(|line| !is_command(line));
+    let causes: Vec<&str> = causes.take(2).collect();
+    if !causes.is_empty() {
+        return causes.join("; ");
+    }
+    match errors().next() {
+        Some(only) => only.to_owned(),
+        None => lines[lines.len().saturating_sub(LINES_TOLD)..].join("; "),
+    }
+}
+
+/// Whether an error only repeats the command that failed, as mmdebstrap's does.
+fn is_command(line: &str) -> bool {
+    ["apt-get ", "dpkg "].iter().any(|program| {
+        let at = line.find(program);
+        at.is_some_and(|at| line[at..].contains(" -") || line.starts_with("env "))
+    })
 }
 
 fn wait(child: &mut Child, watch: &Watch) -> io::Result<ExitStatus> {
@@ -222,6 +296,62 @@ mod tests {
             .output(&watch)
             .unwrap_err();
         assert!(error.to_string().contains("some-package"));
+    }
+
+    /// As mmdebstrap 1.3 and apt 2.6 say it, shortened.
+    const FAILED_SCRIPT: &str = "\
+I: installing remaining packages inside the chroot...
+Reading package lists...
+Unpacking crossed (1.0) ...
+Setting up libc-bin (2.36) ...
+Setting up crossed (1.0) ...
+crossed: cannot reach the licence server
+dpkg: error processing package crossed (--configure):
+ installed crossed package post-installation script subprocess returned error exit status 9
+dpkg: dependency problems prevent configuration of follower:
+ follower depends on crossed; however:
+  Package crossed is not configured yet.
+
+dpkg: error processing package follower (--configure):
+ dependency problems - leaving unconfigured
+Errors were encountered while processing:
+ crossed
+ follower
+E: Sub-process /usr/bin/dpkg returned an error code (1)
+E: env --unset=TMPDIR apt-get --yes install -oAPT::Status-Fd=<$fd> bash crossed follower failed";
+
+    #[test]
+    fn the_package_that_failed_is_told_with_its_scripts_words() {
+        let lines = |text: &str| text.lines().map(str::to_owned).collect();
+        assert_eq!(
+            telling(lines(FAILED_SCRIPT)),
+            "crossed: cannot reach the licence server; dpkg: error processing package crossed \
+             (--configure): installed crossed package post-installation script subprocess returned \
+             error exit status 9"
+        );
+        let missing = "E: Unable to locate package nonsuch\n\
+                       E: env --unset=TMPDIR apt-get --yes install -oAPT::X=1 nonsuch failed";
+        assert_eq!(telling(lines(missing)), "Unable to locate package nonsuch");
+        let only = "E: env apt-get update -oX failed";
+        assert_eq!(telling(lines(only)), &only[3..]);
+    }
+
+    #[test]
+    fn a_failed_programs_whole_output_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("logs/debian.log");
+        let run = |end: &str| {
+            let script = format!("seq 1000 >&2; echo E: cause >&2; {end}");
+            let tool = Tool::new("sh", "dash").args(["-c", &script]);
+            tool.log(log.clone()).output(&Watch::default())
+        };
+        let error = run("exit 1").unwrap_err().to_string();
+        let told = format!("cause (all that it said is in {})", log.display());
+        assert!(error.ends_with(&told), "{error}");
+        let text = fs::read_to_string(&log).unwrap();
+        assert!(text.starts_with("1\n2\n") && text.ends_with("1000\nE: cause\n"));
+        run("true").unwrap();
+        assert!(!log.exists());
     }
 
     #[test]
