@@ -40,6 +40,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::daemon::{Daemon, RemoteArgs};
@@ -69,6 +70,9 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+    /// Long options that were given to the command
+    #[arg(skip)]
+    options: Vec<String>,
 }
 
 /// Reads a command line. A negative number is the value of the option before it, so that the option
@@ -78,14 +82,47 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Erro
     let command = takes_negatives(Cli::command());
     let matches = command.clone().try_get_matches_from(&line);
     let mut matches = matches.map_err(|error| {
-        let plain = without_variables(command).try_get_matches_from(&line);
+        let plain = without_variables(command.clone()).try_get_matches_from(&line);
         // The usage of an error names all options that are set, as if they had to be.
         match plain {
             Err(plain) if plain.kind() == error.kind() && !is_help(error.kind()) => plain,
             _ => error,
         }
     })?;
-    Cli::from_arg_matches_mut(&mut matches)
+    let options = options_of(&command, &matches);
+    let cli = Cli::from_arg_matches_mut(&mut matches)?;
+    Ok(Cli { options, ..cli })
+}
+
+/// Long options that a command line gives to the subcommand that it names.
+fn options_of(command: &clap::Command, matches: &clap::ArgMatches) -> Vec<String> {
+    if let Some((name, matches)) = matches.subcommand()
+        && let Some(command) = command.find_subcommand(name)
+    {
+        return options_of(command, matches);
+    }
+    let given = |arg: &&clap::Arg| {
+        matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+    };
+    let given = command.get_arguments().filter(given);
+    let long = given.filter_map(clap::Arg::get_long);
+    long.map(str::to_owned).collect()
+}
+
+impl Cli {
+    /// Long options that were given to the command.
+    pub fn options(&self) -> &[String] {
+        &self.options
+    }
+}
+
+/// What the daemon told of a request, with the option in the place of the member that was made of it.
+pub fn in_options(options: &[String], told: &str) -> Option<String> {
+    let (member, rest) = told.split_once(": ")?;
+    let name = member.strip_suffix("_bytes").unwrap_or(member);
+    let name = name.replace('_', "-");
+    let given = options.contains(&name);
+    given.then(|| format!("--{name}: {rest}"))
 }
 
 fn is_help(kind: ErrorKind) -> bool {

@@ -13,6 +13,8 @@ mod terminal;
 
 use std::process::ExitCode;
 
+use client::ClientError;
+
 use crate::commands::Context;
 
 fn main() -> ExitCode {
@@ -24,11 +26,16 @@ fn main() -> ExitCode {
         },
     };
     let context = Context::new(&cli);
+    let options = cli.options().to_vec();
     match cli.command.run(&context) {
         Ok(code) => ExitCode::from(code),
         Err(error) if is_closed_output(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", output::chain_line(&error));
+            let mut line = output::chain_line(&error);
+            if let Some(ClientError::Refused(_)) = error.downcast_ref() {
+                line = commands::in_options(&options, &line).unwrap_or(line);
+            }
+            eprintln!("error: {line}");
             ExitCode::from(1)
         }
     }

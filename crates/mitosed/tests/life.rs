@@ -236,7 +236,7 @@ fn what_cannot_be_is_refused_by_name_and_leaves_nothing() {
         ),
         (
             refused(&|r| r.memory_bytes = 1 << 40),
-            "memory_bytes: 1099511627776 is not between",
+            "memory_bytes: 1 TiB is not between",
         ),
         (refused(&|r| r.memory_bytes = 511 << 30), "the host has"),
         (refused(&|r| r.kernel = None), "kernel: give an image"),

@@ -11,7 +11,7 @@ mod size;
 use serde::{Deserialize, Serialize};
 
 pub use mac::{MacAddr, ParseMacError};
-pub use size::{ParseSizeError, format_size, parse_size};
+pub use size::{ParseSizeError, format_exact, format_size, parse_size};
 
 /// Most vCPUs of one VM.
 pub const MAX_CPUS: u8 = 8;

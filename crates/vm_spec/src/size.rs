@@ -51,3 +51,14 @@ pub fn format_size(bytes: u64) -> String {
         format!("{value:.1} {unit}")
     }
 }
+
+/// Writes `bytes` with a unit where that is the exact number, otherwise as it is.
+pub fn format_exact(bytes: u64) -> String {
+    let text = format_size(bytes);
+    let is_exact = if text.contains("PiB") {
+        bytes.is_multiple_of(1 << 50)
+    } else {
+        bytes >= 1 << 10 && parse_size(&text) == Ok(bytes)
+    };
+    if is_exact { text } else { bytes.to_string() }
+}

@@ -59,6 +59,17 @@ fn sizes_read_as_powers_of_1024() {
     for text in ["", "G", "-1", "1X", "99999999999999999999", "1e3M", "1..5G"] {
         assert!(parse_size(text).is_err(), "{text}");
     }
+    for (bytes, text) in [
+        (0, "0"),
+        (1023, "1023"),
+        (1 << 40, "1 TiB"),
+        (1 << 60, "1024 PiB"),
+        (3 << 29, "1.5 GiB"),
+        ((1 << 30) + 1, "1073741825"),
+        (u64::MAX, "18446744073709551615"),
+    ] {
+        assert_eq!(format_exact(bytes), text);
+    }
     assert_eq!(format_size(0), "0 B");
     assert_eq!(format_size(3 << 29), "1.5 GiB");
 }

@@ -15,6 +15,27 @@ fn the_command_line_is_consistent() {
 }
 
 #[test]
+fn what_the_daemon_refuses_is_told_by_the_option_that_was_given() {
+    let told = |line: &str, told: &str| {
+        let line = line.split(' ').map(Into::into);
+        let cli = super::parse(line).expect("it parses");
+        super::in_options(cli.options(), told).unwrap_or_else(|| told.to_owned())
+    };
+    let run = "mitose run a --image tiny --memory 1T";
+    let detail = "memory_bytes: 1 TiB is not between 16 MiB and 512 GiB";
+    assert_eq!(
+        told(run, detail),
+        "--memory: 1 TiB is not between 16 MiB and 512 GiB"
+    );
+    let limit = "mitose clone s --count 2 --prefix c --memory-limit 0";
+    let detail = "memory_limit_bytes: 0 is below 1";
+    assert_eq!(told(limit, detail), "--memory-limit: 0 is below 1");
+    for detail in ["name: there is a VM \"c1\" already", "it is ending"] {
+        assert_eq!(told(limit, detail), detail);
+    }
+}
+
+#[test]
 fn every_command_has_help_with_examples() {
     for command in Cli::command().get_subcommands_mut() {
         let name = command.get_name().to_owned();

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use api_types::{ErrorKind, Problem};
 use regex::Regex;
 use serde_json::Value;
+use vm_spec::format_exact;
 
 /// Keywords that bind a value.
 #[cfg(test)]
@@ -367,16 +368,25 @@ fn check_number(value: &Value, schema: &Value, field: &str) -> Checked {
     let (least, most) = (schema.get("minimum"), schema.get("maximum"));
     let below = least.is_some_and(|least| less(value, least));
     let above = most.is_some_and(|most| less(most, value));
+    let shown = |number: &Value| show_number(number, field);
     if below || above {
+        let given = shown(value);
         let (what, remedy) = match (least, most) {
             (Some(least), Some(most)) => (
-                format!("{value} is not between {least} and {most}"),
+                format!(
+                    "{given} is not between {} and {}",
+                    shown(least),
+                    shown(most)
+                ),
                 "give one of these",
             ),
-            (Some(least), None) => (format!("{value} is below {least}"), "give a greater one"),
+            (Some(least), None) => (
+                format!("{given} is below {}", shown(least)),
+                "give a greater one",
+            ),
             (_, most) => {
-                let most = most.cloned().unwrap_or_default();
-                (format!("{value} is above {most}"), "give a smaller one")
+                let most = most.map(shown).unwrap_or_default();
+                (format!("{given} is above {most}"), "give a smaller one")
             }
         };
         return wrong(field, what, remedy.to_owned());
@@ -385,11 +395,23 @@ fn check_number(value: &Value, schema: &Value, field: &str) -> Checked {
         && step > 0
         && number % step != 0
     {
-        let near = number - number % step;
-        let what = format!("{value} is not a multiple of {step}");
+        let near = shown(&(number - number % step).into());
+        let what = format!(
+            "{} is not a multiple of {}",
+            shown(value),
+            shown(&step.into())
+        );
         return wrong(field, what, format!("give one, such as {near}"));
     }
     Ok(())
+}
+
+/// A number as people write it: of bytes with a unit, where that tells the same.
+fn show_number(number: &Value, field: &str) -> String {
+    match number.as_u64() {
+        Some(bytes) if field.ends_with("_bytes") => format_exact(bytes),
+        _ => number.to_string(),
+    }
 }
 
 /// Compares numbers without losing whole ones to rounding.

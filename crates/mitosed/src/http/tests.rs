@@ -178,7 +178,11 @@ fn bounds_are_enforced_as_the_document_has_them() {
         (json!({ "cpus": 1.5 }), "cpus: is a number; give integer"),
         (
             json!({ "memory_bytes": (16 << 20) + 1 }),
-            "is not a multiple of 1048576",
+            "memory_bytes: 16777217 is not a multiple of 1 MiB; give one, such as 16 MiB",
+        ),
+        (
+            json!({ "memory_bytes": 1_u64 << 40 }),
+            "memory_bytes: 1 TiB is not between 16 MiB and 512 GiB; give one of these",
         ),
         (
             json!({ "memory_bytes": u64::MAX }),
