@@ -56,7 +56,7 @@ mod wait;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use api_types::{Consistency, DaemonStatus, ErrorKind, Event};
 use tokio::sync::broadcast;
@@ -120,6 +120,8 @@ pub struct Host {
     kvm_speed: Mutex<Option<KvmSpeed>>,
     /// Whether the inventory is older than what it lists.
     keeps_unlisted: AtomicBool,
+    /// Set when recovery has settled what it found.
+    settled: OnceLock<()>,
 }
 
 impl Host {
@@ -160,6 +162,7 @@ impl Host {
             flattening: fork::AtWork::default(),
             kvm_speed: Mutex::new(None),
             keeps_unlisted: AtomicBool::new(false),
+            settled: OnceLock::new(),
         })
     }
 

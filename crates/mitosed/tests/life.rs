@@ -4,7 +4,7 @@
 
 mod bed;
 
-use api_types::{Consistency, ErrorKind, ForkRequest, StopRequest};
+use api_types::{Consistency, ErrorKind, ForkRequest, StopRequest, TaskState};
 use bed::{Bed, clones};
 
 #[test]
@@ -93,6 +93,36 @@ fn a_deaf_guest_is_a_timeout_and_force_ends_it() {
         ..StopRequest::default()
     };
     assert_eq!(bed.client.stop("a", &force).unwrap().state, "poweredOff");
+}
+
+#[test]
+fn a_guest_that_is_asked_can_be_ended_at_once_and_worked_with_meanwhile() {
+    let bed = Bed::new();
+    bed.run("a", "deaf");
+    let ask = StopRequest {
+        timeout_s: Some(600),
+        ..StopRequest::default()
+    };
+    let force = StopRequest {
+        force: true,
+        ..StopRequest::default()
+    };
+    std::thread::scope(|scope| {
+        let asked = [(); 2].map(|()| scope.spawn(|| bed.client.stop("a", &ask)));
+        // Both wait for the guest.
+        bed.until("both wait", || {
+            let tasks = bed.client.tasks().unwrap();
+            let waits = |task: &&api_types::Task| task.state == TaskState::Running;
+            tasks.iter().filter(waits).count() == 2
+        });
+        assert_eq!(bed.client.pause("a").unwrap().state, "paused");
+        assert_eq!(bed.client.resume("a").unwrap().state, "running");
+        assert_eq!(bed.client.stop("a", &force).unwrap().state, "poweredOff");
+        for asked in asked {
+            assert_eq!(asked.join().unwrap().unwrap().state, "poweredOff");
+        }
+    });
+    assert_eq!(bed.client.start("a").unwrap().state, "running");
 }
 
 #[test]

@@ -148,6 +148,9 @@ impl Host {
         link: &Arc<Link>,
         problem: Option<&'static str>,
     ) {
+        if vm.live().unanswered {
+            self.wait_settled();
+        }
         let pid = {
             let live = vm.live();
             // A process that was taken from its VM is looked after by who took it.

@@ -36,15 +36,20 @@ impl Host {
         let told = vm_event(vm, "vm.unresponsive", UNANSWERED);
         self.commit_logged(&[vm], with_event(told));
         let Some(link) = vm.link() else { return };
-        // It may have answered just before: an answer to this one is noticed in any case.
-        let asked = link.request(Command::Status, &[]);
-        if let Ok((Outcome::Status(status), _)) = asked.and_then(|asked| asked.wait(Duration::ZERO))
-        {
-            self.take_over_late(vm, &link, &status);
+        // It may have answered just before: an answer to this one, which nobody waits for any more, is
+        // noticed in any case.
+        if let Ok(asked) = link.request(Command::Status, &[]) {
+            let _ = asked.wait(Duration::ZERO);
         }
         if link.is_closed() {
             (self.handler(vm, &link))(crate::vmm::Notice::Closed(None));
         }
+    }
+
+    /// Waits until recovery has settled what it found: it keeps what a VM that does not answer may
+    /// use, and would not know what one that was taken over meanwhile uses.
+    pub(super) fn wait_settled(&self) {
+        self.settled.wait();
     }
 
     /// Refuses what a process that does not answer would have to do.
@@ -81,6 +86,7 @@ impl Host {
 
     /// The process behind `link` has answered a request that nobody waited for any more.
     pub(super) fn answered_late(self: &Arc<Self>, vm: &Arc<Vm>, link: &Arc<Link>) {
+        self.wait_settled();
         // Whoever works with the VM finds its state out by what it does.
         let Ok(_turn) = self.turn(vm) else { return };
         let before = vm.state();

@@ -134,12 +134,14 @@ impl Host {
     /// Limits a VM whose process has a group already. One that is forked is left alone: its limit
     /// was raised.
     pub(super) fn limit(&self, vm: &Vm) {
-        let (row, raised, view) = {
+        let (row, left_alone, view) = {
             let live = vm.live();
-            (live.row.clone(), live.limit_raised, live.ram)
+            // Nobody knows what a process that does not answer has.
+            let left_alone = live.limit_raised || live.unanswered;
+            (live.row.clone(), left_alone, live.ram)
         };
         match (self.groups(), &row.group) {
-            _ if raised => {}
+            _ if left_alone => {}
             (Some(_), _) if view == Some(RamView::Private) => self.limit_again(vm),
             (Some(groups), Some(group)) => {
                 // One that has no guest yet may become a clone.

@@ -11,12 +11,17 @@ use super::states::Operation;
 use super::{Host, Vm, needs_process, vm_event};
 use crate::error::{OpError, OpResult};
 use crate::inventory::{Begun, PowerState};
-use crate::vmm::LinkError;
+use crate::vmm::{Link, LinkError};
 
 /// Wait for a guest to power off, seconds.
 const STOP_TIMEOUT_S: u64 = 90;
 /// Time that a VM process has for a command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Whether a process is the one that was `asked`.
+fn is_one(link: &Arc<Link>, asked: Option<&Arc<Link>>) -> bool {
+    asked.is_some_and(|asked| Arc::ptr_eq(link, asked))
+}
 
 impl Host {
     /// Boots a powered-off VM from its disks, lets a suspended one go on.
@@ -37,7 +42,7 @@ impl Host {
     /// Powers a VM off: asks the guest and waits, or at once. A child that is not persistent has
     /// given back what it wrote when this returns.
     pub fn power_off(self: &Arc<Self>, vm: &Arc<Vm>, request: &StopRequest) -> OpResult<()> {
-        let _turn = self.turn(vm)?;
+        let turn = self.turn(vm)?;
         let operation = if request.force {
             Operation::PowerOff
         } else {
@@ -49,11 +54,24 @@ impl Host {
         if vm.state() == PowerState::Suspended {
             return self.discard_memory(vm);
         }
-        if request.force {
+        let _turn = if request.force {
             self.end_process(vm);
+            turn
         } else {
-            self.ask_to_stop(vm, request.timeout_s.unwrap_or(STOP_TIMEOUT_S))?;
-        }
+            let asked = vm.link();
+            self.press_button(vm)?;
+            // Others work with the VM meanwhile: above all they may end it at once.
+            drop(turn);
+            let timeout_s = request.timeout_s.unwrap_or(STOP_TIMEOUT_S);
+            self.wait_off(vm, asked.as_ref(), timeout_s)?;
+            let turn = self.turn(vm)?;
+            let present = vm.link();
+            if present.is_some_and(|link| !is_one(&link, asked.as_ref())) {
+                // It was off, and somebody has started it again.
+                return Ok(());
+            }
+            turn
+        };
         match vm.state() {
             state if state.is_off() => {
                 self.discard_changes(vm);
@@ -67,16 +85,23 @@ impl Host {
         }
     }
 
-    fn ask_to_stop(&self, vm: &Arc<Vm>, timeout_s: u64) -> OpResult<()> {
-        let deadline = Instant::now() + Duration::from_secs(timeout_s.min(86_400));
+    fn press_button(&self, vm: &Arc<Vm>) -> OpResult<()> {
         match self.order(vm, Command::PowerButton) {
-            Ok(()) => {}
             // The guest may power off before the answer.
-            Err(_) if vm.link().is_none_or(|link| link.is_closed()) => {}
-            Err(error) => return Err(error),
+            Err(_) if vm.link().is_none_or(|link| link.is_closed()) => Ok(()),
+            pressed => pressed,
         }
-        let off = |live: &mut super::vm::Live| live.row.state.is_off().then_some(());
-        vm.wait(deadline, off).ok_or_else(|| {
+    }
+
+    /// Waits until a VM whose process was `asked` is off, or goes on in another one.
+    fn wait_off(&self, vm: &Vm, asked: Option<&Arc<Link>>, timeout_s: u64) -> OpResult<()> {
+        let deadline = Instant::now() + Duration::from_secs(timeout_s.min(86_400));
+        let left = |live: &mut super::vm::Live| {
+            let link = live.link.as_ref();
+            let other = link.is_some_and(|link| !is_one(link, asked));
+            (other || live.removed || live.row.state.is_off()).then_some(())
+        };
+        vm.wait(deadline, left).ok_or_else(|| {
             OpError::new(
                 ErrorKind::Timeout,
                 format!(

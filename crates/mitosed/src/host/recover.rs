@@ -46,6 +46,8 @@ impl Host {
         host.settle_merges();
         host.make_way_for_unlisted()?;
         host.remove_leftovers();
+        // From here on VMs that did not answer are taken over, or seen to have ended.
+        let _ = host.settled.set(());
         host.tell_limits();
         let unfinished = host.finish_begun();
         host.end_interrupted_tasks(unfinished);

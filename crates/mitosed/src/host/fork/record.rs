@@ -1,5 +1,5 @@
 //! The record of a fork's intent, written beside the preparations: recorded before the source
-//! stands still, durable before a clone runs.
+//! stands still, durable before a guest's flush on a new top is answered.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
@@ -153,9 +153,11 @@ impl Drop for Recording {
 }
 
 impl Host {
-    /// Limits the processes of VMs that are about to run, and syncs what names them.
+    /// Limits the processes that VMs were given for this, and syncs what names them.
     fn finish_record(&self, vms: &[Arc<Vm>]) -> anyhow::Result<()> {
-        vms.iter().for_each(|vm| self.limit(vm));
+        // One that ran before has its limit, and finding it again takes a look at all of its pages.
+        let new = |vm: &&Arc<Vm>| vm.live().ram.is_none();
+        vms.iter().filter(new).for_each(|vm| self.limit(vm));
         let stores: BTreeSet<_> = vms.iter().map(|vm| vm.row().datastore).collect();
         for store in stores {
             sync_directory(&self.store(&store).layers()).context("cannot sync the datastore")?;
