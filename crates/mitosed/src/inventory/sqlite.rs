@@ -36,6 +36,10 @@ const RESERVE_BELOW_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Sqlite {
     connection: Mutex<Connection>,
+    /// The file itself. Nobody else in this process may open and close it: with the first descriptor
+    /// that is closed go all of SQLite's locks (fcntl(2), "Record locks"), and a program that looks
+    /// into the inventory would take the log away from below the daemon.
+    file: File,
     path: PathBuf,
     log: PathBuf,
 }
@@ -69,8 +73,10 @@ impl Sqlite {
         migrate(&mut connection, found).map_err(failed)?;
         let log = beside(path, "-wal");
         sync_directory(path.parent().unwrap_or(Path::new("/"))).map_err(InventoryError::Sync)?;
+        let file = File::options().read(true).write(true).open(path);
         let store = Self {
             connection: Mutex::new(connection),
+            file: file.map_err(InventoryError::Protect)?,
             path: path.to_owned(),
             log,
         };
@@ -86,23 +92,16 @@ impl Sqlite {
         if free < RESERVE_BELOW_BYTES {
             return;
         }
-        for (path, bytes) in [
-            (&self.log, LOG_RESERVE_BYTES),
-            (&self.path, FILE_RESERVE_BYTES),
-        ] {
-            let reserved = File::options().write(true).open(path).and_then(|file| {
-                // SQLite begins its log anew from the front, so there all of it counts.
-                let from = if *path == self.log {
-                    0
-                } else {
-                    file.metadata()?.len()
-                };
-                Ok(fallocate(&file, FallocateFlags::KEEP_SIZE, from, bytes)?)
-            });
-            if let Err(error) = reserved {
-                let path = path.display();
-                tracing::debug!(%error, %path, "no space is reserved for the inventory");
-            }
+        let reserve = |file: &File, from: u64, bytes: u64| -> std::io::Result<()> {
+            Ok(fallocate(file, FallocateFlags::KEEP_SIZE, from, bytes)?)
+        };
+        // SQLite begins its log anew from the front, so there all of it counts.
+        let log = File::options().write(true).open(&self.log);
+        let in_log = log.and_then(|log| reserve(&log, 0, LOG_RESERVE_BYTES));
+        let end = self.file.metadata().map(|found| found.len());
+        let in_file = end.and_then(|end| reserve(&self.file, end, FILE_RESERVE_BYTES));
+        for error in [in_log.err(), in_file.err()].into_iter().flatten() {
+            tracing::debug!(%error, "no space is reserved for the inventory");
         }
     }
 

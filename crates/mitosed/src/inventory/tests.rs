@@ -36,6 +36,33 @@ fn event(subject: &str) -> NewEvent {
     }
 }
 
+/// Another process that opens the file must find it locked: SQLite in it would move the log into the
+/// file and remove it.
+#[test]
+fn the_file_is_locked_for_as_long_as_it_is_open() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("i.db");
+    let store = Sqlite::open(&path).unwrap();
+    let inode = format!(":{} ", std::fs::metadata(&path).unwrap().ino());
+    let pid = format!(" {} ", std::process::id());
+    let locked = || {
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        let ours = |line: &&str| line.contains(&inode) && line.contains(&pid);
+        locks
+            .lines()
+            .filter(ours)
+            .any(|line| line.contains(" WRITE "))
+    };
+    store.apply(&Changes::default()).unwrap();
+    assert!(locked(), "after it was opened");
+    store.back_up().unwrap();
+    store.sync().unwrap();
+    assert!(locked(), "after a backup");
+    drop(store);
+    assert!(!locked());
+}
+
 #[test]
 fn what_was_applied_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
