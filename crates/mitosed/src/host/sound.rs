@@ -1,5 +1,5 @@
-//! Whether a machine can be brought to life, as far as files and the host tell: asked before the one that runs is
-//! ended for it.
+//! Whether a machine can be brought to life, as far as files and the host tell: asked before the one
+//! that runs is ended for it.
 
 use std::io::Read;
 use std::path::Path;

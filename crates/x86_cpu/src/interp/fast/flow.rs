@@ -265,7 +265,8 @@ pub(in crate::interp) fn call_memory<A: Address>(
 }
 
 impl Cpu {
-    /// Finds the block at an address and the handler of its first op, unless the budget wants the dispatcher anyway.
+    /// Finds the block at an address and the handler of its first op, unless the budget wants the
+    /// dispatcher anyway.
     #[inline(always)]
     fn indirect(&self, rip: u64, budget: i64) -> Option<(At, Handler)> {
         if budget < 0 {
