@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use iced_x86::{Code, RflagsBits};
+use iced_x86::{Code, Mnemonic, RflagsBits};
 
 use crate::layout::address_of;
 use crate::state::flag_mask;
@@ -66,7 +66,9 @@ pub fn compare(case: &Case, first: &Outcome, second: &Outcome) -> Vec<Difference
         .find(|step| step.ip() == first.state.rip);
     // Which byte of a long operand is tried first is the processor's choice.
     let long = end.is_some_and(|end| !matches!(end.memory_size().size(), 0..=10 | 16));
-    check("trap", trap_text(first, long), trap_text(second, long));
+    let compares = end.is_some_and(|end| COMPARES.contains(&end.mnemonic()));
+    let text = |outcome| trap_text(outcome, long, compares);
+    check("trap", text(first), text(second));
     let hex = |value: u64| format!("{value:#x}");
     check("rip", hex(first.state.rip), hex(second.state.rip));
     let pairs = first.state.general.iter().zip(&second.state.general);
@@ -103,8 +105,18 @@ pub fn compare(case: &Case, first: &Outcome, second: &Outcome) -> Vec<Difference
     differences
 }
 
-/// Describes what ended an outcome; of the address of a `long` operand only the page.
-fn trap_text(outcome: &Outcome, long: bool) -> String {
+/// String instructions that read two operands. Where both fault, a processor of AMD's reports the one
+/// at RDI, but for one that straddles two pages the other.
+const COMPARES: [Mnemonic; 4] = [
+    Mnemonic::Cmpsb,
+    Mnemonic::Cmpsw,
+    Mnemonic::Cmpsd,
+    Mnemonic::Cmpsq,
+];
+
+/// Describes what ended an outcome; of the address of a `long` operand only the page, and of one that
+/// `compares` two operands not which.
+fn trap_text(outcome: &Outcome, long: bool, compares: bool) -> String {
     let Some(trap) = outcome.trap else {
         return "none".to_owned();
     };
@@ -116,6 +128,11 @@ fn trap_text(outcome: &Outcome, long: bool) -> String {
         trap.address
     };
     let (vector, error) = (trap.vector, trap.error | hidden);
+    let [rsi, rdi] = [6, 7].map(|number| outcome.state.general[number]);
+    let of_operand = |start: u64| trap.address.wrapping_sub(start) < 8;
+    if compares && vector == 14 && (of_operand(rsi) || of_operand(rdi)) {
+        return format!("vector {vector} error {error:#x} address of an operand");
+    }
     format!("vector {vector} error {error:#x} address {address:#x}")
 }
 
