@@ -10,6 +10,7 @@
 mod background;
 mod bridge;
 mod fork_cost;
+mod own_code;
 mod pagemap;
 mod pidfd;
 mod pty;
@@ -19,6 +20,7 @@ mod time_slice;
 pub use background::Background;
 pub use bridge::{BridgeError, find_bridge, make_bridge, make_tap, remove_bridge};
 pub use fork_cost::fork_cost;
+pub use own_code::map_own_code;
 pub use pagemap::open_pagemap;
 pub use pidfd::{ProcessEnd, process_end};
 pub use pty::{Pty, open_pty};

@@ -237,7 +237,7 @@ impl Machine {
         } = origin;
         spec.validate()?;
         let kvm = backends.kvm.take();
-        let prepared = match prepared.filter(|prepared| prepared.fits(&spec)) {
+        let prepared = match prepared.filter(|prepared| prepared.fits(&spec, kvm.is_some())) {
             Some(prepared) => prepared,
             None => Prepared::over(&ram, spec.cpus, kvm, Arc::clone(&on_event))?,
         };
@@ -356,8 +356,9 @@ impl Machine {
     /// Lets the guest run and returns when its last vCPU entered, `CLOCK_MONOTONIC` ns.
     pub fn run(&mut self) -> u64 {
         self.begun = true;
-        self.platform.ungate();
+        // The guest first; what it asks of a device meanwhile waits for the gate.
         self.vcpus.run();
+        self.platform.ungate();
         self.vcpus.wait_entered().1
     }
 

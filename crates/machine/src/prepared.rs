@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use guest_memory::{GuestRam, ReservedRam, ram_ranges};
-use vcpu::{EngineError, Exit, RamSlot, Vcpu, VcpuState, Vm};
+use vcpu::{Engine, EngineError, Exit, RamSlot, Vcpu, VcpuState, Vm};
+use vcpu_soft::SoftEngine;
 use vm_spec::VmSpec;
 
 use crate::error::BuildError;
@@ -81,6 +82,9 @@ impl Prepared {
                     let states = Arc::clone(&states);
                     Box::new(move || {
                         let mut vcpu = vm.create_vcpu(index, cpus)?;
+                        if !states.are_there() {
+                            vcpu.expect_cpu_model();
+                        }
                         vcpu.restore(&states.wait(index)?)?;
                         Ok(vcpu)
                     })
@@ -102,9 +106,11 @@ impl Prepared {
         })
     }
 
-    /// Returns whether it has the size of `spec`.
-    pub fn fits(&self, spec: &VmSpec) -> bool {
-        self.cpus == spec.cpus && self.memory_bytes == spec.memory_bytes
+    /// Returns whether it has the size of `spec` and the engine that a machine gets which is given
+    /// KVM, or not.
+    pub fn fits(&self, spec: &VmSpec, kvm: bool) -> bool {
+        let of_kvm = self.engine != SoftEngine.name();
+        self.cpus == spec.cpus && self.memory_bytes == spec.memory_bytes && of_kvm == kvm
     }
 
     /// Returns the addresses that the memory layer is to be mapped at, once.
@@ -169,6 +175,10 @@ struct AwaitedStates {
 impl AwaitedStates {
     fn lock(&self) -> MutexGuard<'_, Awaited> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn are_there(&self) -> bool {
+        !matches!(*self.lock(), Awaited::NotYet)
     }
 
     fn wait(&self, index: u8) -> Result<VcpuState, EngineError> {

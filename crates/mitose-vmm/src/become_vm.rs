@@ -137,7 +137,8 @@ pub(crate) fn restore(
     on_event: OnEvent,
 ) -> anyhow::Result<Built> {
     let mut fds = Descriptors::new(fds);
-    let mut prepared = prepared.filter(|prepared| prepared.fits(&restore.spec));
+    let kvm = restore.backends.kvm.is_some();
+    let mut prepared = prepared.filter(|prepared| prepared.fits(&restore.spec, kvm));
     let (ram, checkpoint) = match (restore.ram, inherited) {
         (CloneRam::Layer(fd), None) => {
             let layer = fds.file(fd)?;

@@ -114,7 +114,11 @@ fn run(role: Role, jail: Jail) -> anyhow::Result<()> {
     let barrier = jail.enter().context("cannot build the jail")?;
     tracing::info!(uid = jail.uid, ?barrier, "jailed");
     let listener = match role {
-        Role::Shell => Some(control.into()),
+        Role::Shell => {
+            // It was started ahead of time: nobody waits for it.
+            linux_sys::map_own_code();
+            Some(control.into())
+        }
         Role::Seed => seed::sow(control.into(), thread)?,
     };
     listener.map_or(Ok(()), serve)

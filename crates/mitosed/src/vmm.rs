@@ -8,6 +8,6 @@ mod reactor;
 mod seed;
 
 pub use link::{Link, LinkError, Pending};
-pub use pool::{Pool, Shell};
+pub use pool::{Build, Pool, Shell};
 pub use process::{Killed, is_orderly, kill, orphans_of, send_kill, uid_of, wait_gone};
 pub use reactor::{Notice, Reactor};

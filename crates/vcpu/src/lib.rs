@@ -128,6 +128,10 @@ pub trait Vcpu: Send + Debug {
     fn run(&mut self, io: &dyn GuestIo) -> Exit;
     /// Gives the vCPU the engine's CPU model, for a cold boot.
     fn set_cpu_model(&mut self) -> Result<(), EngineError>;
+    /// Gives a vCPU that waits for a saved state the CPU model that it is likely to have, so that
+    /// [`restore`](Self::restore) has less to do. Any state can still be loaded, and what fails here
+    /// fails there.
+    fn expect_cpu_model(&mut self) {}
     /// Sets the registers of a cold boot; the rest of the state is the reset state.
     fn set_boot_state(
         &mut self,

@@ -193,15 +193,20 @@ pub(crate) fn set_memory_types(fd: &VcpuFd) -> Result<(), EngineError> {
     write_msrs(fd, &[default])
 }
 
-/// Loads a vCPU that was just made; `first` says whether it is the one that boots a machine.
+/// Gives a vCPU that never ran the CPUID that its guest knows.
+pub(crate) fn restore_cpuid(fd: &VcpuFd, leaves: &[CpuidLeaf]) -> Result<(), EngineError> {
+    fd.set_cpuid2(&convert::kvm_cpuid(leaves)?)
+        .map_err(failed("KVM_SET_CPUID2"))
+}
+
+/// Loads a vCPU that was just made and has its CPUID; `first` says whether it is the one that boots
+/// a machine.
 pub(crate) fn restore(
     vm: &Shared,
     fd: &VcpuFd,
     first: bool,
     state: &VcpuState,
 ) -> Result<(), EngineError> {
-    fd.set_cpuid2(&convert::kvm_cpuid(&state.cpuid)?)
-        .map_err(failed("KVM_SET_CPUID2"))?;
     restore_tsc_khz(vm, fd, state.tsc_khz)?;
     fd.set_sregs(&convert::kvm_system(&state.system))
         .map_err(failed("KVM_SET_SREGS"))?;

@@ -35,6 +35,16 @@ impl KvmVcpu {
         }
     }
 
+    /// Gives the guest the CPUID that the host's KVM supports.
+    fn set_host_model(&mut self) -> Result<(), EngineError> {
+        let model = cpuid::for_vcpu(self.vm.cpu_model()?, self.topology);
+        self.fd
+            .set_cpuid2(&model)
+            .map_err(failed("KVM_SET_CPUID2"))?;
+        self.cpuid = convert::cpuid(&model);
+        Ok(())
+    }
+
     fn immediate_exit(&mut self) -> *const AtomicU8 {
         let byte: *mut u8 = &raw mut self.fd.get_kvm_run().immediate_exit;
         byte.cast_const().cast()
@@ -123,13 +133,14 @@ impl Vcpu for KvmVcpu {
     }
 
     fn set_cpu_model(&mut self) -> Result<(), EngineError> {
-        let model = cpuid::for_vcpu(self.vm.cpu_model()?, self.topology);
-        self.fd
-            .set_cpuid2(&model)
-            .map_err(failed("KVM_SET_CPUID2"))?;
-        self.cpuid = convert::cpuid(&model);
+        self.set_host_model()?;
         state::set_memory_types(&self.fd)?;
         state::learn(&self.vm, &self.fd)
+    }
+
+    fn expect_cpu_model(&mut self) {
+        // Most states were saved on this host, of a guest that booted with this model.
+        let _ = self.set_host_model();
     }
 
     fn save(&mut self) -> Result<VcpuState, EngineError> {
@@ -137,9 +148,13 @@ impl Vcpu for KvmVcpu {
     }
 
     fn restore(&mut self, state: &VcpuState) -> Result<(), EngineError> {
-        state::restore(&self.vm, &self.fd, self.topology.index == 0, state)?;
-        self.cpuid.clone_from(&state.cpuid);
-        Ok(())
+        // Checking and taking a CPUID is the dearest call of all; one that was given the model
+        // ahead has it already.
+        if self.cpuid != state.cpuid {
+            state::restore_cpuid(&self.fd, &state.cpuid)?;
+            self.cpuid.clone_from(&state.cpuid);
+        }
+        state::restore(&self.vm, &self.fd, self.topology.index == 0, state)
     }
 
     fn note_stun(&mut self) {

@@ -233,12 +233,7 @@ impl Host {
             if inherited {
                 return self.lay_newborn(seat);
             }
-            let shell = self.pool.take()?;
-            seat.link = Some(self.assign(&seat.vm, shell)?);
-            if ahead {
-                seat.prepare_process(kvm.as_ref());
-            }
-            Ok(())
+            self.lay_process(seat, kvm.as_ref(), ahead)
         })?;
         fail_at.check(HostStep::Processes)?;
         phases.mark("processes");

@@ -69,7 +69,7 @@ impl Host {
     }
 
     fn measure(&self, turns: u32) -> anyhow::Result<KvmSpeed> {
-        let shell = self.pool.take()?;
+        let shell = self.pool.take(None)?;
         let (sender, notices) = mpsc::channel();
         shell.watch.redirect(Box::new(move |notice| {
             // Nobody listens once the probe has seen enough.

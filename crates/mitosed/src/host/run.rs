@@ -139,7 +139,7 @@ impl Host {
         let ram = fds.add(make_ram(row.spec.memory_bytes)?);
         let taps = self.open_taps(&row)?;
         let disks = self.open_disks(&row)?;
-        let shell = self.pool.take()?;
+        let shell = self.pool.take(None)?;
         let link = self.assign(vm, shell)?;
         // A shell of the pool has its group: it is limited before it has a guest.
         self.limit(vm);
@@ -174,6 +174,7 @@ impl Host {
                     self.no_space(vm, disk);
                 }
                 self.pull_cables(vm);
+                self.expect_clones(vm);
                 self.settle_in(vec![Arc::clone(vm)], None);
                 if !alive {
                     // It ended before its state was set: what its end means is decided now.

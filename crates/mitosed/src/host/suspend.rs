@@ -29,6 +29,7 @@ use super::{Host, TaskContext, Vm, vm_event};
 use crate::clock::{now_ms, random_hex, random_uuid};
 use crate::error::{OpError, OpResult};
 use crate::inventory::{Changes, MemoryFiles, PointMemory, PowerState, SuspendRow, VmRow};
+use crate::vmm::Build;
 
 /// Longest time from the order to go on to the first entry.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -215,7 +216,7 @@ impl Host {
         let checkpoint = fds.add(open_memory("checkpoint", &files.checkpoint)?);
         let taps = self.open_taps(&row)?;
         let disks = self.open_disks(&row)?;
-        let shell = self.pool.take()?;
+        let shell = self.pool.take(Some(Build::of(&row.spec, kvm.is_some())))?;
         let link = self.assign(vm, shell)?;
         // A shell of the pool has its group: it is limited before it has a guest.
         self.limit(vm);

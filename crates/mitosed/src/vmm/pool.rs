@@ -5,6 +5,8 @@
 //! shell is born of the *seed*, which is faster than starting one; those of the pool are started, so
 //! that each has its addresses laid out in its own way.
 
+mod ahead;
+
 use std::collections::{HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -18,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+pub use self::ahead::Build;
 use super::link::Link;
 use super::process::{self, HOME_MARK};
 use super::reactor::{Notice, Reactor, Watch};
@@ -50,6 +53,8 @@ pub struct Shell {
     pub watch: Watch,
     /// Its memory cgroup, where it has one already.
     pub group: Option<String>,
+    /// What it has built ahead.
+    pub built: Option<Build>,
 }
 
 /// Work for a time when nobody waits.
@@ -67,10 +72,20 @@ struct Inner {
     busy: usize,
     last_use: Option<Instant>,
     failures: u32,
+    /// What the next clone is likely to be.
+    expected: Option<Build>,
     stopped: bool,
     later: VecDeque<Later>,
     /// When the oldest of them came.
     later_since: Option<Instant>,
+}
+
+impl Inner {
+    fn take(&mut self, wanted: Option<Build>) -> Option<Shell> {
+        let at = |built: Option<Build>| self.ready.iter().position(|shell| shell.built == built);
+        let index = at(wanted).or_else(|| at(None)).unwrap_or(0);
+        self.ready.remove(index)
+    }
 }
 
 /// Pool of shells and the user ids of all VM processes.
@@ -141,10 +156,11 @@ impl Pool {
         self.changed.notify_all();
     }
 
-    /// Takes a waiting shell, or starts one.
-    pub fn take(&self) -> anyhow::Result<Shell> {
+    /// Takes a waiting shell, or starts one: for a clone one that has built what is `wanted`, where
+    /// there is one, else one that has built nothing.
+    pub fn take(&self, wanted: Option<Build>) -> anyhow::Result<Shell> {
         loop {
-            let taken = self.lock().ready.pop_front();
+            let taken = self.lock().take(wanted);
             match taken {
                 Some(shell) if shell.link.is_closed() => self.discard(shell),
                 Some(shell) => return Ok(shell),
@@ -320,6 +336,7 @@ impl Pool {
                 link,
                 watch,
                 group: None,
+                built: None,
             }),
             Err(error) => {
                 process::kill(pid);
@@ -399,6 +416,7 @@ impl Pool {
             let next = self.next_later();
             match next {
                 Some(Later(work)) => work(),
+                None if self.build_one() => {}
                 None => self.add_one(),
             }
         }
@@ -454,7 +472,8 @@ impl Pool {
             self.remove_group(group.as_deref());
             inner.failures += 1;
         }
-        if inner.ready.len() >= self.config.shells || inner.failures >= MAX_FAILURES {
+        let full = inner.ready.len() >= self.config.shells || inner.failures >= MAX_FAILURES;
+        if full && inner.to_build().is_none() {
             return None;
         }
         if inner.busy > 0 {

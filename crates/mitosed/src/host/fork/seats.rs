@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use agent_protocol::{IdentityKind, SshHostKey};
 use anyhow::Context;
 use vm_spec::VmSpec;
-use vmm_protocol::{Backends, Command, Fd, Prepare, Restore};
+use vmm_protocol::{Backends, Command, Restore};
 
 use super::clone_ram;
 use crate::clock::random_hex;
 use crate::error::OpError;
-use crate::host::backends::{FdList, OpenTaps, reopen_read_only};
+use crate::host::backends::{ENGINE_SOFT, FdList, OpenTaps, reopen_read_only};
 use crate::host::datastores::Promise;
 use crate::host::identity::identity_message;
 use crate::host::media::Media;
@@ -22,7 +22,7 @@ use crate::host::{Host, Vm};
 use crate::inventory::{DiskRow, LayerId, LayerRow};
 use crate::layers::{OpenLayer, make_top, open_layer};
 use crate::nursery;
-use crate::vmm::{Link, Pending};
+use crate::vmm::{Build, Link, Pending};
 use std::os::fd::AsFd;
 
 /// Longest time until a process born by `fork()` tells that it lives.
@@ -240,22 +240,6 @@ impl Seat {
         })
     }
 
-    /// Has its process build ahead what it can; what fails there fails again later and is told then.
-    pub fn prepare_process(&self, kvm: Option<&Arc<OwnedFd>>) {
-        let Some(link) = &self.link else { return };
-        let (memory_bytes, cpus) = {
-            let spec = &self.vm.live().row.spec;
-            (spec.memory_bytes, spec.cpus)
-        };
-        let order = Command::Prepare(Prepare {
-            kvm: kvm.map(|_| Fd(0)),
-            memory_bytes,
-            cpus,
-        });
-        let fds = Vec::from_iter(kvm.map(|fd| fd.as_fd()));
-        let _ = link.request(order, &fds);
-    }
-
     /// Tells the clone to run, without waiting for its answer.
     pub fn tell_restore(
         &mut self,
@@ -332,6 +316,34 @@ pub(super) fn for_each(
 }
 
 impl Host {
+    /// Gives the clone a process, which builds what it can before the state is there: `ahead` only
+    /// where a processor is free for that. What fails there fails again later and is told then.
+    pub(super) fn lay_process(
+        self: &Arc<Self>,
+        seat: &mut Seat,
+        kvm: Option<&Arc<OwnedFd>>,
+        ahead: bool,
+    ) -> anyhow::Result<()> {
+        let build = Build::of(&seat.vm.live().row.spec, kvm.is_some());
+        self.pool.expect(build);
+        let shell = self.pool.take(Some(build))?;
+        let to_build = ahead && shell.built != Some(build);
+        let link = self.assign(&seat.vm, shell)?;
+        if to_build {
+            let _ = build.order(&link, kvm);
+        }
+        seat.link = Some(link);
+        Ok(())
+    }
+
+    /// Has the pool build ahead for clones of a VM that was never forked: they will need shells.
+    pub(in crate::host) fn expect_clones(&self, vm: &Vm) {
+        let live = vm.live();
+        let build = Build::of(&live.row.spec, live.row.engine != ENGINE_SOFT);
+        drop(live);
+        self.pool.expect(build);
+    }
+
     /// Opens what lies below the clones' tops, each stack once for all of them.
     pub(super) fn open_below(&self, seats: &mut [Seat]) -> anyhow::Result<()> {
         let mut stacks: HashMap<LayerId, Vec<OpenLayer>> = HashMap::new();

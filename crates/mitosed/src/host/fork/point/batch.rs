@@ -322,12 +322,7 @@ impl Host {
             if !seat.was_there {
                 self.make_home(&seat.vm)?;
             }
-            let shell = self.pool.take()?;
-            seat.link = Some(self.assign(&seat.vm, shell)?);
-            if ahead {
-                seat.prepare_process(kvm);
-            }
-            Ok(())
+            self.lay_process(seat, kvm, ahead)
         });
         for_each_alone(seats, Seat::make_tops);
         self.open_below(seats)?;

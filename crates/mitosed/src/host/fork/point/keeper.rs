@@ -45,7 +45,7 @@ impl Host {
         ram: Arc<OwnedFd>,
         checkpoint: OwnedFd,
     ) -> OpResult<PointMemory> {
-        let shell = self.pool.take()?;
+        let shell = self.pool.take(None)?;
         let home = &self.config.home;
         let kept = fs::rename(&shell.socket, home.vm_socket(id))
             .and_then(|()| fs::rename(&shell.log, keeper_log(self, id)))
