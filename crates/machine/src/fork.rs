@@ -300,8 +300,13 @@ impl Machine {
         Ok(layer.into())
     }
 
-    /// Starts what a fork has left to do; call it when its result was handed on. The next fork
-    /// does it otherwise.
+    /// Says whether a fork has left something to do.
+    pub fn has_finishing(&self) -> bool {
+        self.finishing.is_due()
+    }
+
+    /// Starts what a fork has left to do; call it when its clones had time to come to life. The next
+    /// fork does it otherwise.
     pub fn after_fork(&mut self) {
         self.finishing.start();
     }

@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use machine::{Machine, MachineEvent, OnEvent};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -42,6 +42,8 @@ pub(crate) enum Message {
         bytes: Vec<u8>,
     },
     Machine(MachineEvent),
+    /// The time that [`Control::remind_in`] named has come.
+    Reminder,
     /// A thread is done with writing the inherited instant.
     Dumped(Dumped),
 }
@@ -72,6 +74,7 @@ pub(crate) struct Control {
     wake: Arc<OwnedFd>,
     /// Came in together with what was taken before.
     news: VecDeque<Message>,
+    reminder: Option<Instant>,
 }
 
 impl Control {
@@ -88,6 +91,7 @@ impl Control {
             sender,
             wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
             news: VecDeque::new(),
+            reminder: None,
         })
     }
 
@@ -185,11 +189,20 @@ impl Control {
             .retain(|other| !Arc::ptr_eq(other, connection));
     }
 
+    /// Has [`Message::Reminder`] come after `wait`, in the place of an earlier one.
+    pub(crate) fn remind_in(&mut self, wait: Duration) {
+        self.reminder = Some(Instant::now() + wait);
+    }
+
     /// Waits for the next message.
     pub(crate) fn next(&mut self) -> io::Result<Message> {
         loop {
             if let Some(message) = self.news.pop_front() {
                 return Ok(message);
+            }
+            if self.reminder.is_some_and(|due| due <= Instant::now()) {
+                self.reminder = None;
+                return Ok(Message::Reminder);
             }
             match self.wait() {
                 Ok(flags) => self.take_all(&flags),
@@ -230,7 +243,9 @@ impl Control {
             // Nothing is asked of it, and its wake-up is seen as its own.
             None => PollFd::new(self.wake.as_ref(), PollFlags::empty()),
         }));
-        let timeout = pause.map(|pause| Timespec {
+        let due = self.reminder;
+        let due = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let timeout = pause.into_iter().chain(due).min().map(|pause| Timespec {
             tv_sec: pause.as_secs().try_into().unwrap_or(1),
             tv_nsec: pause.subsec_nanos().into(),
         });

@@ -29,6 +29,10 @@ use keep::Kept;
 /// Longest wait for a daemon that does not read, before its connection is given up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Time between the answer to a fork and what it leaves to do: clones come to life meanwhile, perhaps
+/// on the only processor that the guest leaves free.
+const FINISHING_WAIT: Duration = Duration::from_millis(4);
+
 /// What a clone born by `fork()` brings along.
 #[derive(Debug)]
 pub(crate) struct Inherited {
@@ -130,6 +134,11 @@ impl Server {
                         return self.end(reason);
                     }
                 }
+                Message::Reminder => {
+                    if let Some(machine) = self.machine.as_mut() {
+                        machine.after_fork();
+                    }
+                }
                 Message::Dumped(dumped) => self.dumped(dumped),
                 Message::Request {
                     request,
@@ -143,8 +152,8 @@ impl Server {
                             let reply = FromVmm::Reply(Reply { id, outcome });
                             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
                             self.send_to(&connection, &reply, &fds);
-                            if let Some(machine) = self.machine.as_mut() {
-                                machine.after_fork();
+                            if self.machine.as_ref().is_some_and(Machine::has_finishing) {
+                                self.control.remind_in(FINISHING_WAIT);
                             }
                         }
                         After::End(reason) => {
@@ -196,6 +205,8 @@ impl Server {
 
     fn prepare(&mut self, order: Prepare, fds: Vec<OwnedFd>) -> anyhow::Result<Outcome> {
         self.need_shell()?;
+        // Of another size, when it was built for a VM that did not come.
+        self.prepared = None;
         let mut fds = Descriptors::new(fds);
         let kvm = order.kvm.map(|fd| fds.take(fd)).transpose()?;
         let sink = self.control.sink();
@@ -317,6 +328,7 @@ impl Server {
 
     fn boot(&mut self, boot: &vmm_protocol::Boot, fds: Vec<OwnedFd>) -> anyhow::Result<Outcome> {
         self.need_shell()?;
+        self.prepared = None;
         self.control
             .set_identity(boot.backends.agent_identity.clone(), false);
         let (machine, peers) = become_vm::boot(boot, fds, self.control.sink())?;

@@ -31,7 +31,14 @@ impl Finishing {
         if let Err(error) = view.hide_from_fork() {
             tracing::warn!(%error, "a child process would get what a fork left");
         }
+        // One that still waits is not to be lost.
+        self.start();
         *lock(&self.0.view) = Some(view);
+    }
+
+    /// Says whether there is something left to do.
+    pub(super) fn is_due(&self) -> bool {
+        lock(&self.0.view).is_some()
     }
 
     /// Starts the thread.
@@ -41,7 +48,6 @@ impl Finishing {
         };
         let shared = Arc::clone(&self.0);
         let finish = move || {
-            std::thread::sleep(PAUSE);
             let mut working = Some(lock(&shared.at_work));
             let finished = view.finish(|| {
                 working = None;
