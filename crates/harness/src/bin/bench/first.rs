@@ -27,7 +27,7 @@ pub(crate) fn forks(bench: &mut Bench, limit: Limit) -> anyhow::Result<()> {
     );
     bench.host.restart(POOL)?;
     for (mib, samples) in [(128, 15), (MIDDLE_MIB, 11), (2048, 7)] {
-        let (stuns, runs) = stun_and_run(bench, mib, samples, limit)?;
+        let (stuns, runs) = stun_and_run(bench, mib, "mode=dirty", samples, limit)?;
         let name = format!("fork.first.stun_us.{mib}MiB");
         let conditions = format!(
             "guest runs, {} MiB touched in 4 KiB pages, disk and TAP, 1 clone",
@@ -43,9 +43,16 @@ pub(crate) fn forks(bench: &mut Bench, limit: Limit) -> anyhow::Result<()> {
             bench.report.add(&name, "us", &runs, &conditions);
         }
     }
+    let (_, runs) = stun_and_run(bench, MIDDLE_MIB, "mode=dirty idle=1", 11, limit)?;
+    bench.report.add(
+        "clone.first_run_us.1.pool.idle_source",
+        "us",
+        &runs,
+        "512 MiB touched, the guest sleeps: it leaves all processors to its clone",
+    );
     cow(bench, limit)?;
     bench.host.restart(0)?;
-    let (_, runs) = stun_and_run(bench, MIDDLE_MIB, 9, limit)?;
+    let (_, runs) = stun_and_run(bench, MIDDLE_MIB, "mode=dirty", 9, limit)?;
     bench.report.add(
         "clone.first_run_us.1.empty_pool",
         "us",
@@ -58,6 +65,7 @@ pub(crate) fn forks(bench: &mut Bench, limit: Limit) -> anyhow::Result<()> {
 fn stun_and_run(
     bench: &Bench,
     mib: u64,
+    words: &str,
     samples: usize,
     limit: Limit,
 ) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
@@ -66,7 +74,7 @@ fn stun_and_run(
         if limit.reached() {
             break;
         }
-        let mut source = Source::boot(&bench.host, mib, "mode=dirty")?;
+        let mut source = Source::boot(&bench.host, mib, words)?;
         bench.host.settle()?;
         let fork = source.fork(1)?;
         tell_steps(&fork.cloned);

@@ -85,6 +85,11 @@ const EXPECTED: &[Expected] = &[
     ),
     row("clone.first_run_us.1.pool", "us", Target::AtMost(3000.0)),
     row(
+        "clone.first_run_us.1.pool.idle_source",
+        "us",
+        Target::AtMost(3000.0),
+    ),
+    row(
         "clone.first_run_us.1.empty_pool",
         "us",
         Target::AtMost(3000.0),
