@@ -107,10 +107,11 @@ impl Prepared {
     }
 
     /// Returns whether it has the size of `spec` and the engine that a machine gets which is given
-    /// KVM, or not.
+    /// KVM, or not. One of whose vCPUs could not be made fits nothing: that may be long ago.
     pub fn fits(&self, spec: &VmSpec, kvm: bool) -> bool {
         let of_kvm = self.engine != SoftEngine.name();
-        self.cpus == spec.cpus && self.memory_bytes == spec.memory_bytes && of_kvm == kvm
+        let same = self.cpus == spec.cpus && self.memory_bytes == spec.memory_bytes;
+        same && of_kvm == kvm && !self.vcpus.has_failed()
     }
 
     /// Returns the addresses that the memory layer is to be mapped at, once.

@@ -181,6 +181,11 @@ impl VcpuGroup {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Says whether one could not be made.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.shared.lock().iter().any(|seat| seat.failed.is_some())
+    }
+
     fn give(&self, order: Order) {
         let shared = &self.shared;
         let (number, _) = Order::of_word(shared.order.load(Ordering::SeqCst));

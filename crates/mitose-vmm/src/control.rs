@@ -189,9 +189,9 @@ impl Control {
             .retain(|other| !Arc::ptr_eq(other, connection));
     }
 
-    /// Has [`Message::Reminder`] come after `wait`, in the place of an earlier one.
+    /// Has [`Message::Reminder`] come after `wait`, or when an earlier one comes.
     pub(crate) fn remind_in(&mut self, wait: Duration) {
-        self.reminder = Some(Instant::now() + wait);
+        self.reminder.get_or_insert_with(|| Instant::now() + wait);
     }
 
     /// Waits for the next message.

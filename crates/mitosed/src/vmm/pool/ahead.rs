@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use vm_spec::VmSpec;
@@ -76,6 +76,9 @@ impl Inner {
 impl Pool {
     /// Has shells build ahead what a clone of a VM needs that runs now.
     pub fn expect(&self, build: Build) {
+        if build.kvm && !vms_may_wait() {
+            return;
+        }
         let mut inner = self.lock();
         if inner.expected.replace(build) != Some(build) {
             drop(inner);
@@ -96,30 +99,96 @@ impl Pool {
                 None => return false,
             }
         };
-        let kvm = build.kvm.then(|| {
-            let device = &self.config.kvm_device;
-            File::options().read(true).write(true).open(device)
-        });
-        let built = kvm
-            .transpose()
-            .map_err(anyhow::Error::from)
-            .and_then(|kvm| {
-                let pending = build.order(&shell.link, kvm.as_ref())?;
-                Ok(pending.wait(BUILD_TIMEOUT)?)
-            });
+        let built = self.have_built(&shell, build);
         shell.built = built.is_ok().then_some(build);
+        let usable = !shell.link.is_closed() && !matches!(&built, Err(error) if is_silence(error));
         let mut inner = self.lock();
         if let Err(error) = built {
             // The clone that needs it will tell what is wrong.
             tracing::debug!("a shell cannot build ahead: {error:#}");
-            inner.expected = None;
+            // Somebody may expect something else by now.
+            if inner.expected == Some(build) {
+                inner.expected = None;
+            }
         }
-        if inner.stopped {
-            drop(inner);
-            self.discard(shell);
-        } else {
+        if usable && !inner.stopped {
             inner.ready.push_front(shell);
+            return true;
+        }
+        inner.failures += u32::from(!usable);
+        let stopped = inner.stopped;
+        drop(inner);
+        self.discard(shell);
+        if stopped {
+            self.groups.iter().for_each(|groups| groups.remove_root());
         }
         true
+    }
+
+    fn have_built(&self, shell: &Shell, build: Build) -> anyhow::Result<()> {
+        let device = &self.config.kvm_device;
+        let kvm = build
+            .kvm
+            .then(|| File::options().read(true).write(true).open(device));
+        let pending = build.order(&shell.link, kvm.transpose()?.as_ref())?;
+        pending.wait(BUILD_TIMEOUT)?;
+        Ok(())
+    }
+}
+
+/// Says whether a shell is of no use any more: it gave no answer, not even that it failed.
+fn is_silence(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<LinkError>() {
+        Some(LinkError::Refused { .. }) | None => false,
+        Some(_) => true,
+    }
+}
+
+/// Says whether a VM of KVM may wait for its state. Before Linux 6.7 KVM takes a time-stamp counter
+/// that is within a second of the one that the new VM has had since it was made for an attempt to make
+/// both equal, and keeps its own: the counter of a source that started just before the shell built.
+fn vms_may_wait() -> bool {
+    static MAY: OnceLock<bool> = OnceLock::new();
+    *MAY.get_or_init(|| {
+        let release = rustix::system::uname();
+        let release = release.release().to_string_lossy();
+        kernel_version(&release).is_some_and(|version| version >= (6, 7))
+    })
+}
+
+/// Major and minor number of a kernel's release.
+fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next()?.parse().ok();
+    Some((next()?, next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_releases_are_read() {
+        assert_eq!(kernel_version("6.18.44-fc-v657"), Some((6, 18)));
+        assert_eq!(kernel_version("6.1.0-39-amd64"), Some((6, 1)));
+        assert_eq!(kernel_version("5.10"), Some((5, 10)));
+        assert_eq!(kernel_version("7"), None);
+        assert_eq!(kernel_version(""), None);
+    }
+
+    #[test]
+    fn large_machines_are_built_once() {
+        let count = |memory_bytes| {
+            let build = Build {
+                kvm: true,
+                memory_bytes,
+                cpus: 1,
+            };
+            build.count_max()
+        };
+        assert_eq!(count(0), 4);
+        assert_eq!(count(2 << 30), 4);
+        assert_eq!(count(4 << 30), 2);
+        assert_eq!(count(64 << 30), 1);
     }
 }
