@@ -305,8 +305,7 @@ impl Machine {
         self.finishing.is_due()
     }
 
-    /// Starts what a fork has left to do; call it when its clones had time to come to life. The next
-    /// fork does it otherwise.
+    /// Starts what a fork has left to do; call it when its clones had time to come to life.
     pub fn after_fork(&mut self) {
         self.finishing.start();
     }
