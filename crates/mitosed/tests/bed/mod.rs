@@ -305,7 +305,7 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool, log: impl Fn() -> Stri
 }
 
 /// The stand-in is an example of this package, which `cargo test` builds.
-fn fake_vmm() -> PathBuf {
+pub fn fake_vmm() -> PathBuf {
     let daemon = Path::new(env!("CARGO_BIN_EXE_mitosed"));
     let path = daemon.with_file_name("examples").join("fake_vmm");
     assert!(
