@@ -14,6 +14,15 @@ mod stack;
 
 /// Number of property cases: `n`, times the factor in `MITOSE_TEST_SCALE` for long runs.
 fn cases(n: u32) -> u32 {
+    n * scale()
+}
+
+/// The same where a case starts `qemu-img` hundreds of times: ten seconds and more each.
+fn judged_cases(n: u32) -> u32 {
+    n * scale().min(2)
+}
+
+fn scale() -> u32 {
     let scale = std::env::var("MITOSE_TEST_SCALE").ok();
-    n * scale.and_then(|scale| scale.parse().ok()).unwrap_or(1)
+    scale.and_then(|scale| scale.parse().ok()).unwrap_or(1)
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::cases;
+use super::{cases, judged_cases};
 use super::mem::{MemFile, Op, apply};
 use super::qemu::{assert_clean, assert_no_errors, guest_bytes};
 use crate::layer::DiskFormat;
@@ -237,7 +237,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(8), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: judged_cases(8), ..ProptestConfig::default() })]
 
     /// The same cuts, judged by QEMU.
     #[test]

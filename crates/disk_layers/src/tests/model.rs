@@ -7,7 +7,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::cases;
+use super::{cases, judged_cases};
 use super::mem::MemFile;
 use super::qemu::{assert_clean, guest_bytes};
 use crate::layer::DiskFormat;
@@ -300,7 +300,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(24), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: judged_cases(24), ..ProptestConfig::default() })]
 
     #[test]
     fn qemu_agrees_with_any_history(
