@@ -83,7 +83,7 @@ impl Cpu {
 
     fn run_blocks(&mut self, env: &mut dyn Environment, entry: At, left: i64) -> Exit {
         let quantum = (left - BLOCK_MAX as i64).clamp(1, QUANTUM);
-        let rest = (entry.op().run)(self, env, entry, quantum);
+        let rest = (entry.op().run)(self, &mut &mut *env, entry, quantum);
         let withheld = std::mem::take(&mut self.interp.withheld);
         self.interp.left = left - (quantum - rest - withheld);
         std::mem::take(&mut self.interp.exit)

@@ -26,13 +26,13 @@ use crate::{Cpu, Environment};
 
 /// Goes to the next op.
 #[inline(always)]
-pub(super) fn go(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(super) fn go(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     let next = at.next();
     (next.op().run)(cpu, env, next, budget)
 }
 
 /// Executes the instruction from its decoded form, which is made anew.
-pub(super) fn generic(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(super) fn generic(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     let (on, budget) = execute(cpu, env, at, budget);
     match on {
         true => go(cpu, env, at, budget),
@@ -41,7 +41,7 @@ pub(super) fn generic(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: 
 }
 
 /// Executes the instruction from its decoded form, which is in the slots behind the op.
-pub(super) fn inlined(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(super) fn inlined(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     let (on, budget) = execute_inlined(cpu, env, at, budget);
     match on {
         true => {
@@ -55,7 +55,7 @@ pub(super) fn inlined(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: 
 /// [`generic`] for handlers that memory did not answer.
 #[cold]
 #[inline(never)]
-pub(super) fn slow(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(super) fn slow(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     generic(cpu, env, at, budget)
 }
 
@@ -65,12 +65,12 @@ pub(super) fn slow(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64
 #[inline(never)]
 pub(super) fn load_again<T: Value>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
     linear: u64,
 ) -> i64 {
-    match cpu.refill::<T>(env, linear, Access::Read) {
+    match cpu.refill::<T>(*env, linear, Access::Read) {
         true => (at.op().run)(cpu, env, at, budget),
         false => generic(cpu, env, at, budget),
     }
@@ -81,34 +81,39 @@ pub(super) fn load_again<T: Value>(
 #[inline(never)]
 pub(super) fn store_again<T: Value>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
     linear: u64,
 ) -> i64 {
-    match cpu.refill::<T>(env, linear, Access::Write) {
+    match cpu.refill::<T>(*env, linear, Access::Write) {
         true => (at.op().run)(cpu, env, at, budget),
         false => generic(cpu, env, at, budget),
     }
 }
 
 #[inline(never)]
-fn execute(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> (bool, i64) {
+fn execute(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> (bool, i64) {
     let instruction = cpu.decode_again(at);
-    cpu.execute_op(env, at, budget, |cpu, env| {
+    cpu.execute_op(*env, at, budget, |cpu, env| {
         decoded::execute(cpu, env, &instruction)
     })
 }
 
 #[inline(never)]
-fn execute_inlined(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> (bool, i64) {
-    cpu.execute_op(env, at, budget, |cpu, env| {
+fn execute_inlined(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> (bool, i64) {
+    cpu.execute_op(*env, at, budget, |cpu, env| {
         decoded::execute(cpu, env, at.instruction(1))
     })
 }
 
 /// LFENCE, SFENCE, MFENCE.
-pub(super) fn fence(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(super) fn fence(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     go(cpu, env, at, budget)
 }

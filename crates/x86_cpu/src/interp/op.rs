@@ -20,7 +20,7 @@ use crate::mmu::Value;
 use crate::{Cpu, Environment};
 
 /// Runs an op and all that follow it; returns what is left of the budget.
-pub(super) type Handler = fn(&mut Cpu, &mut dyn Environment, At, i64) -> i64;
+pub(super) type Handler = fn(&mut Cpu, &mut &mut dyn Environment, At, i64) -> i64;
 
 /// One micro-op.
 #[derive(Clone, Copy, Debug)]

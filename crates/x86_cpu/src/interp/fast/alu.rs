@@ -178,7 +178,7 @@ fn to_memory<O: Alu, A: Address, T: Size>(cpu: &mut Cpu, at: At, b: T) -> bool {
 #[inline(always)]
 fn memory_again<O: Alu, A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -191,7 +191,7 @@ fn memory_again<O: Alu, A: Address, T: Size>(
 
 pub(super) fn reg_reg<O: Alu, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -202,7 +202,7 @@ pub(super) fn reg_reg<O: Alu, T: Size>(
 
 pub(super) fn reg_imm<O: Alu, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -212,7 +212,7 @@ pub(super) fn reg_imm<O: Alu, T: Size>(
 
 fn reg_mem<O: Alu, A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -226,7 +226,7 @@ fn reg_mem<O: Alu, A: Address, T: Size>(
 
 fn mem_reg<O: Alu, A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -239,7 +239,7 @@ fn mem_reg<O: Alu, A: Address, T: Size>(
 
 fn mem_imm<O: Alu, A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -341,7 +341,7 @@ pub(in crate::interp) struct OneMem<O>(PhantomData<O>);
 
 pub(super) fn one_reg<O: Unary, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -354,7 +354,7 @@ pub(super) fn one_reg<O: Unary, T: Size>(
 
 fn one_mem<O: Unary, A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {

@@ -27,7 +27,7 @@ pub(in crate::interp) struct CompareExchange;
 #[inline(always)]
 fn change_by<O: Alu, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
     b: T,
@@ -43,7 +43,7 @@ fn change_by<O: Alu, T: Size>(
 
 fn locked_reg<O: Alu, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -53,7 +53,7 @@ fn locked_reg<O: Alu, T: Size>(
 
 fn locked_imm<O: Alu, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -63,7 +63,7 @@ fn locked_imm<O: Alu, T: Size>(
 
 fn locked_one<O: Unary, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -75,7 +75,7 @@ fn locked_one<O: Unary, T: Size>(
     go(cpu, env, at, budget)
 }
 
-fn swap<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn swap<T: Size>(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     let (linear, b) = (Any::of(cpu, at), cpu.get::<T>(at.op().b));
     let Some(a) = cpu.change_fast(linear, |_: T| b) else {
         return store_again::<T>(cpu, env, at, budget, linear);
@@ -84,7 +84,12 @@ fn swap<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) 
     go(cpu, env, at, budget)
 }
 
-fn exchange_add<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn exchange_add<T: Size>(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let (linear, b) = (Any::of(cpu, at), cpu.get::<T>(at.op().b));
     let Some(a) = cpu.change_fast(linear, |a: T| Add::result(cpu, a, b)) else {
         return store_again::<T>(cpu, env, at, budget, linear);
@@ -95,7 +100,12 @@ fn exchange_add<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budge
     go(cpu, env, at, budget)
 }
 
-fn compare_exchange<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn compare_exchange<T: Size>(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let (linear, new) = (Any::of(cpu, at), cpu.get::<T>(at.op().b));
     let expected = T::cut(cpu.general[RAX]);
     let change = |old: T| if old == expected { new } else { old };
@@ -113,7 +123,7 @@ fn compare_exchange<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, b
 /// CMPXCHG16B.
 pub(in crate::interp) fn compare_exchange_pair(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {

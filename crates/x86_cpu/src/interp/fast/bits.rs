@@ -30,7 +30,7 @@ pub(in crate::interp) struct MultiplyLoad;
 /// Second register times the immediate, into the first.
 pub(in crate::interp) struct MultiplyImm;
 
-fn reg_reg<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn reg_reg<T: Size>(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     let (a, b) = (cpu.get::<T>(at.op().a), cpu.get::<T>(at.op().b));
     let result = product(cpu, a, b);
     cpu.set(at.op().a, result);
@@ -39,7 +39,7 @@ fn reg_reg<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i6
 
 fn reg_mem<A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -53,7 +53,7 @@ fn reg_mem<A: Address, T: Size>(
     go(cpu, env, at, budget)
 }
 
-fn reg_imm<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn reg_imm<T: Size>(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     let a = cpu.get::<T>(at.op().b);
     let result = product(cpu, a, T::cut(at.op().immediate));
     cpu.set(at.op().a, result);
@@ -83,7 +83,7 @@ pub(in crate::interp) struct BitTest<const IMMEDIATE: bool>;
 
 fn bit_test<const IMMEDIATE: bool, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -157,7 +157,7 @@ fn bit_place<T: Size>(cpu: &Cpu, at: At, number: i64) -> u64 {
 
 fn bit_change<O: Change, const IMMEDIATE: bool, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -170,7 +170,7 @@ fn bit_change<O: Change, const IMMEDIATE: bool, T: Size>(
 
 fn bit_change_memory<O: Change, const IMMEDIATE: bool, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -187,7 +187,7 @@ fn bit_change_memory<O: Change, const IMMEDIATE: bool, T: Size>(
 
 fn bit_test_memory<const IMMEDIATE: bool, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -221,7 +221,7 @@ impl<const IMMEDIATE: bool> Sized1 for BitTestMemory<IMMEDIATE> {
 /// POPCNT of a register.
 pub(in crate::interp) struct Count;
 
-fn ones<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn ones<T: Size>(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     let value = cpu.get::<T>(at.op().b).wide();
     cpu.set(at.op().a, T::cut(value.count_ones().into()));
     cpu.settle_flags();
@@ -238,7 +238,7 @@ impl Sized1 for Count {
 /// BSWAP.
 pub(in crate::interp) struct Swap;
 
-fn swap<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn swap<T: Size>(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     let value = cpu.get::<T>(at.op().a).wide();
     let swapped = value.swap_bytes() >> (64 - T::BITS);
     cpu.set(at.op().a, T::cut(swapped));
@@ -256,7 +256,7 @@ pub(in crate::interp) struct Scan<const REVERSE: bool>;
 
 fn scan<const REVERSE: bool, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {

@@ -87,7 +87,7 @@ fn unsigned_quotient(a: u64, b: u64) -> Option<(u64, u64)> {
 
 fn register<O: Double, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -100,7 +100,7 @@ fn register<O: Double, T: Size>(
 
 fn memory<O: Double, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {

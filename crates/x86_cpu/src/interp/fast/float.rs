@@ -9,7 +9,7 @@ use crate::{Cpu, Environment};
 
 /// Goes to the op behind the operation.
 #[inline(always)]
-fn go_past(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn go_past(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     let next = at.next().next();
     (next.op().run)(cpu, env, next, budget)
 }
@@ -17,7 +17,7 @@ fn go_past(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64
 /// Executes the operation from the decoded form, and goes on behind it.
 pub(in crate::interp) fn decoded(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -30,14 +30,14 @@ pub(in crate::interp) fn decoded(
 
 #[cold]
 #[inline(never)]
-fn decoded_cold(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn decoded_cold(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     decoded(cpu, env, at, budget)
 }
 
 /// [`decoded`] where that form is in the slots behind the operation.
 pub(in crate::interp) fn inlined(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -52,16 +52,21 @@ pub(in crate::interp) fn inlined(
 }
 
 #[inline(never)]
-fn execute(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> (bool, i64) {
+fn execute(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> (bool, i64) {
     let instruction = cpu.decode_again(at);
-    cpu.execute_op(env, at, budget, |cpu, env| {
+    cpu.execute_op(*env, at, budget, |cpu, env| {
         super::decoded::float(cpu, env, &instruction, at.operation())
     })
 }
 
 #[inline(never)]
-fn execute_inlined(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> (bool, i64) {
-    cpu.execute_op(env, at, budget, |cpu, env| {
+fn execute_inlined(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> (bool, i64) {
+    cpu.execute_op(*env, at, budget, |cpu, env| {
         super::decoded::float(cpu, env, at.instruction(2), at.operation())
     })
 }
@@ -84,7 +89,7 @@ fn run<const FLAGS: bool>(cpu: &mut Cpu, operation: &FpOperation) -> bool {
 /// Without memory. An operation that faults changed nothing but sticky flags: it runs again.
 fn registers<const FLAGS: bool>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -97,7 +102,7 @@ fn registers<const FLAGS: bool>(
 /// With a memory operand that is loaded.
 fn load<const FLAGS: bool, T: Bytes>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -121,7 +126,7 @@ fn load<const FLAGS: bool, T: Bytes>(
 /// was there. It runs once the store is known to succeed.
 fn store<const LOAD: bool, T: Bytes>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -146,7 +151,7 @@ fn store<const LOAD: bool, T: Bytes>(
 }
 
 /// Ten bytes of an x87 register, as eight and two.
-fn load_10(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn load_10(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     let linear = Any::of(cpu, at);
     let halves = (
         cpu.load_fast::<u64>(linear),
@@ -166,7 +171,7 @@ fn load_10(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64
 }
 
 /// Ten bytes that are kept or replaced.
-fn store_10(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn store_10(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     let linear = Any::of(cpu, at);
     let rest = linear.wrapping_add(8);
     let ready =
@@ -235,7 +240,7 @@ impl<T: Size> Bytes for T {
 /// Sixteen bytes.
 fn load_16<const FLAGS: bool>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {

@@ -18,7 +18,7 @@ use crate::{Cpu, Environment};
 #[inline(always)]
 pub(super) fn follow_within(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     number: usize,
     budget: i64,
@@ -34,7 +34,7 @@ pub(super) fn follow_within(
 #[inline(always)]
 pub(super) fn follow_beyond(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     number: usize,
     budget: i64,
@@ -54,7 +54,7 @@ pub(super) fn follow_beyond(
 #[inline(always)]
 fn follow<const WITHIN: bool>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     number: usize,
     budget: i64,
@@ -96,7 +96,7 @@ pub(super) fn count(at: At) -> i64 {
 /// The end of a block that goes on behind it; its number is the count.
 pub(in crate::interp) fn end<const WITHIN: bool>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -107,7 +107,7 @@ pub(in crate::interp) fn end<const WITHIN: bool>(
 /// [`end`] where blocks are not linked, because addresses are shorter than 64 bits.
 pub(in crate::interp) fn end_unlinked(
     cpu: &mut Cpu,
-    _env: &mut dyn Environment,
+    _env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -120,7 +120,7 @@ pub(in crate::interp) fn end_unlinked(
 #[inline(always)]
 pub(in crate::interp) fn jump<const WITHIN: bool>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -131,7 +131,7 @@ pub(in crate::interp) fn jump<const WITHIN: bool>(
 #[inline(always)]
 pub(in crate::interp) fn call<const WITHIN: bool>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -167,7 +167,12 @@ fn elsewhere(cpu: &mut Cpu, rip: u64, budget: i64) -> i64 {
 
 /// RET.
 #[inline(always)]
-pub(in crate::interp) fn ret(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(in crate::interp) fn ret(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let stack = cpu.stack_pointer();
     let Some(rip) = cpu.load_fast::<u64>(stack) else {
         return load_again::<u64>(cpu, env, at, budget, stack);
@@ -187,7 +192,7 @@ pub(in crate::interp) fn ret(cpu: &mut Cpu, env: &mut dyn Environment, at: At, b
 /// JMP to a register's value.
 pub(in crate::interp) fn jump_register(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -205,7 +210,7 @@ pub(in crate::interp) fn jump_register(
 /// CALL to a register's value.
 pub(in crate::interp) fn call_register(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -224,7 +229,7 @@ pub(in crate::interp) fn call_register(
 /// JMP to a value in memory.
 pub(in crate::interp) fn jump_memory<A: Address>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -245,7 +250,7 @@ pub(in crate::interp) fn jump_memory<A: Address>(
 /// CALL to a value in memory.
 pub(in crate::interp) fn call_memory<A: Address>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -424,7 +429,7 @@ impl Condition for Parity {
 #[inline(always)]
 pub(super) fn branch<C: Condition, const WITHIN: bool>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {

@@ -33,7 +33,7 @@ impl Compare for Test {
 #[inline(always)]
 fn decide<O: Compare, C: Condition, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     (a, b): (T, T),
     budget: i64,
@@ -51,7 +51,7 @@ fn decide<O: Compare, C: Condition, T: Size>(
 #[inline(always)]
 pub(super) fn reg_reg<O: Compare, C: Condition, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -62,7 +62,7 @@ pub(super) fn reg_reg<O: Compare, C: Condition, T: Size>(
 #[inline(always)]
 pub(super) fn reg_imm<O: Compare, C: Condition, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -73,7 +73,7 @@ pub(super) fn reg_imm<O: Compare, C: Condition, T: Size>(
 #[inline(always)]
 pub(super) fn mem_imm<O: Compare, C: Condition, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -86,7 +86,7 @@ pub(super) fn mem_imm<O: Compare, C: Condition, T: Size>(
 
 fn mem_reg<O: Compare, C: Condition, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -100,7 +100,7 @@ fn mem_reg<O: Compare, C: Condition, T: Size>(
 
 fn reg_mem<O: Compare, C: Condition, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {

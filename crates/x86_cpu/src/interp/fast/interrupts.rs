@@ -13,7 +13,7 @@ const HIDDEN: u64 = 3 << 16;
 /// Goes on with interrupts enabled just now: the block's end looks for one. So at least the next
 /// instruction runs before, as STI demands.
 #[inline(always)]
-fn go_and_look(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn go_and_look(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     cpu.interp.withheld += budget;
     cpu.interp.look = true;
     go(cpu, env, at, 0)
@@ -22,7 +22,7 @@ fn go_and_look(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) ->
 /// CLI.
 pub(in crate::interp) fn disable(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -36,7 +36,7 @@ pub(in crate::interp) fn disable(
 /// STI.
 pub(in crate::interp) fn enable(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -53,7 +53,7 @@ pub(in crate::interp) fn enable(
 /// PUSHFQ.
 pub(in crate::interp) fn push(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -67,7 +67,12 @@ pub(in crate::interp) fn push(
 }
 
 /// POPFQ.
-pub(in crate::interp) fn pop(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(in crate::interp) fn pop(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     const CHANGED: u64 = STATUS | DF | IF;
     let stack = cpu.stack_pointer();
     let Some(popped) = cpu.load_fast::<u64>(stack) else {

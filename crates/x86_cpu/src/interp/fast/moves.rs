@@ -36,7 +36,7 @@ pub(in crate::interp) struct SelectLoad;
 
 pub(super) fn reg_reg<T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -45,14 +45,14 @@ pub(super) fn reg_reg<T: Size>(
     go(cpu, env, at, budget)
 }
 
-fn reg_imm<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn reg_imm<T: Size>(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     cpu.set(at.op().a, T::cut(at.op().immediate));
     go(cpu, env, at, budget)
 }
 
 pub(super) fn load<A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -68,7 +68,7 @@ pub(super) fn load<A: Address, T: Size>(
 
 pub(super) fn store<A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -82,7 +82,7 @@ pub(super) fn store<A: Address, T: Size>(
 
 fn store_imm<A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -96,7 +96,7 @@ fn store_imm<A: Address, T: Size>(
 
 pub(super) fn lea<A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -107,7 +107,7 @@ pub(super) fn lea<A: Address, T: Size>(
 
 pub(super) fn exchange<T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -117,13 +117,23 @@ pub(super) fn exchange<T: Size>(
     go(cpu, env, at, budget)
 }
 
-fn zero<S: Size, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn zero<S: Size, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let value = cpu.get::<S>(at.op().b).wide();
     cpu.set(at.op().a, T::cut(value));
     go(cpu, env, at, budget)
 }
 
-fn sign<S: Size, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn sign<S: Size, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let value = cpu.get::<S>(at.op().b).signed();
     cpu.set(at.op().a, T::cut(value as u64));
     go(cpu, env, at, budget)
@@ -131,7 +141,7 @@ fn sign<S: Size, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budg
 
 pub(super) fn zero_load<S: Size, A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -147,7 +157,7 @@ pub(super) fn zero_load<S: Size, A: Address, T: Size>(
 
 pub(super) fn sign_load<S: Size, A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -161,7 +171,7 @@ pub(super) fn sign_load<S: Size, A: Address, T: Size>(
     }
 }
 
-fn select<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn select<T: Size>(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     let holds = cpu.condition(at.op().scale);
     let source = if holds { at.op().b } else { at.op().a };
     let value = cpu.get::<T>(source);
@@ -172,7 +182,7 @@ fn select<T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64
 /// The condition is the immediate here: the address needs the scale.
 fn select_load<A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -190,7 +200,7 @@ fn select_load<A: Address, T: Size>(
 /// SETcc of a register.
 pub(in crate::interp) fn set_condition(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -202,7 +212,7 @@ pub(in crate::interp) fn set_condition(
 /// CDQE.
 pub(in crate::interp) fn extend_32(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -213,7 +223,7 @@ pub(in crate::interp) fn extend_32(
 /// CQO.
 pub(in crate::interp) fn spread_64(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -224,7 +234,7 @@ pub(in crate::interp) fn spread_64(
 /// CDQ.
 pub(in crate::interp) fn spread_32(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {

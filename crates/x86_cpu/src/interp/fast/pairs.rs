@@ -24,10 +24,15 @@ pub(in crate::interp) trait Step {
 
 /// What can be the second of a pair: it goes on to where control goes.
 pub(in crate::interp) trait Tail {
-    fn run(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64;
+    fn run(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64;
 }
 
-fn pair<A: Step, B: Tail>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn pair<A: Step, B: Tail>(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     match A::step(cpu, at) {
         true => B::run(cpu, env, at.next(), budget),
         false => (A::ALONE)(cpu, env, at, budget),
@@ -178,7 +183,7 @@ struct Then<A>(PhantomData<A>);
 
 impl<A: Step> Tail for Then<A> {
     #[inline(always)]
-    fn run(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+    fn run(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
         match A::step(cpu, at) {
             true => super::go(cpu, env, at, budget),
             false => (A::ALONE)(cpu, env, at, budget),
@@ -201,42 +206,42 @@ struct CompareMemImm<O, C, T>(PhantomData<(O, C, T)>);
 
 impl<const WITHIN: bool> Tail for Call<WITHIN> {
     #[inline(always)]
-    fn run(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+    fn run(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
         flow::call::<WITHIN>(cpu, env, at, budget)
     }
 }
 
 impl<const WITHIN: bool> Tail for Jump<WITHIN> {
     #[inline(always)]
-    fn run(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+    fn run(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
         flow::jump::<WITHIN>(cpu, env, at, budget)
     }
 }
 
 impl<C: Condition, const WITHIN: bool> Tail for Branch<C, WITHIN> {
     #[inline(always)]
-    fn run(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+    fn run(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
         flow::branch::<C, WITHIN>(cpu, env, at, budget)
     }
 }
 
 impl<O: Compare, C: Condition, T: Size> Tail for CompareRegs<O, C, T> {
     #[inline(always)]
-    fn run(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+    fn run(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
         fuse::reg_reg::<O, C, T>(cpu, env, at, budget)
     }
 }
 
 impl<O: Compare, C: Condition, T: Size> Tail for CompareImm<O, C, T> {
     #[inline(always)]
-    fn run(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+    fn run(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
         fuse::reg_imm::<O, C, T>(cpu, env, at, budget)
     }
 }
 
 impl<O: Compare, C: Condition, T: Size> Tail for CompareMemImm<O, C, T> {
     #[inline(always)]
-    fn run(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+    fn run(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
         fuse::mem_imm::<O, C, T>(cpu, env, at, budget)
     }
 }

@@ -58,7 +58,7 @@ fn apply<O: Shift, T: Size>(cpu: &mut Cpu, at: At, count: u32) {
 
 fn by_immediate<O: Shift, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -66,7 +66,12 @@ fn by_immediate<O: Shift, T: Size>(
     go(cpu, env, at, budget)
 }
 
-fn by_cl<O: Shift, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn by_cl<O: Shift, T: Size>(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let most = if T::BITS == 64 { 63 } else { 31 };
     let count = cpu.general[RCX] as u32 & most;
     if count != 0 {
@@ -81,7 +86,7 @@ fn by_cl<O: Shift, T: Size>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, bu
 #[inline(always)]
 fn apply_to_memory<O: Shift, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
     count: u32,
@@ -100,7 +105,7 @@ fn apply_to_memory<O: Shift, T: Size>(
 
 fn memory_by_immediate<O: Shift, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -110,7 +115,7 @@ fn memory_by_immediate<O: Shift, T: Size>(
 
 fn memory_by_cl<O: Shift, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -124,7 +129,7 @@ fn memory_by_cl<O: Shift, T: Size>(
 /// SHLD of a 32-bit or 64-bit register by the immediate, or by CL; SHRD where `RIGHT`.
 pub(in crate::interp) fn double<const RIGHT: bool, const IMMEDIATE: bool, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -191,7 +196,7 @@ pub(in crate::interp) struct Rotate<const RIGHT: bool>;
 
 fn rotate<const RIGHT: bool, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {

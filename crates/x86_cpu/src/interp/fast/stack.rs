@@ -19,7 +19,12 @@ pub(super) fn push_value(cpu: &mut Cpu, value: u64) -> bool {
 /// For handlers that only push.
 #[cold]
 #[inline(never)]
-pub(super) fn push_again(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(super) fn push_again(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let stack = cpu.stack_pointer().wrapping_sub(8);
     store_again::<u64>(cpu, env, at, budget, stack)
 }
@@ -27,7 +32,7 @@ pub(super) fn push_again(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budge
 /// PUSH of a register.
 pub(in crate::interp) fn push(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -41,7 +46,7 @@ pub(in crate::interp) fn push(
 /// PUSH of an immediate.
 pub(in crate::interp) fn push_imm(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -54,7 +59,7 @@ pub(in crate::interp) fn push_imm(
 /// PUSH of memory.
 pub(in crate::interp) fn push_load<A: Address>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -69,7 +74,12 @@ pub(in crate::interp) fn push_load<A: Address>(
 }
 
 /// POP to a register.
-pub(in crate::interp) fn pop(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(in crate::interp) fn pop(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let stack = cpu.stack_pointer();
     let Some(value) = cpu.load_fast::<u64>(stack) else {
         return load_again::<u64>(cpu, env, at, budget, stack);
@@ -82,7 +92,7 @@ pub(in crate::interp) fn pop(cpu: &mut Cpu, env: &mut dyn Environment, at: At, b
 /// LEAVE.
 pub(in crate::interp) fn leave(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -122,7 +132,12 @@ pub(in crate::interp) fn set_run_registers(op: &mut Op, registers: &[u8]) {
 }
 
 /// N times PUSH of a register other than RSP.
-fn pushes<const N: usize>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn pushes<const N: usize>(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let mut words = run_registers::<N>(at).map(|register| cpu.get::<u64>(register));
     words.reverse();
     let stack = cpu.stack_pointer().wrapping_sub(8 * N as u64);
@@ -137,7 +152,7 @@ fn pushes<const N: usize>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budg
 /// N times POP to a register other than RSP, and RET where `RETURNS`.
 fn pops<const N: usize, const RETURNS: bool>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {

@@ -86,7 +86,7 @@ impl<O: Lanes> Pair for OnLanes<O> {
     }
 }
 
-fn lanes_reg<O: Lanes>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn lanes_reg<O: Lanes>(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     if !cpu.interp.fp_ready {
         return slow(cpu, env, at, budget);
     }
@@ -97,7 +97,7 @@ fn lanes_reg<O: Lanes>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget:
 
 fn lanes_load<O: Lanes, A: Address>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -124,7 +124,7 @@ impl<const ALIGNED: bool> Pair for Move<ALIGNED> {
     }
 }
 
-fn move_reg(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn move_reg(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     if !cpu.interp.fp_ready {
         return slow(cpu, env, at, budget);
     }
@@ -135,7 +135,7 @@ fn move_reg(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i6
 
 fn move_load<A: Address, const ALIGNED: bool>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -152,7 +152,7 @@ fn move_load<A: Address, const ALIGNED: bool>(
 /// Whole register to memory.
 pub(in crate::interp) fn move_store<A: Address, const ALIGNED: bool>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -171,7 +171,7 @@ pub(in crate::interp) fn move_store<A: Address, const ALIGNED: bool>(
 /// MOVQ, MOVD, MOVSD, MOVSS from memory: the rest becomes zero.
 pub(in crate::interp) fn low_load<A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -188,7 +188,7 @@ pub(in crate::interp) fn low_load<A: Address, T: Size>(
 /// MOVQ, MOVD, MOVSD, MOVSS to memory.
 pub(in crate::interp) fn low_store<A: Address, T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -206,7 +206,7 @@ pub(in crate::interp) fn low_store<A: Address, T: Size>(
 /// MOVQ and MOVD from a general register.
 pub(in crate::interp) fn from_general<T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -221,7 +221,7 @@ pub(in crate::interp) fn from_general<T: Size>(
 /// MOVQ and MOVD to a general register.
 pub(in crate::interp) fn to_general<T: Size>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -236,7 +236,7 @@ pub(in crate::interp) fn to_general<T: Size>(
 /// PMOVMSKB.
 pub(in crate::interp) fn byte_signs(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -307,7 +307,12 @@ fn scalar<O: Scalar>(cpu: &mut Cpu, at: At, second: O::Bits) -> bool {
     }
 }
 
-fn scalar_reg<O: Scalar>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budget: i64) -> i64 {
+fn scalar_reg<O: Scalar>(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     let second = O::Bits::cut(cpu.xmm(at.op().b) as u64);
     match scalar::<O>(cpu, at, second) {
         true => go(cpu, env, at, budget),
@@ -317,7 +322,7 @@ fn scalar_reg<O: Scalar>(cpu: &mut Cpu, env: &mut dyn Environment, at: At, budge
 
 fn scalar_load<O: Scalar, A: Address>(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
@@ -334,7 +339,7 @@ fn scalar_load<O: Scalar, A: Address>(
 /// UCOMISD and COMISD of two registers.
 pub(in crate::interp) fn compare_f64(
     cpu: &mut Cpu,
-    env: &mut dyn Environment,
+    env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
