@@ -1,6 +1,6 @@
 //! Pages of code to blocks of micro-ops.
 
-use iced_x86::{ConditionCode, DecoderError, FlowControl, Instruction, Mnemonic};
+use iced_x86::{ConditionCode, DecoderError, FlowControl, Instruction, Mnemonic, OpKind};
 
 use super::cache::Cache;
 use super::decode::{INSTRUCTION_MAX, decoder};
@@ -17,6 +17,8 @@ const STRADDLES: u64 = PAGE - INSTRUCTION_MAX as u64 + 1;
 /// Slots of a block after which no instruction is added: an op knows its distance to the header in
 /// eight bits.
 const SLOTS_MAX: usize = 240;
+/// Jumps that a block goes on behind: what they lead to is translated once for each way there.
+const JUMPS_MAX: u32 = 4;
 
 /// Translates the block at `offset` of the page at `gpa`, which the cache has; `None` where its
 /// first instruction goes on in the next page.
@@ -33,7 +35,12 @@ pub(super) fn translate(cache: &mut Cache, gpa: u64, offset: u64, width: Width) 
             break;
         }
         block.end = instruction.next_ip();
-        if block.add(instruction) {
+        if let Some(target) = block.goes_on_at(&instruction) {
+            block.instructions.push(instruction);
+            block.end = target;
+            block.jumps += 1;
+            decoder = self::decoder(&code[target as usize..], width, target);
+        } else if block.add(instruction) {
             break;
         }
     }
@@ -77,6 +84,8 @@ struct Builder {
     closed: bool,
     /// Its only instruction ends in the next page.
     straddles: bool,
+    /// Jumps that it goes on behind.
+    jumps: u32,
 }
 
 impl Builder {
@@ -100,6 +109,7 @@ impl Builder {
             end: 0,
             closed: false,
             straddles: false,
+            jumps: 0,
         }
     }
 
@@ -107,6 +117,25 @@ impl Builder {
     /// place where an instruction may straddle are looked at before they are followed.
     fn within(&self, offset: u64) -> bool {
         offset < STRADDLES && !self.straddles
+    }
+
+    /// Where the block goes on if the instruction is a jump that needs no op: one to a fixed place of
+    /// the page, in 64-bit code, which alone has links.
+    fn goes_on_at(&self, instruction: &Instruction) -> Option<u64> {
+        let target = instruction.near_branch64();
+        let goes_on = self.width == Width::Bits64
+            && instruction.mnemonic() == Mnemonic::Jmp
+            && instruction.op0_kind() == OpKind::NearBranch64
+            && self.within(target)
+            && self.jumps < JUMPS_MAX
+            && !self.is_in_shadow();
+        goes_on.then_some(target)
+    }
+
+    /// Whether the next instruction is the one after STI, behind which interrupts are looked for.
+    fn is_in_shadow(&self) -> bool {
+        let last = self.instructions.last();
+        last.is_some_and(|last| last.mnemonic() == Mnemonic::Sti)
     }
 
     /// Adds an instruction; returns whether the block ends with it.
@@ -118,8 +147,7 @@ impl Builder {
         let mut op = select::operands(&instruction);
         op.number = self.instructions.len() as u16;
         // Interrupts are looked for at the ends of blocks: after POPF, and one instruction after STI.
-        let enabled = instruction.mnemonic() == Mnemonic::Popfq
-            || (self.instructions.last()).is_some_and(|last| last.mnemonic() == Mnemonic::Sti);
+        let enabled = instruction.mnemonic() == Mnemonic::Popfq || self.is_in_shadow();
         self.instructions.push(instruction);
         let target = instruction.near_branch64();
         if self.width == Width::Bits64 {
