@@ -10,7 +10,7 @@ use super::blocks::Blocks;
 use super::copies::{Copies, Copy, PAGE};
 use super::decode::INSTRUCTION_MAX;
 use super::fast;
-use super::op::{At, Handler, Header, LinkAt, NO_PAGE, Slot};
+use super::op::{At, Handler, Header, HeaderAt, LinkAt, Place, Slot, TieAt};
 use super::operand::Width;
 use super::sheet::Sheet;
 
@@ -20,6 +20,12 @@ const JUMPS: usize = 4096;
 const RECENT: usize = 16384;
 /// Memory for blocks and copies of pages, bytes; beyond it everything is dropped.
 const BYTES_MAX: usize = 48 << 20;
+/// No page's address.
+pub(super) const NO_PAGE: u64 = u64::MAX;
+/// Most pages and straddlers: ops have their number.
+const PLACES_MAX: usize = 1 << 16;
+/// Places that one block may need.
+const PLACES_SPARE: usize = 3;
 /// What the tables keep of a block, bytes, about.
 const BLOCK_BYTES: usize = 40;
 
@@ -39,8 +45,9 @@ struct Jump {
 struct Page {
     /// Its bytes when code of it was first translated.
     copy: Copy,
+    place: Place,
     /// The last of its blocks; each leads to the one before.
-    last: At,
+    last: HeaderAt,
     /// Keys of straddlers that begin or end in it.
     straddlers: Vec<u64>,
 }
@@ -76,6 +83,12 @@ pub(super) struct Cache {
     /// Blocks of instructions that straddle two pages, with the second one.
     straddlers: Map<(u64, At)>,
     arena: Arena,
+    headers: Arena,
+    /// Guest-physical pages of ops, by number: the page they are in, and the one where a straddler ends
+    /// or [`NO_PAGE`].
+    places: Vec<(u64, u64)>,
+    /// Numbers that are not in use.
+    free: Vec<Place>,
     copies: Copies,
     /// Blocks found lately, by key.
     recent: Sheet<Recent>,
@@ -129,10 +142,17 @@ impl Used {
 /// A link that was followed before it led anywhere.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OpenLink {
-    pub(super) link: LinkAt,
+    pub(super) link: Open,
     pub(super) rip: u64,
-    /// Guest-physical page the target must lie in, for links within a page.
-    pub(super) gpa: Option<u64>,
+}
+
+/// See [`OpenLink`].
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Open {
+    /// Within a page, which is the guest-physical one that the target must lie in.
+    Within(TieAt, u64),
+    /// To another page.
+    Beyond(LinkAt),
 }
 
 // SAFETY: the pointers lead to blocks that this structure owns.
@@ -155,13 +175,6 @@ fn part(linear: u64, shift: u8) -> u64 {
 
 fn place(tag: u64) -> usize {
     ((tag ^ tag >> 12) as usize) & (JUMPS - 1)
-}
-
-/// Puts a block into the arena, its first slot being `header`.
-fn place_block(arena: &mut Arena, header: Header, mut slots: Vec<Slot>) -> Option<At> {
-    *slots.first_mut()? = Slot { header };
-    // SAFETY: a block has more slots than its header.
-    Some(At::new(unsafe { arena.add(&slots).add(1) }))
 }
 
 impl Cache {
@@ -294,39 +307,64 @@ impl Cache {
 
     /// Whether nothing more should be added before all is dropped.
     pub(super) fn is_full(&self) -> bool {
-        self.bytes + self.arena.bytes() > BYTES_MAX
+        let places = PLACES_MAX - self.places.len() + self.free.len();
+        let bytes = self.bytes + self.arena.bytes() + self.headers.bytes();
+        bytes > BYTES_MAX || places < PLACES_SPARE
+    }
+
+    /// The pages of the ops with a number: theirs, and the one where a straddler ends or [`NO_PAGE`].
+    pub(super) fn pages(&self, place: Place) -> (u64, u64) {
+        self.places[usize::from(place.0)]
+    }
+
+    /// The number of the page at `gpa`, where code of it is translated.
+    pub(super) fn place_of(&self, gpa: u64) -> Option<Place> {
+        Some(self.pages.get(&gpa)?.place)
+    }
+
+    /// Numbers a page, or the two of a straddler; `None` where there are too many.
+    pub(super) fn add_place(&mut self, gpa: u64, second: u64) -> Option<Place> {
+        let pages = (gpa, second);
+        if let Some(place) = self.free.pop() {
+            self.places[usize::from(place.0)] = pages;
+            return Some(place);
+        }
+        let place = Place(u16::try_from(self.places.len()).ok()?);
+        self.places.push(pages);
+        Some(place)
     }
 
     /// Adds a page that is not there, of which `read` makes a copy.
     pub(super) fn add_page(&mut self, gpa: u64, read: impl FnOnce(&mut [u8; PAGE])) {
+        let Some(place) = self.add_place(gpa, NO_PAGE) else {
+            debug_assert!(false, "a full cache is cleared before");
+            return;
+        };
         let copy = self.copies.make(read);
         self.bytes += PAGE + 128;
         let page = Page {
             copy,
-            last: At::NULL,
+            place,
+            last: HeaderAt::NULL,
             straddlers: Vec::new(),
         };
         self.pages.insert(gpa, page);
     }
 
-    /// Adds a block of the page at `gpa`, which is there; the first slot becomes its header.
+    /// Adds a block of the page at `gpa`, which is there.
     pub(super) fn add_block(
         &mut self,
         gpa: u64,
         offset: u64,
         width: Width,
-        slots: Vec<Slot>,
+        slots: &[Slot],
     ) -> Option<At> {
         let key = key(gpa | offset, width);
         let page = self.pages.get_mut(&gpa)?;
-        let header = Header {
-            gpa,
-            second: NO_PAGE,
-            key,
-            before: page.last,
-        };
-        let entry = place_block(&mut self.arena, header, slots)?;
-        page.last = entry;
+        let before = page.last;
+        let header = Header { key, before };
+        page.last = HeaderAt::new(self.headers.add(&[Slot { header }]));
+        let entry = At::new(self.arena.add(slots));
         self.bytes += BLOCK_BYTES;
         self.blocks.insert(key, entry);
         Some(entry)
@@ -339,26 +377,20 @@ impl Cache {
         found.filter(|found| found.0 == second).map(|found| found.1)
     }
 
-    /// Adds the block of an instruction that begins in the page at `gpa` and ends in the one at
-    /// `second`; both are there. It goes when one of them goes.
+    /// Adds the block of an instruction that begins in one page and ends in another, which has a place
+    /// of its own; both pages are there. It goes when one of them goes.
     pub(super) fn add_straddler(
         &mut self,
-        gpa: u64,
-        second: u64,
+        place: Place,
         offset: u64,
-        slots: Vec<Slot>,
+        slots: &[Slot],
     ) -> Option<At> {
+        let (gpa, second) = self.pages(place);
         let key = key(gpa | offset, Width::Bits64);
         for page in [gpa, second] {
             self.pages.get_mut(&page)?.straddlers.push(key);
         }
-        let header = Header {
-            gpa,
-            second,
-            key,
-            before: At::NULL,
-        };
-        let entry = place_block(&mut self.arena, header, slots)?;
+        let entry = At::new(self.arena.add(slots));
         self.bytes += 2 * BLOCK_BYTES;
         self.straddlers.insert(key, (second, entry));
         Some(entry)
@@ -373,18 +405,19 @@ impl Cache {
         self.bytes = self.bytes.saturating_sub(PAGE + 128);
         let mut count = page.straddlers.len();
         for key in &page.straddlers {
-            self.straddlers.remove(key);
+            let gone = self.straddlers.remove(key);
+            self.free.extend(gone.map(|(_, entry)| entry.op().place));
         }
-        let mut entry = page.last;
-        while !entry.is_null() {
-            let (key, before) = entry.key_and_before();
+        let mut last = page.last;
+        while let Some(Header { key, before }) = last.get() {
             self.blocks.remove(key);
             if let Some(recent) = self.recent.get_mut(recent_place(key)) {
                 recent.key = u64::MAX;
             }
             count += 1;
-            entry = before;
+            last = before;
         }
+        self.free.push(page.place);
         self.copies.give_back(page.copy);
         self.bytes = self.bytes.saturating_sub(count * BLOCK_BYTES);
         true
@@ -397,6 +430,9 @@ impl Cache {
         self.straddlers.clear();
         self.recent = Sheet::default();
         self.arena.clear();
+        self.headers.clear();
+        self.places.clear();
+        self.free.clear();
         self.bytes = 0;
         let gone = self.pages.keys().copied().collect();
         self.pages.clear();

@@ -80,7 +80,8 @@ impl Cpu {
 
     /// Decodes the instruction of an op anew, from the bytes that the op was made from.
     pub(super) fn decode_again(&self, at: At) -> Instruction {
-        let (op, (gpa, second)) = (at.op(), at.pages());
+        let op = at.op();
+        let (gpa, second) = self.interp.cache.pages(op.place);
         let offset = u64::from(op.start);
         match self.interp.cache.joined(gpa, second, offset) {
             Some(bytes) => decoder(&bytes, self.width(), offset).decode(),

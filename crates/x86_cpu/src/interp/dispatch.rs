@@ -1,6 +1,6 @@
 //! The run loop: finds blocks, runs them, takes events between them.
 
-use super::cache::OpenLink;
+use super::cache::{Open, OpenLink};
 use super::flags::IF;
 use super::op::At;
 use super::operand::{RSP, Width};
@@ -289,14 +289,14 @@ impl Cpu {
     }
 
     fn tie(&mut self, open: Option<OpenLink>, entry: At, tag: u64, generation: u64) {
-        if let Some(open) = open
-            && open.rip == self.rip
-            && open.gpa.is_none_or(|gpa| gpa == entry.gpa())
-        {
-            match open.gpa {
-                Some(_) => open.link.tie_within(entry),
-                None => open.link.tie_beyond(entry, tag, generation),
+        match open.filter(|open| open.rip == self.rip).map(|open| open.link) {
+            Some(Open::Within(link, gpa)) => {
+                if self.interp.cache.pages(entry.op().place).0 == gpa {
+                    link.tie(entry);
+                }
             }
+            Some(Open::Beyond(link)) => link.tie(entry, tag, generation),
+            None => {}
         }
     }
 

@@ -1,8 +1,9 @@
 //! Micro-ops and how one leads to the next.
 //!
-//! A block is an array of [`Slot`]s: a header, then one op for each instruction (fewer where an
-//! instruction does nothing), a terminator, and the links of the terminator. An op that is always
-//! executed from its decoded form has that form behind it; for others it is decoded again. A handler ends by
+//! A block is an array of [`Slot`]s: one op for each instruction (fewer where an instruction does
+//! nothing), a terminator, and the links of the terminator. Running code waits for its ops, so a block
+//! has nothing else: what it belongs to is kept apart, by number. An op that is always executed from
+//! its decoded form has that form behind it; for others it is decoded again. A handler ends by
 //! calling the next op's handler; the optimiser makes a jump of that, and the budget bounds the
 //! depth where it does not.
 
@@ -27,8 +28,9 @@ pub(super) type Handler = fn(&mut Cpu, &mut &mut dyn Environment, At, i64) -> i6
 #[repr(C)]
 pub(super) struct Op {
     pub(super) run: Handler,
-    /// Immediate, or the offset that a branch goes to.
+    /// Immediate; of a terminator the offset that its first link leads to.
     pub(super) immediate: u64,
+    /// Of a terminator the offset that its second link leads to.
     pub(super) displacement: i32,
     /// First register, as a byte offset in the register file.
     pub(super) a: u8,
@@ -42,60 +44,72 @@ pub(super) struct Op {
     pub(super) scale: u8,
     /// Length of the instruction, bytes.
     pub(super) len: u8,
-    /// Number of the slot after the header.
-    pub(super) slot: u8,
+    /// Number of the instruction in its block.
+    pub(super) number: u8,
     /// Offset of the instruction in its page.
     pub(super) start: u16,
-    /// Number of the instruction in its block.
-    pub(super) number: u16,
+    /// Where it comes from, for the cache.
+    pub(super) place: Place,
 }
 
-/// Where a direct branch goes.
+/// Number of a page, or of two that an instruction straddles, in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub(super) struct Place(pub(super) u16);
+
+/// Where a direct branch to another page goes.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(super) struct Link {
     /// The block, or null.
     pub(super) entry: At,
-    pub(super) target: Target,
-    /// Generation of translations it was made in; not used within a page.
+    /// The RIP it was made for, with the mode in it.
+    pub(super) tag: u64,
+    /// Generation of translations it was made in.
     pub(super) generation: u64,
     /// Target: distance to `code_base`.
     pub(super) offset: u64,
 }
 
-/// What a link keeps of its target besides the block.
-#[derive(Clone, Copy)]
+/// Where a direct branch within a page goes. The offset is the terminator's.
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub(super) union Target {
-    /// Beyond the page: the RIP it was made for, with the mode in it.
-    pub(super) tag: u64,
-    /// Within the page: the handler of the block's first op, which is known sooner so than by way of
-    /// the block.
+pub(super) struct Tie {
+    /// The block, or null.
+    entry: At,
+    /// The handler of the block's first op, which is known sooner so than by way of the block.
     run: Handler,
 }
 
-impl std::fmt::Debug for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Target")
-    }
-}
-
-/// What a block begins with.
+/// What is kept of a block apart from it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(super) struct Header {
-    /// Guest-physical page.
-    pub(super) gpa: u64,
-    /// The page in which its only instruction ends, or [`NO_PAGE`].
-    pub(super) second: u64,
     /// By which it is found.
     pub(super) key: u64,
-    /// The block of the page that was added before, or [`At::NULL`].
-    pub(super) before: At,
+    /// That of the page's block that was added before, or [`HeaderAt::NULL`].
+    pub(super) before: HeaderAt,
 }
 
-/// No page's address.
-pub(super) const NO_PAGE: u64 = u64::MAX;
+/// A pointer to the header of a live block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub(super) struct HeaderAt(*const Slot);
+
+impl HeaderAt {
+    pub(super) const NULL: Self = Self(std::ptr::null());
+
+    /// `slot` holds a header.
+    pub(super) fn new(slot: *const Slot) -> Self {
+        Self(slot)
+    }
+
+    /// The header itself; none behind the last.
+    pub(super) fn get(self) -> Option<Header> {
+        // SAFETY: the cache put a header here, which lives as long as the block.
+        (!self.0.is_null()).then(|| unsafe { (*self.0).header })
+    }
+}
 
 /// Slots that a decoded instruction takes.
 pub(super) const INSTRUCTION_SLOTS: usize = size_of::<Instruction>().div_ceil(size_of::<Slot>());
@@ -106,6 +120,7 @@ pub(super) const INSTRUCTION_SLOTS: usize = size_of::<Instruction>().div_ceil(si
 pub(super) union Slot {
     pub(super) op: Op,
     pub(super) link: Link,
+    pub(super) ties: [Tie; 2],
     pub(super) header: Header,
     pub(super) operation: FpOperation,
     /// A part of a decoded instruction.
@@ -150,11 +165,18 @@ impl At {
         Self(unsafe { self.0.add(1) })
     }
 
-    /// The link in slot `number` after the terminator.
+    /// Link `number`, from 1, of a terminator with a link that leads beyond its page.
     #[inline(always)]
     pub(super) fn link(self, number: usize) -> LinkAt {
-        // SAFETY: inside the same block: the translator puts two links after a terminator.
+        // SAFETY: inside the same block: the translator puts that many links after such a terminator.
         LinkAt(unsafe { &raw mut (*self.0.add(number)).link })
+    }
+
+    /// Link `number`, 1 or 2, of a terminator whose links are all within the page.
+    #[inline(always)]
+    pub(super) fn tie(self, number: usize) -> TieAt {
+        // SAFETY: inside the same block: the translator puts two ties after such a terminator.
+        TieAt(unsafe { (&raw mut (*self.0.add(1)).ties).cast::<Tie>().add(number - 1) })
     }
 
     /// The operation behind the op.
@@ -164,35 +186,11 @@ impl At {
         unsafe { &(*self.0.add(1)).operation }
     }
 
-    fn header(self) -> *const Slot {
-        // SAFETY: an op knows its distance to the header of its block.
-        unsafe { self.0.sub(usize::from(self.op().slot) + 1) }
-    }
-
     /// The decoded instruction, `behind` slots after the op.
     #[inline(always)]
     pub(super) fn instruction<'a>(self, behind: usize) -> &'a Instruction {
         // SAFETY: the translator puts the instruction there for handlers that ask for it.
         unsafe { &*self.0.add(behind).cast::<Instruction>() }
-    }
-
-    /// Guest-physical page of the block.
-    pub(super) fn gpa(self) -> u64 {
-        self.pages().0
-    }
-
-    /// Guest-physical page of the block, and the one its only instruction ends in or [`NO_PAGE`].
-    pub(super) fn pages(self) -> (u64, u64) {
-        // SAFETY: the header is the first slot of the block.
-        let header = unsafe { (*self.header()).header };
-        (header.gpa, header.second)
-    }
-
-    /// The key of a block, given its first op, and the block of its page that was added before.
-    pub(super) fn key_and_before(self) -> (u64, Self) {
-        // SAFETY: as in `pages`.
-        let header = unsafe { (*self.header()).header };
-        (header.key, header.before)
     }
 
     /// The place `slots` further on.
@@ -214,7 +212,7 @@ pub(super) fn instruction_slots(instruction: Instruction) -> [Slot; INSTRUCTION_
     slots
 }
 
-/// A pointer to a link of a live block.
+/// A pointer to a link of a live block to another page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkAt(*mut Link);
 
@@ -225,43 +223,43 @@ impl LinkAt {
         unsafe { *self.0 }
     }
 
-    /// The block in the same page that it leads to and the handler of that one's first op; for links
-    /// within a page.
-    #[inline(always)]
-    pub(super) fn within(self) -> Option<(At, Handler)> {
-        let link = self.get();
-        if link.entry.is_null() {
-            return None;
-        }
-        // SAFETY: `tie_within` put the handler there with the block, and nothing else ties such links.
-        Some((link.entry, unsafe { link.target.run }))
-    }
-
-    /// The RIP it was made for, with the mode in it; for links beyond their page.
-    #[inline(always)]
-    pub(super) fn tag(self) -> u64 {
-        // SAFETY: such a link is made with a tag and gets no other target than a tag.
-        unsafe { self.get().target.tag }
-    }
-
-    /// Ties one within a page.
-    pub(super) fn tie_within(self, entry: At) {
-        let run = entry.op().run;
+    pub(super) fn tie(self, entry: At, tag: u64, generation: u64) {
         // SAFETY: see `At`; blocks belong to one processor, whose thread this is.
         unsafe {
-            (*self.0).target = Target { run };
             (*self.0).entry = entry;
-        }
-    }
-
-    /// Ties one beyond its page.
-    pub(super) fn tie_beyond(self, entry: At, tag: u64, generation: u64) {
-        // SAFETY: as in `tie_within`.
-        unsafe {
-            (*self.0).entry = entry;
-            (*self.0).target = Target { tag };
+            (*self.0).tag = tag;
             (*self.0).generation = generation;
         }
+    }
+}
+
+impl Tie {
+    /// One that leads nowhere yet.
+    pub(super) fn open() -> Self {
+        Self {
+            entry: At::NULL,
+            run: super::fast::generic,
+        }
+    }
+}
+
+/// A pointer to a link of a live block within its page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TieAt(*mut Tie);
+
+impl TieAt {
+    /// The block that it leads to, and the handler of that one's first op.
+    #[inline(always)]
+    pub(super) fn get(self) -> Option<(At, Handler)> {
+        // SAFETY: see `At`: the block lives.
+        let tie = unsafe { *self.0 };
+        (!tie.entry.is_null()).then_some((tie.entry, tie.run))
+    }
+
+    pub(super) fn tie(self, entry: At) {
+        let run = entry.op().run;
+        // SAFETY: as in `LinkAt::tie`.
+        unsafe { *self.0 = Tie { entry, run } };
     }
 }
 

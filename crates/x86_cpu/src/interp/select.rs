@@ -18,7 +18,7 @@ use super::fast::shifts::{
 };
 use super::fast::{Any, Near, by_place, by_size, divide, fence, generic, interrupts, moves, stack};
 use super::flags::sign_extend;
-use super::op::{Handler, Op, Size};
+use super::op::{Handler, Op, Place, Size};
 use super::operand::{operand_size, segment, slot};
 use super::translate::condition_code;
 
@@ -64,7 +64,7 @@ pub(super) fn nothing() -> Op {
         segment: ZERO,
         scale: 0,
         len: 0,
-        slot: 0,
+        place: Place(0),
         start: 0,
         number: 0,
     }

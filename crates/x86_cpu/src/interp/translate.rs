@@ -7,16 +7,13 @@ use super::decode::{INSTRUCTION_MAX, decoder};
 use super::dispatch::BLOCK_MAX;
 use super::fast::pairs::{self, Kind};
 use super::fast::{self, stack};
-use super::op::{At, Link, Op, Slot, Target, instruction_slots};
+use super::op::{At, Link, Op, Place, Slot, Tie, instruction_slots};
 use super::operand::Width;
 use super::select::{self, Choice};
 
 const PAGE: u64 = 4096;
 /// Where an instruction begins that may reach beyond its page, at the earliest.
 const STRADDLES: u64 = PAGE - INSTRUCTION_MAX as u64 + 1;
-/// Slots of a block after which no instruction is added: an op knows its distance to the header in
-/// eight bits.
-const SLOTS_MAX: usize = 240;
 /// Jumps that a block goes on behind: what they lead to is translated once for each way there.
 const JUMPS_MAX: u32 = 4;
 
@@ -25,11 +22,8 @@ const JUMPS_MAX: u32 = 4;
 pub(super) fn translate(cache: &mut Cache, gpa: u64, offset: u64, width: Width) -> Option<At> {
     let code = cache.copy_of(gpa)?;
     let mut decoder = decoder(&code[offset as usize..], width, offset);
-    let mut block = Builder::new(width);
-    while block.instructions.len() < BLOCK_MAX
-        && block.slots.len() < SLOTS_MAX
-        && decoder.can_decode()
-    {
+    let mut block = Builder::new(width, cache.place_of(gpa)?);
+    while block.instructions.len() < BLOCK_MAX && decoder.can_decode() {
         let instruction = decoder.decode();
         if instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
             break;
@@ -48,7 +42,7 @@ pub(super) fn translate(cache: &mut Cache, gpa: u64, offset: u64, width: Width) 
         return None;
     }
     block.finish();
-    cache.add_block(gpa, offset, width, block.slots)
+    cache.add_block(gpa, offset, width, &block.slots)
 }
 
 /// Translates the instruction at `offset` of the page at `gpa` that ends in the page at `second`; the
@@ -63,17 +57,19 @@ pub(super) fn translate_straddler(
     if instruction.is_invalid() {
         return None;
     }
-    let mut block = Builder::new(Width::Bits64);
+    let place = cache.add_place(gpa, second)?;
+    let mut block = Builder::new(Width::Bits64, place);
     block.end = instruction.next_ip();
     block.straddles = true;
     block.add(instruction);
     block.finish();
-    cache.add_straddler(gpa, second, offset, block.slots)
+    cache.add_straddler(place, offset, &block.slots)
 }
 
 /// A block that is being made.
 struct Builder {
     width: Width,
+    place: Place,
     slots: Vec<Slot>,
     instructions: Vec<Instruction>,
     /// Places and kinds of the ops.
@@ -89,21 +85,12 @@ struct Builder {
 }
 
 impl Builder {
-    fn new(width: Width) -> Self {
-        let header = Slot {
-            link: Link {
-                entry: At::NULL,
-                target: Target { tag: 0 },
-                generation: 0,
-                offset: 0,
-            },
-        };
-        // Room for a usual block.
-        let mut slots = Vec::with_capacity(24);
-        slots.push(header);
+    fn new(width: Width, place: Place) -> Self {
         Self {
             width,
-            slots,
+            place,
+            // Room for a usual block.
+            slots: Vec::with_capacity(24),
             instructions: Vec::with_capacity(16),
             kinds: Vec::with_capacity(16),
             end: 0,
@@ -145,7 +132,7 @@ impl Builder {
             _ => select::select_between_registers(&instruction),
         };
         let mut op = select::operands(&instruction);
-        op.number = self.instructions.len() as u16;
+        op.number = self.instructions.len() as u8;
         // Interrupts are looked for at the ends of blocks: after POPF, and one instruction after STI.
         let enabled = instruction.mnemonic() == Mnemonic::Popfq || self.is_in_shadow();
         self.instructions.push(instruction);
@@ -182,9 +169,7 @@ impl Builder {
             }
             Choice::Direct(near, far) => {
                 let run = if self.within(target) { near } else { far };
-                self.push(Op { run, ..op });
-                self.link(target);
-                self.closed = true;
+                self.close(Op { run, ..op }, &[target], self.within(target));
             }
             Choice::Branch(condition) => self.branch(op, condition, target),
         }
@@ -215,10 +200,7 @@ impl Builder {
                 last.1 = select::fused_kind(compare, condition);
             }
         }
-        self.push(Op { run, ..op });
-        self.link(links[0]);
-        self.link(links[1]);
-        self.closed = true;
+        self.close(Op { run, ..op }, &links, near);
     }
 
     /// Lets the comparison before a branch decide it; returns whether it does.
@@ -300,21 +282,33 @@ impl Builder {
     }
 
     fn push(&mut self, op: Op) {
-        let slot = (self.slots.len() - 1) as u8;
+        let place = self.place;
         self.slots.push(Slot {
-            op: Op { slot, ..op },
+            op: Op { place, ..op },
         });
     }
 
-    fn link(&mut self, offset: u64) {
-        self.slots.push(Slot {
-            link: Link {
+    /// Adds the terminator and its links, to one or two offsets, `within` the page or not.
+    fn close(&mut self, op: Op, offsets: &[u64], within: bool) {
+        self.push(Op {
+            immediate: offsets[0],
+            displacement: offsets.get(1).map_or(0, |offset| *offset as i32),
+            ..op
+        });
+        if within {
+            let ties = [Tie::open(); 2];
+            self.slots.push(Slot { ties });
+        } else {
+            let open = |offset| Link {
                 entry: At::NULL,
-                target: Target { tag: 1 },
+                tag: 1,
                 generation: u64::MAX,
                 offset,
-            },
-        });
+            };
+            let links = offsets.iter().map(|offset| open(*offset));
+            self.slots.extend(links.map(|link| Slot { link }));
+        }
+        self.closed = true;
     }
 
     /// Closes a block that ends without a branch of its own.
@@ -323,20 +317,19 @@ impl Builder {
         if self.closed {
             return;
         }
-        let run = match self.within(self.end) {
-            true => fast::flow::end::<true>,
-            false => fast::flow::end::<false>,
-        };
-        let run = match self.width {
-            Width::Bits64 => run,
+        let within = self.within(self.end);
+        let run = match (self.width, within) {
+            (Width::Bits64, true) => fast::flow::end::<true>,
+            (Width::Bits64, false) => fast::flow::end::<false>,
             _ => fast::flow::end_unlinked,
         };
-        let mut op = select::nothing();
-        op.run = run;
-        op.number = self.instructions.len() as u16;
-        op.start = (self.end & 0xfff) as u16;
-        self.push(op);
-        self.link(self.end);
+        let op = Op {
+            run,
+            number: self.instructions.len() as u8,
+            start: (self.end & 0xfff) as u16,
+            ..select::nothing()
+        };
+        self.close(op, &[self.end], within);
     }
 }
 

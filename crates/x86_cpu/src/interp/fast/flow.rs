@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use super::stack::push_again;
 use super::{Address, load_again, slow};
-use crate::interp::cache::OpenLink;
+use crate::interp::cache::{Open, OpenLink};
 use crate::interp::flags::{kind, of_result};
 use crate::interp::op::{At, Handler, LinkAt, Size};
 use crate::interp::operand::{RSP, canonical};
@@ -23,9 +23,8 @@ pub(super) fn follow_within(
     number: usize,
     budget: i64,
 ) -> i64 {
-    let link = at.link(number);
-    let Some((entry, run)) = link.within().filter(|_| budget >= 0) else {
-        return untied(cpu, link, Some(at.gpa()), budget);
+    let Some((entry, run)) = at.tie(number).get().filter(|_| budget >= 0) else {
+        return untied_within(cpu, at, number, budget);
     };
     run(cpu, env, entry, budget)
 }
@@ -41,10 +40,10 @@ pub(super) fn follow_beyond(
 ) -> i64 {
     let link = at.link(number);
     let Some((entry, rip)) = cpu.beyond(link) else {
-        return untied(cpu, link, None, budget);
+        return untied(cpu, link, budget);
     };
     if budget < 0 {
-        return untied(cpu, link, None, budget);
+        return untied(cpu, link, budget);
     }
     cpu.set_code_base(rip & !0xfff);
     (entry.op().run)(cpu, env, entry, budget)
@@ -68,10 +67,28 @@ fn follow<const WITHIN: bool>(
 /// Has the dispatcher find the link's target and tie it.
 #[cold]
 #[inline(never)]
-fn untied(cpu: &mut Cpu, link: LinkAt, gpa: Option<u64>, budget: i64) -> i64 {
+fn untied(cpu: &mut Cpu, link: LinkAt, budget: i64) -> i64 {
     let rip = cpu.code_base().wrapping_add(link.get().offset);
+    leave_open(cpu, Open::Beyond(link), rip, budget)
+}
+
+/// The same for a link within the page.
+#[cold]
+#[inline(never)]
+fn untied_within(cpu: &mut Cpu, at: At, number: usize, budget: i64) -> i64 {
+    let op = at.op();
+    let offset = match number {
+        1 => op.immediate,
+        _ => op.displacement as u64,
+    };
+    let rip = cpu.code_base().wrapping_add(offset);
+    let (gpa, _) = cpu.interp.cache.pages(op.place);
+    leave_open(cpu, Open::Within(at.tie(number), gpa), rip, budget)
+}
+
+fn leave_open(cpu: &mut Cpu, link: Open, rip: u64, budget: i64) -> i64 {
     cpu.rip = rip;
-    cpu.interp.cache.open_link = Some(OpenLink { link, rip, gpa });
+    cpu.interp.cache.open_link = Some(OpenLink { link, rip });
     // As in `elsewhere`.
     std::hint::black_box(budget)
 }
@@ -80,9 +97,9 @@ impl Cpu {
     /// The block that a link to another page leads to now, and its RIP.
     #[inline(always)]
     fn beyond(&self, link: LinkAt) -> Option<(At, u64)> {
-        let (link, tag) = (link.get(), link.tag());
+        let link = link.get();
         let rip = self.code_base().wrapping_add(link.offset);
-        let tied = tag == rip ^ self.interp.mode_tag && self.interp.cache.is_valid(link.generation);
+        let tied = link.tag == rip ^ self.interp.mode_tag && self.interp.cache.is_valid(link.generation);
         tied.then_some((link.entry, rip))
     }
 }
@@ -111,7 +128,7 @@ pub(in crate::interp) fn end_unlinked(
     at: At,
     budget: i64,
 ) -> i64 {
-    let rip = cpu.code_base().wrapping_add(at.link(1).get().offset);
+    let rip = cpu.code_base().wrapping_add(at.op().immediate);
     cpu.rip = rip & cpu.interp.rip_mask;
     budget - i64::from(at.op().number)
 }
