@@ -440,3 +440,29 @@ impl Cache {
         gone
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_given_again_and_their_end_is_fullness() {
+        let mut cache = Cache::new();
+        cache.add_page(0x1000, |_| {});
+        cache.add_page(0x2000, |_| {});
+        let place = cache.place_of(0x1000).expect("a page");
+        assert_eq!(cache.pages(place), (0x1000, NO_PAGE));
+        assert!(cache.drop_page(0x1000));
+        assert_eq!(cache.place_of(0x1000), None);
+        assert_eq!(cache.add_place(0x2000, 0x3000), Some(place));
+        assert_eq!(cache.pages(place), (0x2000, 0x3000));
+        let mut last = place;
+        while !cache.is_full() {
+            last = cache.add_place(0x2000, 0x3000).expect("not full yet");
+        }
+        assert_eq!(usize::from(last.0), PLACES_MAX - PLACES_SPARE);
+        assert_eq!(cache.clear(), [0x2000]);
+        assert!(!cache.is_full());
+        assert_eq!(cache.add_place(0, NO_PAGE), Some(Place(0)));
+    }
+}

@@ -176,7 +176,11 @@ impl At {
     #[inline(always)]
     pub(super) fn tie(self, number: usize) -> TieAt {
         // SAFETY: inside the same block: the translator puts two ties after such a terminator.
-        TieAt(unsafe { (&raw mut (*self.0.add(1)).ties).cast::<Tie>().add(number - 1) })
+        TieAt(unsafe {
+            (&raw mut (*self.0.add(1)).ties)
+                .cast::<Tie>()
+                .add(number - 1)
+        })
     }
 
     /// The operation behind the op.

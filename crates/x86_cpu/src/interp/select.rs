@@ -504,33 +504,43 @@ fn conditional(instruction: &Instruction, condition: u8) -> Choice {
 }
 
 /// Chooses the handler for a comparison and the branch behind it.
-pub(super) fn fused(instruction: &Instruction, condition: u8) -> Option<Handler> {
+pub(super) fn fused(instruction: &Instruction, condition: u8, within: bool) -> Option<Handler> {
     if instruction.has_lock_prefix() {
         return None;
     }
     match instruction.mnemonic() {
-        Mnemonic::Cmp => fused_with::<alu::Cmp>(instruction, condition),
-        Mnemonic::Test => fused_with::<alu::Test>(instruction, condition),
+        Mnemonic::Cmp => fused_with::<alu::Cmp>(instruction, condition, within),
+        Mnemonic::Test => fused_with::<alu::Test>(instruction, condition, within),
         _ => None,
     }
 }
 
-fn fused_with<O: Compare>(instruction: &Instruction, condition: u8) -> Option<Handler> {
-    match operand_size(instruction, 0) {
-        1 => fused_sized::<O, u8>(instruction, condition),
-        4 => fused_sized::<O, u32>(instruction, condition),
-        8 => fused_sized::<O, u64>(instruction, condition),
+fn fused_with<O: Compare>(
+    instruction: &Instruction,
+    condition: u8,
+    within: bool,
+) -> Option<Handler> {
+    match (operand_size(instruction, 0), within) {
+        (1, true) => fused_sized::<O, u8, true>(instruction, condition),
+        (4, true) => fused_sized::<O, u32, true>(instruction, condition),
+        (8, true) => fused_sized::<O, u64, true>(instruction, condition),
+        (1, false) => fused_sized::<O, u8, false>(instruction, condition),
+        (4, false) => fused_sized::<O, u32, false>(instruction, condition),
+        (8, false) => fused_sized::<O, u64, false>(instruction, condition),
         _ => None,
     }
 }
 
-fn fused_sized<O: Compare, T: Size>(instruction: &Instruction, condition: u8) -> Option<Handler> {
+fn fused_sized<O: Compare, T: Size, const WITHIN: bool>(
+    instruction: &Instruction,
+    condition: u8,
+) -> Option<Handler> {
     Some(match form(instruction) {
-        Form::RegReg => by_condition::<fuse::Pick<fuse::RegReg, O, T>>(condition),
-        Form::RegImm => by_condition::<fuse::Pick<fuse::RegImm, O, T>>(condition),
-        Form::RegMem => by_condition::<fuse::Pick<fuse::RegMem, O, T>>(condition),
-        Form::MemReg => by_condition::<fuse::Pick<fuse::MemReg, O, T>>(condition),
-        Form::MemImm => by_condition::<fuse::Pick<fuse::MemImm, O, T>>(condition),
+        Form::RegReg => by_condition::<fuse::Pick<fuse::RegReg, O, T, WITHIN>>(condition),
+        Form::RegImm => by_condition::<fuse::Pick<fuse::RegImm, O, T, WITHIN>>(condition),
+        Form::RegMem => by_condition::<fuse::Pick<fuse::RegMem, O, T, WITHIN>>(condition),
+        Form::MemReg => by_condition::<fuse::Pick<fuse::MemReg, O, T, WITHIN>>(condition),
+        Form::MemImm => by_condition::<fuse::Pick<fuse::MemImm, O, T, WITHIN>>(condition),
         _ => return None,
     })
 }

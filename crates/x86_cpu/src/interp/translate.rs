@@ -187,7 +187,7 @@ impl Builder {
             true => fast::flow::by_condition::<fast::flow::Branch<true>>(condition),
             false => fast::flow::by_condition::<fast::flow::Branch<false>>(condition),
         };
-        let fused = near && self.fuse(&op, condition);
+        let fused = self.fuse(&op, condition, near);
         if let Some(last) = self.kinds.last_mut() {
             last.1 = Kind::Branch {
                 condition,
@@ -197,21 +197,24 @@ impl Builder {
         if fused {
             self.kinds.pop();
             if let (Some(last), [.., compare, _]) = (self.kinds.last_mut(), &*self.instructions) {
-                last.1 = select::fused_kind(compare, condition);
+                last.1 = match near {
+                    true => select::fused_kind(compare, condition),
+                    false => Kind::Other,
+                };
             }
         }
         self.close(Op { run, ..op }, &links, near);
     }
 
     /// Lets the comparison before a branch decide it; returns whether it does.
-    fn fuse(&mut self, branch: &Op, condition: u8) -> bool {
+    fn fuse(&mut self, branch: &Op, condition: u8, within: bool) -> bool {
         let Some(before) = branch.number.checked_sub(1) else {
             return false;
         };
         let Some(instruction) = self.instructions.get(usize::from(before)) else {
             return false;
         };
-        let Some(run) = select::fused(instruction, condition) else {
+        let Some(run) = select::fused(instruction, condition, within) else {
             return false;
         };
         let Some(last) = self.slots.last_mut() else {

@@ -210,7 +210,7 @@ pub(super) fn reg_imm<O: Alu, T: Size>(
     go(cpu, env, at, budget)
 }
 
-fn reg_mem<O: Alu, A: Address, T: Size>(
+pub(super) fn reg_mem<O: Alu, A: Address, T: Size>(
     cpu: &mut Cpu,
     env: &mut &mut dyn Environment,
     at: At,

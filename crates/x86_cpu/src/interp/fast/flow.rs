@@ -16,7 +16,7 @@ use crate::{Cpu, Environment};
 
 /// Follows link `number` of the terminator, whose target is in the same page.
 #[inline(always)]
-pub(super) fn follow_within(
+fn follow_within(
     cpu: &mut Cpu,
     env: &mut &mut dyn Environment,
     at: At,
@@ -31,7 +31,7 @@ pub(super) fn follow_within(
 
 /// Follows link `number` of the terminator to another page.
 #[inline(always)]
-pub(super) fn follow_beyond(
+fn follow_beyond(
     cpu: &mut Cpu,
     env: &mut &mut dyn Environment,
     at: At,
@@ -51,7 +51,7 @@ pub(super) fn follow_beyond(
 
 /// Follows a link of either kind.
 #[inline(always)]
-fn follow<const WITHIN: bool>(
+pub(super) fn follow<const WITHIN: bool>(
     cpu: &mut Cpu,
     env: &mut &mut dyn Environment,
     at: At,
@@ -99,7 +99,8 @@ impl Cpu {
     fn beyond(&self, link: LinkAt) -> Option<(At, u64)> {
         let link = link.get();
         let rip = self.code_base().wrapping_add(link.offset);
-        let tied = link.tag == rip ^ self.interp.mode_tag && self.interp.cache.is_valid(link.generation);
+        let tied =
+            link.tag == rip ^ self.interp.mode_tag && self.interp.cache.is_valid(link.generation);
         tied.then_some((link.entry, rip))
     }
 }

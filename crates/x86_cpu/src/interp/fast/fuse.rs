@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 
 use super::alu::{Alu, Cmp, Test};
-use super::flow::{ByCondition, Condition, count, follow_within};
+use super::flow::{ByCondition, Condition, count, follow};
 use super::{Address, Any, load_again};
 use crate::interp::op::{At, Handler, Size};
 use crate::{Cpu, Environment};
@@ -31,7 +31,7 @@ impl Compare for Test {
 }
 
 #[inline(always)]
-fn decide<O: Compare, C: Condition, T: Size>(
+fn decide<O: Compare, C: Condition, T: Size, const WITHIN: bool>(
     cpu: &mut Cpu,
     env: &mut &mut dyn Environment,
     at: At,
@@ -43,35 +43,35 @@ fn decide<O: Compare, C: Condition, T: Size>(
     let branch = at.next();
     let budget = budget - count(branch);
     match O::holds::<C, T>(a, b) {
-        true => follow_within(cpu, env, branch, 1, budget),
-        false => follow_within(cpu, env, branch, 2, budget),
+        true => follow::<WITHIN>(cpu, env, branch, 1, budget),
+        false => follow::<WITHIN>(cpu, env, branch, 2, budget),
     }
 }
 
 #[inline(always)]
-pub(super) fn reg_reg<O: Compare, C: Condition, T: Size>(
+pub(super) fn reg_reg<O: Compare, C: Condition, T: Size, const WITHIN: bool>(
     cpu: &mut Cpu,
     env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
     let values = (cpu.get::<T>(at.op().a), cpu.get::<T>(at.op().b));
-    decide::<O, C, T>(cpu, env, at, values, budget)
+    decide::<O, C, T, WITHIN>(cpu, env, at, values, budget)
 }
 
 #[inline(always)]
-pub(super) fn reg_imm<O: Compare, C: Condition, T: Size>(
+pub(super) fn reg_imm<O: Compare, C: Condition, T: Size, const WITHIN: bool>(
     cpu: &mut Cpu,
     env: &mut &mut dyn Environment,
     at: At,
     budget: i64,
 ) -> i64 {
     let values = (cpu.get::<T>(at.op().a), T::cut(at.op().immediate));
-    decide::<O, C, T>(cpu, env, at, values, budget)
+    decide::<O, C, T, WITHIN>(cpu, env, at, values, budget)
 }
 
 #[inline(always)]
-pub(super) fn mem_imm<O: Compare, C: Condition, T: Size>(
+pub(super) fn mem_imm<O: Compare, C: Condition, T: Size, const WITHIN: bool>(
     cpu: &mut Cpu,
     env: &mut &mut dyn Environment,
     at: At,
@@ -81,10 +81,10 @@ pub(super) fn mem_imm<O: Compare, C: Condition, T: Size>(
     let Some(a) = cpu.load_fast::<T>(linear) else {
         return load_again::<T>(cpu, env, at, budget, linear);
     };
-    decide::<O, C, T>(cpu, env, at, (a, T::cut(at.op().immediate)), budget)
+    decide::<O, C, T, WITHIN>(cpu, env, at, (a, T::cut(at.op().immediate)), budget)
 }
 
-fn mem_reg<O: Compare, C: Condition, T: Size>(
+fn mem_reg<O: Compare, C: Condition, T: Size, const WITHIN: bool>(
     cpu: &mut Cpu,
     env: &mut &mut dyn Environment,
     at: At,
@@ -95,10 +95,10 @@ fn mem_reg<O: Compare, C: Condition, T: Size>(
         return load_again::<T>(cpu, env, at, budget, linear);
     };
     let b = cpu.get::<T>(at.op().b);
-    decide::<O, C, T>(cpu, env, at, (a, b), budget)
+    decide::<O, C, T, WITHIN>(cpu, env, at, (a, b), budget)
 }
 
-fn reg_mem<O: Compare, C: Condition, T: Size>(
+pub(super) fn reg_mem<O: Compare, C: Condition, T: Size, const WITHIN: bool>(
     cpu: &mut Cpu,
     env: &mut &mut dyn Environment,
     at: At,
@@ -109,12 +109,12 @@ fn reg_mem<O: Compare, C: Condition, T: Size>(
         return load_again::<T>(cpu, env, at, budget, linear);
     };
     let a = cpu.get::<T>(at.op().a);
-    decide::<O, C, T>(cpu, env, at, (a, b), budget)
+    decide::<O, C, T, WITHIN>(cpu, env, at, (a, b), budget)
 }
 
 /// Kinds of the comparison's operands.
 pub(in crate::interp) trait Shape {
-    fn handler<O: Compare, C: Condition, T: Size>() -> Handler;
+    fn handler<O: Compare, C: Condition, T: Size, const WITHIN: bool>() -> Handler;
 }
 
 /// Register, register.
@@ -129,40 +129,40 @@ pub(in crate::interp) struct MemReg;
 pub(in crate::interp) struct MemImm;
 
 impl Shape for RegReg {
-    fn handler<O: Compare, C: Condition, T: Size>() -> Handler {
-        reg_reg::<O, C, T>
+    fn handler<O: Compare, C: Condition, T: Size, const WITHIN: bool>() -> Handler {
+        reg_reg::<O, C, T, WITHIN>
     }
 }
 
 impl Shape for RegImm {
-    fn handler<O: Compare, C: Condition, T: Size>() -> Handler {
-        reg_imm::<O, C, T>
+    fn handler<O: Compare, C: Condition, T: Size, const WITHIN: bool>() -> Handler {
+        reg_imm::<O, C, T, WITHIN>
     }
 }
 
 impl Shape for RegMem {
-    fn handler<O: Compare, C: Condition, T: Size>() -> Handler {
-        reg_mem::<O, C, T>
+    fn handler<O: Compare, C: Condition, T: Size, const WITHIN: bool>() -> Handler {
+        reg_mem::<O, C, T, WITHIN>
     }
 }
 
 impl Shape for MemReg {
-    fn handler<O: Compare, C: Condition, T: Size>() -> Handler {
-        mem_reg::<O, C, T>
+    fn handler<O: Compare, C: Condition, T: Size, const WITHIN: bool>() -> Handler {
+        mem_reg::<O, C, T, WITHIN>
     }
 }
 
 impl Shape for MemImm {
-    fn handler<O: Compare, C: Condition, T: Size>() -> Handler {
-        mem_imm::<O, C, T>
+    fn handler<O: Compare, C: Condition, T: Size, const WITHIN: bool>() -> Handler {
+        mem_imm::<O, C, T, WITHIN>
     }
 }
 
-/// A comparison of which only the condition is open.
-pub(in crate::interp) struct Pick<S, O, T>(PhantomData<(S, O, T)>);
+/// A comparison of which only the condition is open, with links within the page or not.
+pub(in crate::interp) struct Pick<S, O, T, const WITHIN: bool>(PhantomData<(S, O, T)>);
 
-impl<S: Shape, O: Compare, T: Size> ByCondition for Pick<S, O, T> {
+impl<S: Shape, O: Compare, T: Size, const WITHIN: bool> ByCondition for Pick<S, O, T, WITHIN> {
     fn handler<C: Condition>() -> Handler {
-        S::handler::<O, C, T>()
+        S::handler::<O, C, T, WITHIN>()
     }
 }

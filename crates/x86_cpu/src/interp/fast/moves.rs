@@ -45,7 +45,12 @@ pub(super) fn reg_reg<T: Size>(
     go(cpu, env, at, budget)
 }
 
-fn reg_imm<T: Size>(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
+pub(super) fn reg_imm<T: Size>(
+    cpu: &mut Cpu,
+    env: &mut &mut dyn Environment,
+    at: At,
+    budget: i64,
+) -> i64 {
     cpu.set(at.op().a, T::cut(at.op().immediate));
     go(cpu, env, at, budget)
 }
@@ -117,7 +122,7 @@ pub(super) fn exchange<T: Size>(
     go(cpu, env, at, budget)
 }
 
-fn zero<S: Size, T: Size>(
+pub(super) fn zero<S: Size, T: Size>(
     cpu: &mut Cpu,
     env: &mut &mut dyn Environment,
     at: At,

@@ -41,14 +41,18 @@ fn pair<A: Step, B: Tail>(
 
 /// MOV between registers.
 pub(in crate::interp) struct Move<T>(PhantomData<T>);
+/// MOV of an immediate to a register.
+pub(in crate::interp) struct MoveImm<T>(PhantomData<T>);
 /// MOV from memory.
-pub(in crate::interp) struct Load<T>(PhantomData<T>);
+pub(in crate::interp) struct Load<A, T>(PhantomData<(A, T)>);
 /// MOV to memory.
 pub(in crate::interp) struct Store<T>(PhantomData<T>);
 /// MOVZX of a byte in memory to 32 bits.
 pub(in crate::interp) struct LoadByte;
+/// MOVZX of a register's byte to 32 bits.
+pub(in crate::interp) struct MoveByte;
 /// LEA.
-pub(in crate::interp) struct Lea<T>(PhantomData<T>);
+pub(in crate::interp) struct Lea<A, T>(PhantomData<(A, T)>);
 /// MOVSXD from memory.
 pub(in crate::interp) struct LoadSigned<A>(PhantomData<A>);
 /// XCHG of registers.
@@ -57,6 +61,8 @@ pub(in crate::interp) struct Exchange;
 pub(in crate::interp) struct Push;
 /// Arithmetic between registers.
 pub(in crate::interp) struct RegReg<O, T>(PhantomData<(O, T)>);
+/// Arithmetic on a register with memory.
+pub(in crate::interp) struct RegMem<O, T>(PhantomData<(O, T)>);
 /// Arithmetic with an immediate.
 pub(in crate::interp) struct RegImm<O, T>(PhantomData<(O, T)>);
 /// Arithmetic on one register.
@@ -72,16 +78,25 @@ impl<T: Size> Step for Move<T> {
     const ALONE: Handler = moves::reg_reg::<T>;
 }
 
-impl<T: Size> Step for Load<T> {
+impl<T: Size> Step for MoveImm<T> {
     #[inline(always)]
     fn step(cpu: &mut Cpu, at: At) -> bool {
-        let Some(value) = cpu.load_fast::<T>(Near::of(cpu, at)) else {
+        cpu.set(at.op().a, T::cut(at.op().immediate));
+        true
+    }
+    const ALONE: Handler = moves::reg_imm::<T>;
+}
+
+impl<A: Address, T: Size> Step for Load<A, T> {
+    #[inline(always)]
+    fn step(cpu: &mut Cpu, at: At) -> bool {
+        let Some(value) = cpu.load_fast::<T>(A::of(cpu, at)) else {
             return false;
         };
         cpu.set(at.op().a, value);
         true
     }
-    const ALONE: Handler = moves::load::<Near, T>;
+    const ALONE: Handler = moves::load::<A, T>;
 }
 
 impl<T: Size> Step for Store<T> {
@@ -105,14 +120,24 @@ impl Step for LoadByte {
     const ALONE: Handler = moves::zero_load::<u8, Near, u32>;
 }
 
-impl<T: Size> Step for Lea<T> {
+impl Step for MoveByte {
     #[inline(always)]
     fn step(cpu: &mut Cpu, at: At) -> bool {
-        let address = Near::of(cpu, at);
+        let value = cpu.get::<u8>(at.op().b);
+        cpu.set(at.op().a, u32::from(value));
+        true
+    }
+    const ALONE: Handler = moves::zero::<u8, u32>;
+}
+
+impl<A: Address, T: Size> Step for Lea<A, T> {
+    #[inline(always)]
+    fn step(cpu: &mut Cpu, at: At) -> bool {
+        let address = A::of(cpu, at);
         cpu.set(at.op().a, T::cut(address));
         true
     }
-    const ALONE: Handler = moves::lea::<Near, T>;
+    const ALONE: Handler = moves::lea::<A, T>;
 }
 
 impl<A: Address> Step for LoadSigned<A> {
@@ -155,6 +180,18 @@ impl<O: Alu, T: Size> Step for RegReg<O, T> {
         true
     }
     const ALONE: Handler = alu::reg_reg::<O, T>;
+}
+
+impl<O: Alu, T: Size> Step for RegMem<O, T> {
+    #[inline(always)]
+    fn step(cpu: &mut Cpu, at: At) -> bool {
+        let Some(b) = cpu.load_fast::<T>(Any::of(cpu, at)) else {
+            return false;
+        };
+        alu::to_register::<O, T>(cpu, at, b);
+        true
+    }
+    const ALONE: Handler = alu::reg_mem::<O, Any, T>;
 }
 
 impl<O: Alu, T: Size> Step for RegImm<O, T> {
@@ -203,6 +240,8 @@ struct CompareRegs<O, C, T>(PhantomData<(O, C, T)>);
 struct CompareImm<O, C, T>(PhantomData<(O, C, T)>);
 /// A comparison of memory with an immediate and the branch behind it.
 struct CompareMemImm<O, C, T>(PhantomData<(O, C, T)>);
+/// A comparison of a register with memory and the branch behind it.
+struct CompareRegMem<O, C, T>(PhantomData<(O, C, T)>);
 
 impl<const WITHIN: bool> Tail for Call<WITHIN> {
     #[inline(always)]
@@ -228,21 +267,28 @@ impl<C: Condition, const WITHIN: bool> Tail for Branch<C, WITHIN> {
 impl<O: Compare, C: Condition, T: Size> Tail for CompareRegs<O, C, T> {
     #[inline(always)]
     fn run(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
-        fuse::reg_reg::<O, C, T>(cpu, env, at, budget)
+        fuse::reg_reg::<O, C, T, true>(cpu, env, at, budget)
     }
 }
 
 impl<O: Compare, C: Condition, T: Size> Tail for CompareImm<O, C, T> {
     #[inline(always)]
     fn run(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
-        fuse::reg_imm::<O, C, T>(cpu, env, at, budget)
+        fuse::reg_imm::<O, C, T, true>(cpu, env, at, budget)
     }
 }
 
 impl<O: Compare, C: Condition, T: Size> Tail for CompareMemImm<O, C, T> {
     #[inline(always)]
     fn run(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
-        fuse::mem_imm::<O, C, T>(cpu, env, at, budget)
+        fuse::mem_imm::<O, C, T, true>(cpu, env, at, budget)
+    }
+}
+
+impl<O: Compare, C: Condition, T: Size> Tail for CompareRegMem<O, C, T> {
+    #[inline(always)]
+    fn run(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
+        fuse::reg_mem::<O, C, T, true>(cpu, env, at, budget)
     }
 }
 
@@ -251,16 +297,21 @@ impl<O: Compare, C: Condition, T: Size> Tail for CompareMemImm<O, C, T> {
 pub(in crate::interp) enum Kind {
     Move64,
     Move32,
+    MoveImm32,
     Load64,
+    Load64Any,
     Load32,
     Load8,
+    Load8Any,
     LoadByte,
+    MoveByte,
     LoadSigned,
     LoadSignedAny,
     Exchange,
     Store64,
     Store32,
     Lea64,
+    Lea64Any,
     Lea32,
     Push,
     Pop,
@@ -270,6 +321,7 @@ pub(in crate::interp) enum Kind {
     Dec32,
     SubRegs64,
     SubRegs32,
+    SubMem64,
     AddRegs64,
     XorRegs32,
     AndImm32,
@@ -307,6 +359,10 @@ pub(in crate::interp) enum Kind {
     CompareByte {
         condition: u8,
     },
+    /// CMP of a byte register with memory and the branch behind it.
+    CompareWithByte {
+        condition: u8,
+    },
     /// Something else.
     Other,
 }
@@ -316,10 +372,15 @@ fn before<A: Step>(second: Kind) -> Option<Handler> {
     Some(match second {
         Kind::Move64 => pair::<A, Then<Move<u64>>>,
         Kind::Move32 => pair::<A, Then<Move<u32>>>,
-        Kind::Load64 => pair::<A, Then<Load<u64>>>,
-        Kind::Load32 => pair::<A, Then<Load<u32>>>,
+        Kind::MoveImm32 => pair::<A, Then<MoveImm<u32>>>,
+        Kind::MoveByte => pair::<A, Then<MoveByte>>,
+        Kind::Load64 => pair::<A, Then<Load<Near, u64>>>,
+        Kind::Load64Any => pair::<A, Then<Load<Any, u64>>>,
+        Kind::Load32 => pair::<A, Then<Load<Near, u32>>>,
         Kind::Store64 => pair::<A, Then<Store<u64>>>,
-        Kind::Lea64 => pair::<A, Then<Lea<u64>>>,
+        Kind::Store32 => pair::<A, Then<Store<u32>>>,
+        Kind::Lea64 => pair::<A, Then<Lea<Near, u64>>>,
+        Kind::Lea64Any => pair::<A, Then<Lea<Any, u64>>>,
         Kind::Push => pair::<A, Then<Push>>,
         Kind::XorRegs32 => pair::<A, Then<RegReg<alu::Xor, u32>>>,
         Kind::AddRegs64 => pair::<A, Then<RegReg<alu::Add, u64>>>,
@@ -328,7 +389,8 @@ fn before<A: Step>(second: Kind) -> Option<Handler> {
         Kind::SubImm64 => pair::<A, Then<RegImm<alu::Sub, u64>>>,
         Kind::AndImm32 => pair::<A, Then<RegImm<alu::And, u32>>>,
         Kind::Inc64 => pair::<A, Then<One<alu::Inc, u64>>>,
-        Kind::Load8 => pair::<A, Then<Load<u8>>>,
+        Kind::Load8 => pair::<A, Then<Load<Near, u8>>>,
+        Kind::Load8Any => pair::<A, Then<Load<Any, u8>>>,
         Kind::LoadByte => pair::<A, Then<LoadByte>>,
         Kind::Exchange => pair::<A, Then<Exchange>>,
         Kind::LoadSigned => pair::<A, Then<LoadSigned<Near>>>,
@@ -345,6 +407,7 @@ struct Tested<A, T>(PhantomData<(A, T)>);
 struct Compared<A, T>(PhantomData<(A, T)>);
 struct ComparedImm<A, T>(PhantomData<(A, T)>);
 struct ComparedByte<A>(PhantomData<A>);
+struct ComparedWithByte<A>(PhantomData<A>);
 struct Branched<A, const WITHIN: bool>(PhantomData<A>);
 
 impl<A: Step, T: Size> ByCondition for Tested<A, T> {
@@ -371,6 +434,12 @@ impl<A: Step> ByCondition for ComparedByte<A> {
     }
 }
 
+impl<A: Step> ByCondition for ComparedWithByte<A> {
+    fn handler<C: Condition>() -> Handler {
+        pair::<A, CompareRegMem<alu::Cmp, C, u8>>
+    }
+}
+
 impl<A: Step, const WITHIN: bool> ByCondition for Branched<A, WITHIN> {
     fn handler<C: Condition>() -> Handler {
         pair::<A, Branch<C, WITHIN>>
@@ -388,6 +457,7 @@ fn before_compare<A: Step>(second: Kind) -> Option<Handler> {
         Kind::CompareImm { size: 1, condition } => by_condition::<ComparedImm<A, u8>>(condition),
         Kind::CompareImm { size: 4, condition } => by_condition::<ComparedImm<A, u32>>(condition),
         Kind::CompareByte { condition } => by_condition::<ComparedByte<A>>(condition),
+        Kind::CompareWithByte { condition } => by_condition::<ComparedWithByte<A>>(condition),
         second => return before::<A>(second),
     })
 }
@@ -412,18 +482,24 @@ pub(in crate::interp) fn pair_of(first: Kind, second: Kind) -> Option<Handler> {
     match first {
         Kind::Move64 => before_compare::<Move<u64>>(second),
         Kind::Move32 => before_compare::<Move<u32>>(second),
-        Kind::Load64 => before_compare::<Load<u64>>(second),
-        Kind::Load32 => before_compare::<Load<u32>>(second),
-        Kind::Load8 => before_compare::<Load<u8>>(second),
+        Kind::MoveImm32 => before::<MoveImm<u32>>(second),
+        Kind::MoveByte => before::<MoveByte>(second),
+        Kind::Load64 => before_compare::<Load<Near, u64>>(second),
+        Kind::Load64Any => before_compare::<Load<Any, u64>>(second),
+        Kind::Load32 => before_compare::<Load<Near, u32>>(second),
+        Kind::Load8 => before_compare::<Load<Near, u8>>(second),
+        Kind::Load8Any => before_compare::<Load<Any, u8>>(second),
         Kind::LoadByte => before_compare::<LoadByte>(second),
-        Kind::Lea32 => before_compare::<Lea<u32>>(second),
+        Kind::Lea32 => before_compare::<Lea<Near, u32>>(second),
         Kind::Inc64 => before_compare::<One<alu::Inc, u64>>(second),
         Kind::LoadSigned => before::<LoadSigned<Near>>(second),
         Kind::LoadSignedAny => before::<LoadSigned<Any>>(second),
         Kind::Exchange => before::<Exchange>(second),
         Kind::Store64 => before::<Store<u64>>(second),
         Kind::Store32 => before::<Store<u32>>(second),
-        Kind::Lea64 => before::<Lea<u64>>(second),
+        Kind::Lea64 => before::<Lea<Near, u64>>(second),
+        Kind::Lea64Any => before::<Lea<Any, u64>>(second),
+        Kind::SubMem64 => before_branch::<RegMem<alu::Sub, u64>>(second),
         Kind::Push => before::<Push>(second),
         Kind::XorRegs32 => before::<RegReg<alu::Xor, u32>>(second),
         Kind::Inc32 => before::<One<alu::Inc, u32>>(second),

@@ -17,23 +17,32 @@ pub(in crate::interp) fn kind(instruction: &Instruction, within: bool) -> Kind {
     match (instruction.mnemonic(), form, size) {
         (Mnemonic::Mov, Form::RegReg, 8) => Kind::Move64,
         (Mnemonic::Mov, Form::RegReg, 4) => Kind::Move32,
-        (Mnemonic::Mov, Form::RegMem, 8) if near => Kind::Load64,
+        (Mnemonic::Mov, Form::RegImm, 4) => Kind::MoveImm32,
+        (Mnemonic::Mov, Form::RegMem, 8) => match near {
+            true => Kind::Load64,
+            false => Kind::Load64Any,
+        },
         (Mnemonic::Mov, Form::RegMem, 4) if near => Kind::Load32,
-        (Mnemonic::Mov, Form::RegMem, 1) if near => Kind::Load8,
+        (Mnemonic::Mov, Form::RegMem, 1) => match near {
+            true => Kind::Load8,
+            false => Kind::Load8Any,
+        },
         (Mnemonic::Mov, Form::MemReg, 8) if near => Kind::Store64,
         (Mnemonic::Mov, Form::MemReg, 4) if near => Kind::Store32,
         (Mnemonic::Movzx, Form::RegMem, 4) if near && operand_size(instruction, 1) == 1 => {
             Kind::LoadByte
         }
+        (Mnemonic::Movzx, Form::RegReg, 4) if operand_size(instruction, 1) == 1 => Kind::MoveByte,
         (Mnemonic::Movsxd, Form::RegMem, 8) if operand_size(instruction, 1) == 4 => match near {
             true => Kind::LoadSigned,
             false => Kind::LoadSignedAny,
         },
         (Mnemonic::Xchg, Form::RegReg, 8) => Kind::Exchange,
-        (Mnemonic::Lea, ..) if plain_place(instruction) && near_registers(instruction) => {
-            match size {
-                8 => Kind::Lea64,
-                4 => Kind::Lea32,
+        (Mnemonic::Lea, ..) if plain_place(instruction) => {
+            match (size, near_registers(instruction)) {
+                (8, true) => Kind::Lea64,
+                (8, false) => Kind::Lea64Any,
+                (4, true) => Kind::Lea32,
                 _ => Kind::Other,
             }
         }
@@ -43,6 +52,7 @@ pub(in crate::interp) fn kind(instruction: &Instruction, within: bool) -> Kind {
         (Mnemonic::Inc, Form::Reg, 4) => Kind::Inc32,
         (Mnemonic::Dec, Form::Reg, 8) => Kind::Dec64,
         (Mnemonic::Dec, Form::Reg, 4) => Kind::Dec32,
+        (Mnemonic::Sub, Form::RegMem, 8) if !near => Kind::SubMem64,
         (Mnemonic::Sub, Form::RegReg, 8) => Kind::SubRegs64,
         (Mnemonic::Sub, Form::RegReg, 4) => Kind::SubRegs32,
         (Mnemonic::Sub, Form::RegImm, 8) => Kind::SubImm64,
@@ -79,6 +89,7 @@ pub(in crate::interp) fn fused_kind(instruction: &Instruction, condition: u8) ->
         (Mnemonic::Cmp, Form::RegReg, _) => Kind::CompareRegs { size, condition },
         (Mnemonic::Cmp, Form::RegImm, _) => Kind::CompareImm { size, condition },
         (Mnemonic::Cmp, Form::MemImm, 1) => Kind::CompareByte { condition },
+        (Mnemonic::Cmp, Form::RegMem, 1) => Kind::CompareWithByte { condition },
         _ => Kind::Other,
     }
 }

@@ -24,8 +24,9 @@ fn instruction(a: &mut CodeAssembler, mut random: impl FnMut() -> u64) {
     let (to_32, from_32) = (narrow(random()), narrow(random()));
     // At times in two pages.
     let place = rsi + (random() % 64) as i32 - 32;
+    let scaled = rsi + r13 * 4 + (random() % 64) as i32 - 32;
     let number = (random() % 200) as i32 - 100;
-    match random() % 30 {
+    match random() % 36 {
         0 => a.mov(to, from),
         1 => a.mov(to_32, from_32),
         2 => a.mov(to, qword_ptr(place)),
@@ -53,6 +54,12 @@ fn instruction(a: &mut CodeAssembler, mut random: impl FnMut() -> u64) {
         26 => a.add(to, number),
         27 => a.sub(to, number),
         28 => a.xchg(to, from),
+        29 => a.mov(to_32, number),
+        30 => a.mov(to, qword_ptr(scaled)),
+        31 => a.mov(byte(random()), byte_ptr(scaled)),
+        32 => a.movzx(to_32, byte(random())),
+        33 => a.lea(to, qword_ptr(from + register(random()) * 8 + number)),
+        34 => a.sub(to, qword_ptr(scaled)),
         _ => a.sub(to_32, number),
     }
     .unwrap();
@@ -61,7 +68,8 @@ fn instruction(a: &mut CodeAssembler, mut random: impl FnMut() -> u64) {
 /// Adds a comparison or none, and a branch over one instruction.
 fn branch(a: &mut CodeAssembler, mut random: impl FnMut() -> u64) {
     let mut over = a.create_label();
-    match random() % 8 {
+    let place = rsi + r13 * 4 + (random() % 64) as i32 - 32;
+    match random() % 13 {
         0 => a.test(register(random()), register(random())).unwrap(),
         1 => a.test(narrow(random()), narrow(random())).unwrap(),
         2 => a.test(byte(random()), byte(random())).unwrap(),
@@ -69,6 +77,11 @@ fn branch(a: &mut CodeAssembler, mut random: impl FnMut() -> u64) {
         4 => a.cmp(narrow(random()), (random() % 9) as i32 - 4).unwrap(),
         5 => a.cmp(byte(random()), (random() % 9) as i32 - 4).unwrap(),
         6 => a.cmp(byte_ptr(rsi), (random() % 9) as i32 - 4).unwrap(),
+        7 => a.cmp(byte(random()), byte_ptr(place)).unwrap(),
+        8 => a.cmp(register(random()), qword_ptr(place)).unwrap(),
+        9 => a.cmp(dword_ptr(place), narrow(random())).unwrap(),
+        10 => a.test(dword_ptr(place), (random() % 9) as i32).unwrap(),
+        11 => a.sub(register(random()), qword_ptr(place)).unwrap(),
         _ => {}
     }
     match random() % 16 {
@@ -95,8 +108,24 @@ fn branch(a: &mut CodeAssembler, mut random: impl FnMut() -> u64) {
     a.nop().unwrap();
 }
 
-/// Some hundred instructions in a loop, with calls of a function that keeps registers on the stack.
-fn program(seed: u64) -> Vec<u8> {
+/// Adds jumps over one instruction, forwards and back.
+fn jumps(a: &mut CodeAssembler, mut random: impl FnMut() -> u64) {
+    let (mut middle, mut last) = (a.create_label(), a.create_label());
+    let mut over = a.create_label();
+    a.jmp(last).unwrap();
+    a.set_label(&mut middle).unwrap();
+    instruction(a, &mut random);
+    a.jmp(over).unwrap();
+    a.set_label(&mut last).unwrap();
+    instruction(a, &mut random);
+    a.jmp(middle).unwrap();
+    a.set_label(&mut over).unwrap();
+    a.nop().unwrap();
+}
+
+/// Some hundred instructions in a loop, with calls of a function that keeps registers on the stack,
+/// to be put at `base`.
+fn program(seed: u64, base: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut random = move || {
         state = state
@@ -122,13 +151,15 @@ fn program(seed: u64) -> Vec<u8> {
     a.ret().unwrap();
     a.set_label(&mut start).unwrap();
     a.mov(r14d, 3).unwrap();
+    a.mov(r13d, 5).unwrap();
     a.set_label(&mut again).unwrap();
     // The stack and the data end and begin in the middle of a page's end.
     a.mov(rsp, STACK + 0x1000 + 24).unwrap();
     a.mov(rsi, DATA + 0x1000).unwrap();
     for _ in 0..60 {
-        match random() % 6 {
-            0 => branch(a, &mut random),
+        match random() % 8 {
+            0 | 7 => branch(a, &mut random),
+            6 => jumps(a, &mut random),
             1 => {
                 a.mov(register(random()), register(random())).unwrap();
                 a.call(function).unwrap();
@@ -143,16 +174,17 @@ fn program(seed: u64) -> Vec<u8> {
     a.dec(r14d).unwrap();
     a.jne(again).unwrap();
     a.hlt().unwrap();
-    assembler.assemble(CODE).unwrap()
+    assembler.assemble(base).unwrap()
 }
 
-fn ends_after(code: &[u8], slice: u64) -> ([u64; 16], u64, Vec<u64>) {
+fn ends_after(base: u64, code: &[u8], slice: u64) -> ([u64; 16], u64, Vec<u64>) {
     let mut machine = Machine::new();
     for at in (0..0x2000_u64).step_by(8) {
         let word = at.wrapping_mul(0x0123_4567_89ab_cdef);
         machine.write(DATA + at, &word.to_le_bytes());
     }
-    machine.write(CODE, code);
+    machine.write(base, code);
+    machine.cpu.rip = base;
     for _ in 0..1_000_000 {
         match machine.cpu.run(&mut Nothing, slice) {
             Stop::Halted => {
@@ -169,11 +201,13 @@ fn ends_after(code: &[u8], slice: u64) -> ([u64; 16], u64, Vec<u64>) {
 #[test]
 fn joined_instructions_do_what_they_do_one_by_one() {
     for seed in 0..400 {
-        let code = program(seed);
-        let expected = ends_after(&code, 1);
+        // Half of them have branches to another page.
+        let base = CODE + [0, 0xe00][seed as usize % 2];
+        let code = program(seed, base);
+        let expected = ends_after(base, &code, 1);
         for slice in [97, 100_000] {
             assert!(
-                ends_after(&code, slice) == expected,
+                ends_after(base, &code, slice) == expected,
                 "program {seed}, slices of {slice}"
             );
         }
@@ -285,4 +319,34 @@ fn a_run_of_pushes_over_the_code_behind_it_takes_effect_at_once() {
         a.set_label(&mut end).unwrap();
         a.mov(rsp, r8).unwrap();
     });
+}
+
+#[test]
+fn a_store_over_what_a_jump_leads_to_takes_effect_at_once() {
+    check(7, |a| {
+        let (mut changed, mut back) = (a.create_label(), a.create_label());
+        let mut start = a.create_label();
+        a.jmp(start).unwrap();
+        a.set_label(&mut back).unwrap();
+        a.inc(rbx).unwrap();
+        a.jmp(changed).unwrap();
+        a.set_label(&mut start).unwrap();
+        a.lea(rsi, qword_ptr(changed)).unwrap();
+        a.mov(dword_ptr(rsi + 1), 7).unwrap();
+        a.jmp(back).unwrap();
+        a.set_label(&mut changed).unwrap();
+        a.mov(eax, 5).unwrap();
+    });
+}
+
+#[test]
+fn a_loop_of_jumps_ends_with_its_budget() {
+    let mut machine = Machine::new();
+    // JMP to a JMP back to it.
+    machine.write(CODE, &[0xeb, 0x02, 0x90, 0x90, 0xeb, 0xfa]);
+    for budget in [1, 2, 500, 10_001] {
+        machine.cpu.rip = CODE;
+        assert_eq!(machine.cpu.run(&mut Nothing, budget), Stop::Budget);
+        assert_eq!(machine.cpu.rip, CODE + 4 * (budget % 2));
+    }
 }
