@@ -8,9 +8,9 @@ use std::ops::Range;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{cases, judged_cases};
 use super::mem::{MemFile, Op, apply};
 use super::qemu::{assert_clean, assert_no_errors, guest_bytes};
+use super::{cases, judged_cases};
 use crate::layer::DiskFormat;
 use crate::qcow2::create::create;
 use crate::repair::{check, repair};

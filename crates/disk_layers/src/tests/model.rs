@@ -7,9 +7,9 @@ use std::path::Path;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{cases, judged_cases};
 use super::mem::MemFile;
 use super::qemu::{assert_clean, guest_bytes};
+use super::{cases, judged_cases};
 use crate::layer::DiskFormat;
 use crate::merge::merge_storages;
 use crate::pace::Pace;
