@@ -289,17 +289,13 @@ impl Cpu {
     }
 
     fn tie(&mut self, open: Option<OpenLink>, entry: At, tag: u64, generation: u64) {
-        match open
-            .filter(|open| open.rip == self.rip)
-            .map(|open| open.link)
-        {
-            Some(Open::Within(link, gpa)) => {
-                if self.interp.cache.pages(entry.op().place).0 == gpa {
-                    link.tie(entry);
-                }
+        let open = open.filter(|open| open.rip == self.rip);
+        match open.map(|open| open.link) {
+            Some(Open::Within(link, gpa)) if self.interp.cache.pages(entry.op().place).0 == gpa => {
+                link.tie(entry);
             }
             Some(Open::Beyond(link)) => link.tie(entry, tag, generation),
-            None => {}
+            _ => {}
         }
     }
 
