@@ -1,4 +1,4 @@
-//! Memory of translated blocks: large pieces that only grow, so that blocks lie side by side.
+//! Memory of translated blocks and their headers: large pieces that only grow, so that blocks lie side by side.
 //!
 //! Running code waits for its micro-ops more than for anything else: blocks spread over the heap cost
 //! an entry of the host's TLB each. A dropped block's place is lost until all is cleared.
@@ -36,7 +36,10 @@ impl Arena {
             self.used = 0;
         }
         let piece = self.pieces.last().expect("a piece was added");
-        debug_assert!(block.len() <= slots(piece));
+        assert!(
+            block.len() <= slots(piece),
+            "a block is larger than a piece"
+        );
         // SAFETY: `used` and the block's length together are within the piece, which does not
         // overlap the caller's slots.
         let place = unsafe {

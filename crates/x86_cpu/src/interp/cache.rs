@@ -46,7 +46,7 @@ struct Page {
     /// Its bytes when code of it was first translated.
     copy: Copy,
     place: Place,
-    /// The last of its blocks; each leads to the one before.
+    /// The header of the last of its blocks; each leads to the one before.
     last: HeaderAt,
     /// Keys of straddlers that begin or end in it.
     straddlers: Vec<u64>,
@@ -392,6 +392,7 @@ impl Cache {
         }
         let entry = At::new(self.arena.add(slots));
         self.bytes += 2 * BLOCK_BYTES;
+        // One with another second page may still be linked to, so it keeps its place until all goes.
         self.straddlers.insert(key, (second, entry));
         Some(entry)
     }

@@ -83,10 +83,12 @@ impl Cpu {
         let op = at.op();
         let (gpa, second) = self.interp.cache.pages(op.place);
         let offset = u64::from(op.start);
-        match self.interp.cache.joined(gpa, second, offset) {
-            Some(bytes) => decoder(&bytes, self.width(), offset).decode(),
-            None => Instruction::default(),
-        }
+        let bytes = self.interp.cache.joined(gpa, second, offset);
+        let again = bytes.map(|bytes| decoder(&bytes, self.width(), offset).decode());
+        // Another instruction could go on to slots that are no ops: none is invalid rather.
+        let same = again.filter(|again| again.len() == usize::from(op.len));
+        debug_assert!(same.is_some(), "the bytes that the op was made from");
+        same.unwrap_or_default()
     }
 
     /// Fetches bytes up to the end of their page; returns how many.

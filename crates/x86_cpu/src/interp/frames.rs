@@ -111,3 +111,28 @@ fn handlers_leave_no_frames_behind() {
             .unwrap_or_else(|_| panic!("{name} left its code"));
     }
 }
+
+/// Comparisons whose branches lead to another page, and back.
+#[test]
+fn branches_between_pages_leave_no_frames_behind() {
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+    let mut machine = Box::new(Machine::new());
+    let thread = thread.spawn(move || {
+        for (at, target) in [(CODE, CODE + 0x1000), (CODE + 0x1000, CODE)] {
+            // TEST EDI, EDI; JZ to the next page; CMP BYTE PTR [RDI], 1; JNE to it.
+            let mut code = vec![0x85, 0xff, 0x0f, 0x84, 0, 0, 0, 0];
+            code.extend([0x80, 0x3f, 0x01, 0x0f, 0x85, 0, 0, 0, 0]);
+            for end in [8, 17] {
+                let distance = target.wrapping_sub(at + end as u64) as u32;
+                code[end - 4..end].copy_from_slice(&distance.to_le_bytes());
+            }
+            machine.write(at, &code);
+        }
+        machine.cpu.general[7] = DATA;
+        for _ in 0..INSTRUCTIONS / 20_000 {
+            machine.cpu.run(&mut Nothing, 20_000);
+        }
+        assert!((CODE..CODE + 0x1011).contains(&machine.cpu.rip));
+    });
+    thread.expect("a thread").join().expect("it stays there");
+}

@@ -1,7 +1,7 @@
 //! Micro-ops and how one leads to the next.
 //!
-//! A block is an array of [`Slot`]s: one op for each instruction (fewer where an instruction does
-//! nothing), a terminator, and the links of the terminator. Running code waits for its ops, so a block
+//! A block is an array of [`Slot`]s: one op for each instruction (none for those that do nothing and
+//! for jumps that the block goes on behind), a terminator, and the links of the terminator. Running code waits for its ops, so a block
 //! has nothing else: what it belongs to is kept apart, by number. An op that is always executed from
 //! its decoded form has that form behind it; for others it is decoded again. A handler ends by
 //! calling the next op's handler; the optimiser makes a jump of that, and the budget bounds the
@@ -133,8 +133,9 @@ const _: () = assert!(offset_of!(Cpu, general) == 0 && offset_of!(Cpu, extra) ==
 
 /// A pointer to an op of a live block.
 ///
-/// Blocks are freed by the dispatcher only, while no handler runs; links to freed blocks are not
-/// followed, because the generation has changed then.
+/// Blocks are freed by the dispatcher only, while no handler runs. Links to freed blocks are not
+/// followed: those within a page are of blocks that went with it, for others the generation has
+/// changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub(super) struct At(*mut Slot);

@@ -117,6 +117,8 @@ fn place(op: &mut Op, instruction: &Instruction) {
     op.index = offset(instruction.memory_index());
     op.scale = instruction.memory_index_scale().trailing_zeros() as u8;
     op.segment = match segment(instruction.memory_segment()) {
+        // LEA tells an offset in the segment.
+        _ if instruction.mnemonic() == Mnemonic::Lea => ZERO,
         Some(number) if number >= 4 => 136 + 8 * number as u8,
         _ => ZERO,
     };

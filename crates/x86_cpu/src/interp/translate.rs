@@ -69,12 +69,13 @@ pub(super) fn translate_straddler(
 /// A block that is being made.
 struct Builder {
     width: Width,
+    /// What its ops bear.
     place: Place,
     slots: Vec<Slot>,
     instructions: Vec<Instruction>,
     /// Places and kinds of the ops.
     kinds: Vec<(usize, Kind)>,
-    /// Offset of what follows the last instruction.
+    /// Offset of what is executed after the last instruction.
     end: u64,
     /// The last op is a terminator with its links.
     closed: bool,
@@ -132,6 +133,7 @@ impl Builder {
             _ => select::select_between_registers(&instruction),
         };
         let mut op = select::operands(&instruction);
+        const { assert!(BLOCK_MAX <= u8::MAX as usize) };
         op.number = self.instructions.len() as u8;
         // Interrupts are looked for at the ends of blocks: after POPF, and one instruction after STI.
         let enabled = instruction.mnemonic() == Mnemonic::Popfq || self.is_in_shadow();
@@ -319,6 +321,19 @@ impl Builder {
         self.join();
         if self.closed {
             return;
+        }
+        // The next instruction is of another block, so the dispatcher has to know of the shadow.
+        if self.width == Width::Bits64
+            && self.is_in_shadow()
+            && let Some(last) = self.slots.last_mut()
+        {
+            let op = *At::new(last).op();
+            *last = Slot {
+                op: Op {
+                    run: fast::generic,
+                    ..op
+                },
+            };
         }
         let within = self.within(self.end);
         let run = match (self.width, within) {

@@ -1,8 +1,8 @@
 //! Branches: ends of blocks and how one block leads to the next.
 //!
-//! A terminator is followed by its links: the one taken, then the one fallen through to. A link
-//! *within* the page needs no check: both blocks live and die with the page, and the page is mapped
-//! where it runs.
+//! A terminator is followed by its links: the one taken, then the one fallen through to. Links *within*
+//! the page are small, both are in one slot, and need no check: both blocks live and die with the page,
+//! and the page is mapped where it runs.
 
 use std::marker::PhantomData;
 

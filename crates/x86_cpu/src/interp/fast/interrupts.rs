@@ -11,7 +11,8 @@ use crate::{Cpu, Environment};
 const HIDDEN: u64 = 3 << 16;
 
 /// Goes on with interrupts enabled just now: the block's end looks for one. So at least the next
-/// instruction runs before, as STI demands.
+/// instruction of the block runs before, as STI demands; where it is the last one the translator has
+/// it executed from its decoded form.
 #[inline(always)]
 fn go_and_look(cpu: &mut Cpu, env: &mut &mut dyn Environment, at: At, budget: i64) -> i64 {
     cpu.interp.withheld += budget;

@@ -94,12 +94,15 @@ impl Cpu {
             return Ok(Flow::Next);
         }
         let compares = matches!(walk.operation, Operation::Compare | Operation::Scan);
+        let mut begun = false;
         loop {
             let count = self.register(RCX, walk.address);
             if count == 0 {
                 return Ok(Flow::Next);
             }
-            if self.interp.budget <= 0 {
+            // As any instruction of a block it is begun without a look at the budget: behind STI there
+            // is none, and no interrupt comes before it.
+            if std::mem::replace(&mut begun, true) && self.interp.budget <= 0 {
                 self.rip = self.interp.instruction_rip;
                 return Ok(Flow::Leave);
             }

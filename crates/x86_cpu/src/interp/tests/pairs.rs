@@ -26,7 +26,7 @@ fn instruction(a: &mut CodeAssembler, mut random: impl FnMut() -> u64) {
     let place = rsi + (random() % 64) as i32 - 32;
     let scaled = rsi + r13 * 4 + (random() % 64) as i32 - 32;
     let number = (random() % 200) as i32 - 100;
-    match random() % 36 {
+    match random() % 40 {
         0 => a.mov(to, from),
         1 => a.mov(to_32, from_32),
         2 => a.mov(to, qword_ptr(place)),
@@ -60,6 +60,10 @@ fn instruction(a: &mut CodeAssembler, mut random: impl FnMut() -> u64) {
         32 => a.movzx(to_32, byte(random())),
         33 => a.lea(to, qword_ptr(from + register(random()) * 8 + number)),
         34 => a.sub(to, qword_ptr(scaled)),
+        35 => a.lea(to, qword_ptr(from + register(random()) * 8 + number).fs()),
+        36 => a.lea(to, qword_ptr(from + number).gs()),
+        37 => a.mov(to, qword_ptr(rsi + r13 * 8).fs()),
+        38 => a.sub(to, qword_ptr(rsi).gs()),
         _ => a.sub(to_32, number),
     }
     .unwrap();
@@ -185,6 +189,8 @@ fn ends_after(base: u64, code: &[u8], slice: u64) -> ([u64; 16], u64, Vec<u64>) 
     }
     machine.write(base, code);
     machine.cpu.rip = base;
+    (machine.cpu.segments[4].base, machine.cpu.segments[5].base) = (0x38, 0x141);
+    machine.cpu.state_replaced();
     for _ in 0..1_000_000 {
         match machine.cpu.run(&mut Nothing, slice) {
             Stop::Halted => {
