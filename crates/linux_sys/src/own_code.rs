@@ -48,32 +48,33 @@ unsafe extern "C" fn map_object(
 mod tests {
     use super::*;
 
-    /// Pages of code of this program that are mapped, KiB.
-    fn mapped_kib() -> u64 {
+    /// Code of this program, and what of it is mapped, KiB.
+    fn code_kib() -> (u64, u64) {
         let smaps = std::fs::read_to_string("/proc/self/smaps").expect("smaps");
         let program = std::env::current_exe().expect("program");
         let program = program.to_str().expect("path");
         let mut ours = false;
-        let mut sum = 0;
+        let (mut all, mut mapped) = (0, 0);
         for line in smaps.lines() {
             if line.contains('-') && !line.contains(" kB") {
                 ours = line.contains("r-xp") && line.ends_with(program);
-            } else if let Some(rss) = line.strip_prefix("Rss:").filter(|_| ours) {
-                let word = rss.split_whitespace().next().expect("number");
-                sum += word.parse::<u64>().expect("number");
             }
+            let mut words = line.split_whitespace();
+            let sum = match words.next() {
+                Some("Size:") if ours => &mut all,
+                Some("Rss:") if ours => &mut mapped,
+                _ => continue,
+            };
+            *sum += words.next().and_then(|n| n.parse().ok()).unwrap_or(0);
         }
-        sum
+        (all, mapped)
     }
 
     #[test]
     fn all_code_is_mapped() {
-        let before = mapped_kib();
         map_own_code();
-        let after = mapped_kib();
-        // Function and test code was used in part only.
-        assert!(after >= before && after > 0, "{before} then {after} KiB");
-        map_own_code();
-        assert_eq!(mapped_kib(), after);
+        let (all, mapped) = code_kib();
+        // The host may take pages back at any time.
+        assert!(all > 0 && mapped * 10 >= all * 9, "{mapped} of {all} KiB");
     }
 }

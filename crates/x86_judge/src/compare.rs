@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use iced_x86::{Code, Mnemonic, RflagsBits};
+use iced_x86::{Code, RflagsBits};
 
 use crate::layout::address_of;
 use crate::state::flag_mask;
@@ -66,7 +66,7 @@ pub fn compare(case: &Case, first: &Outcome, second: &Outcome) -> Vec<Difference
         .find(|step| step.ip() == first.state.rip);
     // Which byte of a long operand is tried first is the processor's choice.
     let long = end.is_some_and(|end| !matches!(end.memory_size().size(), 0..=10 | 16));
-    let compares = end.is_some_and(|end| COMPARES.contains(&end.mnemonic()));
+    let compares = end.is_some_and(|end| COMPARES.contains(&end.code()));
     let text = |outcome| trap_text(outcome, long, compares);
     check("trap", text(first), text(second));
     let hex = |value: u64| format!("{value:#x}");
@@ -107,11 +107,11 @@ pub fn compare(case: &Case, first: &Outcome, second: &Outcome) -> Vec<Difference
 
 /// String instructions that read two operands. Where both fault, a processor of AMD's reports the one
 /// at RDI, but for one that straddles two pages the other.
-const COMPARES: [Mnemonic; 4] = [
-    Mnemonic::Cmpsb,
-    Mnemonic::Cmpsw,
-    Mnemonic::Cmpsd,
-    Mnemonic::Cmpsq,
+const COMPARES: [Code; 4] = [
+    Code::Cmpsb_m8_m8,
+    Code::Cmpsw_m16_m16,
+    Code::Cmpsd_m32_m32,
+    Code::Cmpsq_m64_m64,
 ];
 
 /// Describes what ended an outcome; of the address of a `long` operand only the page, and of one that
