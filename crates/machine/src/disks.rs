@@ -119,7 +119,7 @@ impl Disk {
         let mut worker = Worker::builder(&format!("disk{index}"), Arc::clone(memory))
             .map_err(BuildError::Worker)?;
         slots.add(&mut worker, Box::new(Block::new(stack, config)))?;
-        let worker = worker.spawn().map_err(BuildError::Worker)?;
+        let worker = slots.start(worker)?;
         if let Some(stack) = comes {
             insert(&mut worker.lock(), stack)
                 .map_err(|source| BuildError::Insert { index, source })?;

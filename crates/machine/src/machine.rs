@@ -287,6 +287,7 @@ impl Machine {
             mut vcpus,
             stop,
             states,
+            threads,
             ..
         } = prepared;
         let parts = Parts {
@@ -297,6 +298,7 @@ impl Machine {
             events: &sink,
             saved: platform,
             stop,
+            threads,
         };
         let platform = Platform::build(parts);
         let made = vcpus.wait_made();

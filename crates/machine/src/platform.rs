@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use vcpu::{GuestIo, Vm};
 use virtio_devices::{
     Balloon, GuestConnectSink, MmioTransport, Net, NetConfig, ReclaimRam, Rng, SavedDevice,
-    SavedTransport, VirtioDevice, Vsock, VsockConfig, Worker, WorkerBuilder,
+    SavedTransport, VirtioDevice, Vsock, VsockConfig, WaitingThread, Worker, WorkerBuilder,
 };
 use vm_spec::VmSpec;
 
@@ -172,6 +172,8 @@ pub(crate) struct Parts<'a> {
     /// State to go on from; none for a cold boot.
     pub(crate) saved: Option<&'a SavedPlatform>,
     pub(crate) stop: Arc<AtomicBool>,
+    /// For the workers of devices.
+    pub(crate) threads: Vec<WaitingThread>,
 }
 
 /// Puts devices into slots, one after the other.
@@ -180,9 +182,19 @@ pub(crate) struct Slots<'a> {
     next: usize,
     ioapic: Arc<IoApic>,
     saved: Option<&'a [SavedTransport]>,
+    threads: Vec<WaitingThread>,
 }
 
 impl Slots<'_> {
+    /// Starts a worker, on a thread that waits for one if there is any.
+    pub(crate) fn start(&mut self, worker: WorkerBuilder) -> Result<Worker, BuildError> {
+        let started = match self.threads.pop() {
+            Some(thread) => worker.spawn_on(thread),
+            None => worker.spawn(),
+        };
+        started.map_err(BuildError::Worker)
+    }
+
     /// The saved device of the next slot.
     pub(crate) fn next_saved(&self) -> Option<&SavedDevice> {
         let saved = self.saved?.get(self.next)?;
@@ -311,6 +323,7 @@ impl Platform {
             events,
             saved,
             stop,
+            threads,
             ..
         } = parts;
         let memory = {
@@ -325,6 +338,7 @@ impl Platform {
             next: 0,
             ioapic: Arc::clone(&chipset.ioapic),
             saved: saved.map(|saved| saved.slots.as_slice()),
+            threads,
         };
         let mut disks = vec![];
         for (index, files) in backends.disks.into_iter().enumerate() {
@@ -350,6 +364,7 @@ impl Platform {
             &mut io,
             Box::new(Balloon::new(Box::new(Reclaim(Arc::clone(ram))))),
         )?;
+        let shared = slots.start(io)?;
         let io_bus = PlatformIo {
             ports,
             memory: slots.bus,
@@ -362,7 +377,7 @@ impl Platform {
             ged: chipset.ged,
             rtc: chipset.rtc,
             disks,
-            shared: io.spawn().map_err(BuildError::Worker)?,
+            shared,
             nics: spec.nics.len(),
         })
     }

@@ -1,5 +1,5 @@
 //! What is built of a machine before its state is there: the engine's VM with its memory slots, and
-//! the vCPUs in their threads. A clone's is built while the source is still being forked.
+//! the vCPUs in their threads; also threads for devices. A clone's is built while the source is still being forked.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
@@ -8,11 +8,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use guest_memory::{GuestRam, ReservedRam, ram_ranges};
 use vcpu::{Engine, EngineError, Exit, RamSlot, Vcpu, VcpuState, Vm};
 use vcpu_soft::SoftEngine;
+use virtio_devices::WaitingThread;
 use vm_spec::VmSpec;
 
 use crate::error::BuildError;
 use crate::machine::{MachineEvent, OnEvent, lock_ram, open_engine, set_boot_registers};
 use crate::vcpus::{MakeVcpu, OnEnd, VcpuGroup};
+
+/// Threads that wait for devices: one for a disk, one for all others.
+const DEVICE_THREADS: usize = 2;
 
 /// The engine's VM with memory slots and vCPUs, without state.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ pub struct Prepared {
     pub(crate) vcpus: VcpuGroup,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) states: StateGiver,
+    pub(crate) threads: Vec<WaitingThread>,
     cpus: u8,
     memory_bytes: u64,
     ram: Option<ReservedRam>,
@@ -39,6 +44,9 @@ impl Prepared {
         let range = (ram.host_address(), memory_bytes);
         let mut prepared = Self::new(range, cpus, kvm, None, on_event)?;
         prepared.ram = Some(ram);
+        // One that cannot be had now is asked for again, and told of, when it is needed.
+        let threads = (0..DEVICE_THREADS).map_while(|_| WaitingThread::start().ok());
+        prepared.threads = threads.collect();
         Ok(prepared)
     }
 
@@ -100,6 +108,7 @@ impl Prepared {
             vcpus,
             stop,
             states,
+            threads: Vec::new(),
             cpus,
             memory_bytes,
             ram: None,

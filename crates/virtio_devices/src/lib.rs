@@ -44,4 +44,4 @@ pub use saved::{
 };
 pub use transport::{MMIO_WINDOW_BYTES, MmioTransport, regs};
 pub use vsock::{GUEST_CID, GuestConnectSink, HOST_CID, Vsock, VsockConfig};
-pub use worker::{Worker, WorkerBuilder, WorkerGuard};
+pub use worker::{WaitingThread, Worker, WorkerBuilder, WorkerGuard};

@@ -10,11 +10,12 @@
 //! guard only when the vCPUs have stopped: a vCPU that resets a device waits for the same mutex.
 //! [`Worker::ungate`] looks at every queue again, so that no notification is lost.
 
+use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -289,18 +290,57 @@ impl WorkerBuilder {
     /// Starts the thread with the gate shut: [`Worker::ungate`] when the vCPUs have their state.
     pub fn spawn(self) -> io::Result<Worker> {
         let shared = self.shared.clone();
-        let thread = std::thread::Builder::new()
-            .name(self.name)
-            .stack_size(STACK_BYTES)
-            .spawn(move || {
-                let _abort = AbortOnPanic;
-                shared.run();
-            })?;
+        let thread = thread(&self.name, move || shared.run())?;
         Ok(Worker {
             shared: self.shared,
             thread: Some(thread),
         })
     }
+
+    /// The same on a thread that waits for it.
+    pub fn spawn_on(self, waiting: WaitingThread) -> io::Result<Worker> {
+        let name = CString::new(&*self.name)?;
+        let work = (name, self.shared.clone());
+        if waiting.give.send(work).is_err() {
+            return self.spawn();
+        }
+        Ok(Worker {
+            shared: self.shared,
+            thread: Some(waiting.thread),
+        })
+    }
+}
+
+/// A thread without devices: a [`Worker`] that gets it is there sooner than one with a new thread.
+/// Dropped without, it ends.
+#[derive(Debug)]
+pub struct WaitingThread {
+    give: mpsc::Sender<(CString, Arc<WorkerShared>)>,
+    thread: JoinHandle<()>,
+}
+
+impl WaitingThread {
+    /// Starts one.
+    pub fn start() -> io::Result<Self> {
+        let (give, given) = mpsc::channel::<(CString, Arc<WorkerShared>)>();
+        let work = move || {
+            if let Ok((name, shared)) = given.recv() {
+                // A name is for those who look.
+                let _ = rustix::thread::set_name(&name);
+                shared.run();
+            }
+        };
+        let thread = thread("device", work)?;
+        Ok(Self { give, thread })
+    }
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.stack_size(STACK_BYTES).spawn(move || {
+        let _abort = AbortOnPanic;
+        work();
+    })
 }
 
 /// A VM whose device thread died cannot go on, and nobody would notice: end the process instead.

@@ -17,7 +17,7 @@ use crate::device::{DeviceIo, DeviceKind, Progress, VirtioDevice};
 use crate::queue::{Broken, Chain};
 use crate::saved::{RestoreError, SavedDevice, SavedRng, SavedTransport};
 use crate::transport::regs;
-use crate::worker::Worker;
+use crate::worker::{WaitingThread, Worker};
 
 /// Adds one to every byte that the driver sends and writes the sum back; queue 1 does nothing.
 #[derive(Debug)]
@@ -526,6 +526,26 @@ fn whoever_wants_the_devices_waits_for_one_request_only() {
     for _ in 0..20 {
         driver.wait_used(0);
     }
+}
+
+#[test]
+fn a_thread_that_waits_becomes_a_worker() {
+    let mem = test_ram();
+    let mut builder = Worker::builder("late", mem.clone()).expect("builder");
+    let line = Arc::new(TestLine::default());
+    let adder = Adder::new();
+    let served = adder.served.clone();
+    let transport = builder.add(Box::new(adder), line.clone()).expect("add");
+    let waiting = WaitingThread::start().expect("thread");
+    let worker = builder.spawn_on(waiting).expect("spawn");
+    let mut driver = Driver::new(mem, transport, line);
+    driver.start();
+    let pieces = [driver.input(b"x"), driver.output(1)];
+    driver.offer(0, &pieces);
+    worker.ungate();
+    driver.wait_used(0);
+    worker.stop();
+    assert_eq!(served.load(Ordering::SeqCst), 1);
 }
 
 #[test]
