@@ -59,7 +59,12 @@ impl Bed {
         let text = self.cli.run(&["logs", name]).unwrap_or_default();
         let failed = text.lines().find(|line| line.starts_with('E'));
         assert!(failed.is_none(), "{name} says {failed:?}");
-        let rounds = text.lines().filter_map(|line| line.strip_prefix("d="));
+        // The last line may be in the making, and a process that was killed may have left the
+        // beginning of one.
+        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        let rounds = whole
+            .lines()
+            .filter_map(|line| Some(line.rsplit_once("d=")?.1));
         rounds
             .filter_map(|round| round.trim().parse().ok())
             .collect()

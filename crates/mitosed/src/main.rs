@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::{Args, Command, Config};
@@ -91,11 +91,13 @@ fn print_openapi() -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{:#}", http::openapi()).context("cannot write the document")
 }
 
-/// A daemon that was killed leaves its lock for a moment to a process that it was just starting.
+/// A daemon that was killed keeps its lock until the kernel has cleaned up after it.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// One daemon per data directory.
+/// One daemon per data directory. The lock is the process's own (fcntl(2)): one of flock(2) would stay
+/// with a process that was just being started when the daemon was killed. Nobody else here may open and
+/// close the file, which would end it.
 fn lock_home(config: &Config) -> anyhow::Result<File> {
     let path = config.home.root().join("mitosed.lock");
     let file = File::options()
@@ -106,7 +108,7 @@ fn lock_home(config: &Config) -> anyhow::Result<File> {
         .with_context(|| format!("cannot open {}", path.display()))?;
     let mut tries = LOCK_TRIES;
     let locked = loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) if tries > 0 => tries -= 1,
             other => break other,
         }

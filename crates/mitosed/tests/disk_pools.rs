@@ -534,7 +534,8 @@ fn a_cancelled_batch_leaves_whole_clones() {
     source(&bed, "a");
     let client = bed.client.clone();
     let request = ForkRequest {
-        rate_bytes_per_s: Some(2 << 20),
+        // Slow enough that the cancellation comes in time.
+        rate_bytes_per_s: Some(512 << 10),
         ..full("f", 8)
     };
     let cloning = std::thread::spawn(move || client.fork("a", &request));

@@ -169,7 +169,8 @@ fn what_the_next_daemon_finishes_is_a_success() {
             tasks.pop()
         };
         bed.until("the task is in work", || of_kind(&bed).is_some());
-        std::thread::sleep(Duration::from_millis(300));
+        // That it is begun is on record a moment later, which nobody tells.
+        std::thread::sleep(Duration::from_millis(1500));
         bed.kill();
         operate.join().unwrap();
         kill_process(pid, Signal::KILL).unwrap();

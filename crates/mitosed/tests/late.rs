@@ -18,9 +18,13 @@ fn what_a_process_does_late_is_known_when_it_answers() {
     assert!(late.to_string().contains("did not answer"), "{late}");
     kill_process(pid, Signal::CONT).unwrap();
     bed.until_state("a", "paused");
-    let events = bed.client.events(Some(0)).unwrap();
-    let told = events.iter().find(|event| event.kind == "vm.paused");
-    assert_eq!(told.unwrap().message, "paused: its process answered late");
+    let told = || {
+        let events = bed.client.events(Some(0)).unwrap();
+        let told = events.into_iter().find(|event| event.kind == "vm.paused");
+        told.map(|event| event.message)
+    };
+    bed.until("it is told", || told().is_some());
+    assert_eq!(told().unwrap(), "paused: its process answered late");
     bed.client.resume("a").unwrap();
     assert_eq!(bed.state("a"), "running");
     bed.assert_only(&["a"]);

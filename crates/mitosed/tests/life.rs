@@ -4,7 +4,7 @@
 
 mod bed;
 
-use api_types::{Consistency, ErrorKind, ForkRequest, StopRequest, TaskState};
+use api_types::{Consistency, ErrorKind, ForkRequest, StopRequest};
 use bed::{Bed, clones};
 
 #[test]
@@ -110,10 +110,10 @@ fn a_guest_that_is_asked_can_be_ended_at_once_and_worked_with_meanwhile() {
     std::thread::scope(|scope| {
         let asked = [(); 2].map(|()| scope.spawn(|| bed.client.stop("a", &ask)));
         // Both wait for the guest.
+        let serial = bed.detail("a").serial.unwrap();
         bed.until("both wait", || {
-            let tasks = bed.client.tasks().unwrap();
-            let waits = |task: &&api_types::Task| task.state == TaskState::Running;
-            tasks.iter().filter(waits).count() == 2
+            let said = std::fs::read_to_string(&serial).unwrap();
+            said.matches("button").count() == 2
         });
         assert_eq!(bed.client.pause("a").unwrap().state, "paused");
         assert_eq!(bed.client.resume("a").unwrap().state, "running");
@@ -171,8 +171,10 @@ fn no_space_pauses_one_vm_and_resume_goes_on() {
     bed.run("a", "nospace");
     bed.until_state("a", "paused: no space");
     assert_eq!(bed.client.resume("a").unwrap().state, "running");
-    let events = bed.client.events(None).unwrap();
-    assert!(events.iter().any(|e| e.kind == "vm.no_space"), "{events:?}");
+    bed.until("it is told", || {
+        let events = bed.client.events(None).unwrap();
+        events.iter().any(|e| e.kind == "vm.no_space")
+    });
 }
 
 /// Files of the datastore that a process has open, with whether it can write to them.

@@ -333,9 +333,9 @@ fn a_batch_larger_than_a_group_and_one_that_fails_in_part() {
 #[test]
 fn a_batch_that_is_cancelled_is_no_success_and_tells_what_was_made() {
     let bed = Bed::new();
-    bed.client
-        .run(&bed.with_disk(bed.request("a", "")))
-        .unwrap();
+    // Each group of children takes so long that the cancellation comes in time.
+    let request = bed.request("a", "restore_ms=1500");
+    bed.client.run(&bed.with_disk(request)).unwrap();
     bed.client
         .prepare("a", &PrepareRequest::default(), |_| ())
         .unwrap();

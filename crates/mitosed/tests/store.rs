@@ -161,6 +161,10 @@ fn without_space_nothing_is_lost_and_the_daemon_goes_on() {
     drop(file);
     std::fs::remove_file(&fill).unwrap();
     bed.client.reconfigure("a", None, &change(1000)).unwrap();
+    let failed = |event: &api_types::Event| event.kind == "vm.failed" && event.subject == "b";
+    bed.until("b's end is on record", || {
+        bed.client.events(None).unwrap().iter().any(failed)
+    });
     bed.restart();
     assert_eq!(bed.state("b"), "poweredOff");
     let reason = bed.detail("b").reason.unwrap();
@@ -173,7 +177,6 @@ fn without_space_nothing_is_lost_and_the_daemon_goes_on() {
             .attributes
             .contains_key("k1000")
     );
-    let failed = |event: &api_types::Event| event.kind == "vm.failed" && event.subject == "b";
     assert!(bed.client.events(None).unwrap().iter().any(failed));
     for name in ["a", "b"] {
         bed.client.remove(name, true).unwrap();

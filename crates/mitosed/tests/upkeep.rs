@@ -33,21 +33,30 @@ fn format_of(path: &Path) -> DiskFormat {
     }
 }
 
-fn open(chain: &[PathBuf], read_only: bool) -> DiskStack {
-    let mut files = chain.iter().enumerate().map(|(at, path)| LayerFile {
-        file: File::options()
-            .read(true)
-            .write(at == 0 && !read_only)
-            .open(path)
-            .unwrap(),
-        format: format_of(path),
-    });
-    let top = files.next().unwrap();
+/// Opens a stack; none where a file of it is gone.
+fn try_open(chain: &[PathBuf], read_only: bool) -> Option<DiskStack> {
+    let mut files = Vec::new();
+    for (at, path) in chain.iter().enumerate() {
+        let writes = at == 0 && !read_only;
+        match File::options().read(true).write(writes).open(path) {
+            Ok(file) => files.push(LayerFile {
+                file,
+                format: format_of(path),
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(error) => panic!("{}: {error}", path.display()),
+        }
+    }
+    let top = files.remove(0);
     let options = StackOptions {
         read_only,
         ..StackOptions::default()
     };
-    DiskStack::open(top, files.collect(), options).unwrap()
+    Some(DiskStack::open(top, files, options).unwrap())
+}
+
+fn open(chain: &[PathBuf], read_only: bool) -> DiskStack {
+    try_open(chain, read_only).unwrap()
 }
 
 /// A VM's disk and what is to be on it.
@@ -70,11 +79,11 @@ impl Disk {
     fn write(&mut self, bed: &Bed) {
         // Only the file of the top is written to, so it does not matter what is merged below it;
         // but what was merged may be gone before it is opened.
-        let mut chain = layers(bed, self.vm);
-        while !chain.iter().all(|path| File::open(path).is_ok()) {
-            chain = layers(bed, self.vm);
-        }
-        let mut stack = open(&chain, false);
+        let mut stack = loop {
+            if let Some(stack) = try_open(&layers(bed, self.vm), false) {
+                break stack;
+            }
+        };
         self.round += 1;
         for step in 0..3 {
             let at = (self.round * 37 + step * 71) % (DISK_BYTES / BLOCK) * BLOCK;

@@ -162,7 +162,7 @@ impl Server {
                 if !self.word("deaf") {
                     self.end(EndReason::GuestPowerOff);
                 }
-                plain(Outcome::Done)
+                plain(self.drive(|machine| machine.print(b"button\n")))
             }
             Command::PowerOff => self.end(EndReason::Requested),
             Command::SetLink { nic, up } => {
@@ -222,6 +222,11 @@ impl Server {
         };
         if spec.cmdline.split(' ').any(|w| w == "die=restore") {
             std::process::exit(3);
+        }
+        let words = spec.cmdline.split(' ');
+        let ms = words.filter_map(|word| word.strip_prefix("restore_ms="));
+        for ms in ms.map(|ms| ms.parse().expect("a number")) {
+            std::thread::sleep(Duration::from_millis(ms));
         }
         let how = match generation_id {
             Some(_) => "restore",

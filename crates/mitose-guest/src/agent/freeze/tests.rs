@@ -58,7 +58,9 @@ impl Call {
     /// Whether nothing came from the guest for many repetitions.
     fn is_silent(&self) -> bool {
         self.host.set_read_timeout(Some(SOON * 10)).unwrap();
-        ToHost::read(&mut &self.host).is_err()
+        let silent = ToHost::read(&mut &self.host).is_err();
+        self.host.set_read_timeout(None).unwrap();
+        silent
     }
 
     fn end(self) -> Result<Thawed> {
