@@ -11,7 +11,7 @@ use harness::{Cli, kvm_present};
 /// Longest wait for what a guest prints.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Rounds that a guest may do between the look at its log and the instant that follows.
-const SLACK: u64 = 2000;
+const SLACK: u64 = 400;
 
 /// One VM and its console.
 struct Guest<'a> {

@@ -22,11 +22,11 @@ mod vmm;
 use std::fs::File;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::{Args, Command, Config};
@@ -91,13 +91,14 @@ fn print_openapi() -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{:#}", http::openapi()).context("cannot write the document")
 }
 
-/// A daemon that was killed keeps its lock until the kernel has cleaned up after it.
-const LOCK_TRIES: u32 = 100;
+/// A daemon that was killed keeps its own lock until the kernel has cleaned up after it.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// One that was killed leaves the file's lock for a moment to a process that it was just starting.
+const FILE_LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// One daemon per data directory. The lock is the process's own (fcntl(2)): one of flock(2) would stay
-/// with a process that was just being started when the daemon was killed. Nobody else here may open and
-/// close the file, which would end it.
+/// One daemon per data directory. Two locks say so: the process's own (fcntl(2)) ends with it whatever it
+/// has started, but also when it closes another descriptor of the file; the file's (flock(2)) does not.
 fn lock_home(config: &Config) -> anyhow::Result<File> {
     let path = config.home.root().join("mitosed.lock");
     let file = File::options()
@@ -106,14 +107,9 @@ fn lock_home(config: &Config) -> anyhow::Result<File> {
         .write(true)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
-    let mut tries = LOCK_TRIES;
-    let locked = loop {
-        match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) if tries > 0 => tries -= 1,
-            other => break other,
-        }
-        std::thread::sleep(LOCK_PAUSE);
-    };
+    let operation = FlockOperation::NonBlockingLockExclusive;
+    let locked = wait_for_lock(LOCK_WAIT, || fcntl_lock(&file, operation))
+        .and_then(|()| wait_for_lock(FILE_LOCK_WAIT, || flock(&file, operation)));
     match locked {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => bail!(
@@ -121,6 +117,21 @@ fn lock_home(config: &Config) -> anyhow::Result<File> {
             config.home.root().display()
         ),
         Err(errno) => Err(errno).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// Tries to lock until somebody else's lock is gone, for `patience` at most.
+fn wait_for_lock(
+    patience: Duration,
+    lock: impl Fn() -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match lock() {
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {}
+            other => return other,
+        }
+        std::thread::sleep(LOCK_PAUSE);
     }
 }
 
