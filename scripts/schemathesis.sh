@@ -83,10 +83,11 @@ mitose prepare web1
 mitose pool create web2 --datastore second --count 1
 
 cd "$WORK"
-# A good request may name a version that the object does not have.
+# A good request may name a version that the object does not have, and a bad one may name none.
 cat >schemathesis.toml <<'END'
 [checks]
 positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "412", "5xx"]
+negative_data_rejection.expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "412", "415", "422", "428", "429", "5xx"]
 END
 CODE=0
 "$RUN" run "$URL/api/v1/openapi.json" \
