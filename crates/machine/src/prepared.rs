@@ -1,5 +1,6 @@
 //! What is built of a machine before its state is there: the engine's VM with its memory slots, and
-//! the vCPUs in their threads; also threads for devices. A clone's is built while the source is still being forked.
+//! the vCPUs in their threads; also threads for devices. A clone's is built while the source is still
+//! being forked.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;

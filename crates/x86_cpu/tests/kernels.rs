@@ -269,60 +269,25 @@ fn interrupts_come_between_instructions_and_after_the_shadow() {
     assert!(cpu.nmi_blocked);
 }
 
-/// An interrupt that waits comes one instruction behind STI, wherever STI stands in its block or page.
-#[test]
-fn the_shadow_of_sti_reaches_over_the_ends_of_blocks_and_pages() {
-    for nops in (50..70).chain(4060..4090) {
-        for sti in [&[0xfb][..], &[0x66, 0xfb]] {
-            let memory = Memory::new();
-            memory.furnish();
-            memory.program(64, CODE, |a| {
-                a.cli().unwrap();
-                a.mov(al, 1).unwrap();
-                a.out(0x20, al).unwrap();
-                a.mov(ebx, 1).unwrap();
-                for _ in 0..nops {
-                    a.nop().unwrap();
-                }
-                a.db(sti).unwrap();
-                a.mov(ebx, 2).unwrap();
-                a.mov(ebx, 3).unwrap();
-                a.hlt().unwrap();
-            });
-            memory.program(64, HANDLERS, |a| {
-                a.mov(r15, rbx).unwrap();
-                a.iretq().unwrap();
-            });
-            memory.gate(0x40, HANDLERS, false, 0);
-            let mut cpu = memory.processor();
-            let mut world = World {
-                on_request: Some(0x40),
-                ..World::default()
-            };
-            run_to_halt(&mut cpu, &mut world);
-            let seen = (cpu.general[15], cpu.general[3]);
-            assert_eq!(seen, (2, 3), "{nops} NOPs before {sti:x?}");
-        }
-    }
-}
-
-#[test]
-fn a_string_instruction_behind_sti_is_begun_before_an_interrupt() {
+/// Runs code that begins with interrupts off and one that waits, up to its HLT. Returns `witness` as
+/// the interrupt's handler found it and as it is at the end.
+fn interrupted(
+    witness: (AsmRegister64, usize),
+    write: impl FnOnce(&mut CodeAssembler),
+) -> (u64, u64) {
+    let (register, number) = witness;
     let memory = Memory::new();
     memory.furnish();
     memory.program(64, CODE, |a| {
-        a.cli().unwrap();
-        a.mov(al, 1).unwrap();
-        a.out(0x20, al).unwrap();
-        a.mov(rdi, DATA).unwrap();
-        a.mov(ecx, 2).unwrap();
-        a.sti().unwrap();
-        a.rep().stosb().unwrap();
-        a.hlt().unwrap();
+        a.cli().expect("it can be assembled");
+        a.mov(al, 1).expect("it can be assembled");
+        a.out(0x20, al).expect("it can be assembled");
+        write(a);
+        a.hlt().expect("it can be assembled");
     });
     memory.program(64, HANDLERS, |a| {
-        a.mov(r15, rcx).unwrap();
-        a.iretq().unwrap();
+        a.mov(r15, register).expect("it can be assembled");
+        a.iretq().expect("it can be assembled");
     });
     memory.gate(0x40, HANDLERS, false, 0);
     let mut cpu = memory.processor();
@@ -331,7 +296,37 @@ fn a_string_instruction_behind_sti_is_begun_before_an_interrupt() {
         ..World::default()
     };
     run_to_halt(&mut cpu, &mut world);
-    assert_eq!((cpu.general[15], cpu.general[1]), (1, 0));
+    (cpu.general[15], cpu.general[number])
+}
+
+/// An interrupt that waits comes one instruction behind STI, wherever STI stands in its block or page.
+#[test]
+fn the_shadow_of_sti_reaches_over_the_ends_of_blocks_and_pages() {
+    for nops in (50..70).chain(4060..4090) {
+        for sti in [&[0xfb][..], &[0x66, 0xfb]] {
+            let seen = interrupted((rbx, 3), |a| {
+                a.mov(ebx, 1).unwrap();
+                for _ in 0..nops {
+                    a.nop().unwrap();
+                }
+                a.db(sti).unwrap();
+                a.mov(ebx, 2).unwrap();
+                a.mov(ebx, 3).unwrap();
+            });
+            assert_eq!(seen, (2, 3), "{nops} NOPs before {sti:x?}");
+        }
+    }
+}
+
+#[test]
+fn a_string_instruction_behind_sti_is_begun_before_an_interrupt() {
+    let seen = interrupted((rcx, 1), |a| {
+        a.mov(rdi, DATA).unwrap();
+        a.mov(ecx, 2).unwrap();
+        a.sti().unwrap();
+        a.rep().stosb().unwrap();
+    });
+    assert_eq!(seen, (1, 0));
 }
 
 /// A debugger in the guest: steps through a loop, then watches a variable, then breaks on code.

@@ -1,4 +1,5 @@
-//! Memory of translated blocks and their headers: large pieces that only grow, so that blocks lie side by side.
+//! Memory of translated blocks and their headers: large pieces that only grow, so that blocks lie
+//! side by side.
 //!
 //! Running code waits for its micro-ops more than for anything else: blocks spread over the heap cost
 //! an entry of the host's TLB each. A dropped block's place is lost until all is cleared.
