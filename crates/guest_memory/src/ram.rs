@@ -10,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegio
 
 use crate::flatten::Flattening;
 use crate::layers::Layers;
-use crate::mapping::{MapError, Mapping, Sharing};
+use crate::mapping::{MapError, Mapping, Place, Sharing};
 
 /// End of the lower range of guest RAM; device addresses follow up to 4 GiB.
 const LOW_END: u64 = 3 << 30;
@@ -105,7 +105,7 @@ pub struct GuestRam {
 /// Addresses of guest RAM whose content is not there yet: an engine can be given them ahead.
 #[derive(Debug)]
 pub struct ReservedRam {
-    mapping: Mapping,
+    place: Place,
 }
 
 /// What is left of the view before [`GuestRam::seal`]; [`SealedView::finish`] frees it.
@@ -271,25 +271,25 @@ impl GuestRam {
 }
 
 impl ReservedRam {
-    /// Reserves addresses for `bytes` of RAM, without memory behind them.
+    /// Finds addresses for `bytes` of RAM, without anything behind them.
     pub fn new(bytes: u64) -> Result<Self, CreateRamError> {
         let len = usize::try_from(bytes).map_err(|_| CreateRamError::Describe(bytes))?;
         if len == 0 {
             return Err(CreateRamError::Describe(bytes));
         }
         Ok(Self {
-            mapping: Mapping::reserve(len)?,
+            place: Place::find(len)?,
         })
     }
 
     /// Returns the host address of the first byte.
     pub fn host_address(&self) -> u64 {
-        self.mapping.address() as u64
+        self.place.address() as u64
     }
 
     /// Returns the size of the RAM, bytes.
     pub fn bytes(&self) -> u64 {
-        self.mapping.len() as u64
+        self.place.len() as u64
     }
 
     /// Maps the sealed layer `file` privately: the RAM of a clone.
@@ -298,8 +298,8 @@ impl ReservedRam {
     }
 
     fn fill(self, file: File, view: View) -> Result<GuestRam, CreateRamError> {
-        let Self { mapping } = self;
-        let bytes = mapping.len() as u64;
+        let Self { place } = self;
+        let bytes = place.len() as u64;
         // fstat itself: the call behind `File::metadata` takes paths, which a jail denies.
         let stat = rustix::fs::fstat(&file).map_err(|errno| CreateRamError::Stat(errno.into()))?;
         let found = stat.st_size.cast_unsigned();
@@ -313,7 +313,7 @@ impl ReservedRam {
             View::Shared => Sharing::Shared,
             View::Private => Sharing::Private,
         };
-        mapping.map(&file, sharing)?;
+        let mapping = place.map(&file, sharing)?;
         let memory = describe(&mapping, bytes)?;
         Ok(GuestRam {
             mapping,
