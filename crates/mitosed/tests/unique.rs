@@ -93,6 +93,7 @@ fn many_calls_at_the_same_time_get_one_address_once() {
 #[test]
 fn many_vms_that_are_changed_at_the_same_time_get_one_address_once() {
     let bed = Bed::new();
+    let file = bed.file("serial");
     for number in 0..CALLS {
         let request = machine(&bed, &format!("m{number}"), &json!({}));
         bed.client.run(&request).unwrap();
@@ -101,6 +102,7 @@ fn many_vms_that_are_changed_at_the_same_time_get_one_address_once() {
         let wishes = [
             json!({ "uuid": format!("00000000-0000-4000-8000-{round:012x}") }),
             json!({ "add_nics": [{ "mac": format!("52:54:00:01:00:{round:02x}") }] }),
+            json!({ "serial": [{ "port": 0, "backend": { "file": file.with_extension(round.to_string()) } }] }),
         ];
         for wish in wishes {
             let change: ReconfigureRequest = serde_json::from_value(wish).unwrap();

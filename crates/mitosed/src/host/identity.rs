@@ -58,10 +58,11 @@ pub(super) fn check_own_among<'a>(
         |port: &&SerialRequest| matches!(port, SerialRequest::File(_) | SerialRequest::Unix(_));
     let ports = rows.iter().flat_map(|row| &row.serial);
     let ports: Vec<&SerialRequest> = ports.filter(of_its_own).collect();
+    let own: HashSet<&str> = rows.iter().map(|row| &*row.id).collect();
     for vm in listed {
         let live = vm.live();
         let there = &live.row;
-        if rows.iter().any(|row| row.id == there.id) {
+        if own.contains(&*there.id) {
             continue;
         }
         if uuids.contains_key(&*there.uuid) {

@@ -11,7 +11,7 @@
 mod cold;
 mod insert;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use api_types::{DryRun, ErrorKind, ReconfigureRequest, SerialChange};
@@ -24,6 +24,7 @@ use super::check::Problems;
 use super::datastores::Promise;
 use super::describe::Description;
 use super::events::with_event;
+use super::identity::check_own_among;
 use super::media::{Media, check_slots};
 use super::states::Operation;
 use super::{Host, Vm, check_version, vm_event};
@@ -154,10 +155,12 @@ impl Host {
         let before = vm.row();
         let told = json!({ "nics": change.nics, "serial": change.serial });
         let told = vm_event(vm, "vm.reconfigured", "cables or serial ports changed").with(told);
-        self.change_row(vm, with_event(told), |row| {
+        self.claim_ports(vm, change)?;
+        let written = self.change_row(vm, with_event(told), |row| {
             set_adjusted(row, change);
             row.version += 1;
-        })?;
+        });
+        written.inspect_err(|_| vm.update(|live| adjust_back(&mut live.row, &before)))?;
         let sent = self.send_links(vm, change).and_then(|()| {
             let mut ports = change.serial.iter();
             ports.try_for_each(|port| self.send_serial(vm, port))
@@ -166,16 +169,26 @@ impl Host {
             let message = format!("not changed: {}", error.message());
             let told = vm_event(vm, "vm.reconfigure_failed", message);
             let back = |row: &mut VmRow| {
-                for (nic, was) in row.nics.iter_mut().zip(&before.nics) {
-                    nic.disconnected = was.disconnected;
-                }
-                row.serial.clone_from(&before.serial);
+                adjust_back(row, &before);
                 row.version += 1;
             };
             if let Err(error) = self.change_row(vm, with_event(told), back) {
                 tracing::error!("{}", error.message());
             }
         })
+    }
+
+    /// Gives a VM files and sockets for its serial ports that no other VM may have; nobody else gets
+    /// any of them in between.
+    fn claim_ports(&self, vm: &Vm, change: &ReconfigureRequest) -> OpResult<()> {
+        let vms = self.vms.write().unwrap_or_else(PoisonError::into_inner);
+        let mut new = vm.row();
+        // Clones may keep the addresses that it has had all along.
+        new.spec.nics.clear();
+        set_adjusted(&mut new, change);
+        check_own_among(vms.all(), std::slice::from_ref(&new))?;
+        vm.update(|live| set_adjusted(&mut live.row, change));
+        Ok(())
     }
 
     fn send_links(&self, vm: &Vm, change: &ReconfigureRequest) -> OpResult<()> {
@@ -282,6 +295,14 @@ fn missing(field: &str, what: &str, index: usize, count: usize) -> OpError {
         ErrorKind::Conflict,
         format!("{field}: there is no {what} {index}, the VM has {count}; they count from 0"),
     )
+}
+
+/// Gives a row the cables and ports of one of before.
+fn adjust_back(row: &mut VmRow, before: &VmRow) {
+    for (nic, was) in row.nics.iter_mut().zip(&before.nics) {
+        nic.disconnected = was.disconnected;
+    }
+    row.serial.clone_from(&before.serial);
 }
 
 fn set_adjusted(row: &mut VmRow, change: &ReconfigureRequest) {
