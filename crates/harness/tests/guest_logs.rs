@@ -6,17 +6,42 @@ use harness::guest_log::{READ_KERNEL_LOG, check_console, check_kernel_log};
 use harness::{Cli, full};
 
 /// Name, recipe, and what waits until the guest has all started.
-const IMAGES: [(&str, &[&str], &str); 3] = [
+const IMAGES: [(&str, &[&str], &str); 4] = [
     ("tiny", &["tiny"], "true"),
     ("debian", &["debian"], LOAD_A_MODULE),
     (
-        SYSTEMD,
-        &["debian", "--init", "systemd"],
-        "systemctl is-system-running --wait",
+        "trixie-systemd",
+        &["debian", "--init", "systemd", "--include", SSH_SERVER],
+        ALL_STARTED,
+    ),
+    (
+        "bookworm-systemd",
+        &[
+            "debian",
+            "--suite",
+            "bookworm",
+            "--init",
+            "systemd",
+            "--include",
+            SSH_SERVER,
+        ],
+        ALL_STARTED,
     ),
 ];
 
-const SYSTEMD: &str = "debian-systemd";
+const SSH_SERVER: &str = "openssh-server";
+const ALL_STARTED: &str = "systemctl is-system-running --wait";
+
+/// Waits until the SSH server presents the host keys that are on the disk, of all three usual kinds;
+/// prints them.
+const READ_HOST_KEYS: &str = "
+    own=$(cut -d ' ' -f 1,2 /etc/ssh/ssh_host_*_key.pub | sort)
+    for try in $(seq 100); do
+        shown=$(ssh-keyscan localhost 2>/dev/null | cut -d ' ' -f 2,3 | sort)
+        [ \"$shown\" = \"$own\" ] && [ $(echo \"$own\" | wc -l) = 3 ] && echo \"$own\" && exit
+        sleep 0.3
+    done
+    echo \"on the disk: $own\"; echo \"presented: $shown\"; systemctl status ssh; exit 1";
 
 /// A kernel module that no image loads by itself.
 const LOAD_A_MODULE: &str =
@@ -49,7 +74,7 @@ fn boot_and_look(cli: &Cli, image: &str, settled: &str, cpus: &str) -> anyhow::R
     ];
     cli.run(&run)?;
     cli.shell(&name, settled)?;
-    if image == SYSTEMD {
+    if settled == ALL_STARTED {
         look_at_systemd(cli, &name)?;
     }
     check_kernel_log(&cli.shell(&name, READ_KERNEL_LOG)?)?;
@@ -60,14 +85,21 @@ fn boot_and_look(cli: &Cli, image: &str, settled: &str, cpus: &str) -> anyhow::R
     cli.run(&["rm", &name]).map(|_| ())
 }
 
-/// Modules load and the journal is read, in a clone as in its source; the clone's services run on.
+/// Modules load and the journal is read, in a clone as in its source; the clone's services run on, and
+/// its SSH server has keys of its own.
 fn look_at_systemd(cli: &Cli, name: &str) -> anyhow::Result<()> {
     cli.shell(name, LOAD_A_MODULE)?;
     let own_id = cli.shell(name, READ_JOURNAL)?;
+    let own_keys = cli.shell(name, READ_HOST_KEYS)?;
     let made = cli.json(&["clone", name, "--count", "1", "--wait", "120"])?;
     let clone = made["clones"][0]["name"].as_str().unwrap_or_default();
     let clone_id = cli.shell(clone, READ_JOURNAL)?;
     anyhow::ensure!(own_id != clone_id, "both have machine id {own_id}");
+    let clone_keys = cli.shell(clone, READ_HOST_KEYS)?;
+    for key in clone_keys.lines() {
+        anyhow::ensure!(!own_keys.contains(key), "both have the host key {key}");
+    }
+    anyhow::ensure!(own_keys == cli.shell(name, READ_HOST_KEYS)?);
     let in_force = cli.shell(clone, "hostname")?;
     anyhow::ensure!(in_force == clone, "{clone} calls itself {in_force}");
     let state = cli.shell(
