@@ -31,6 +31,7 @@ mod memory;
 mod memory_files;
 mod mend;
 mod networks;
+mod numbers;
 mod objects;
 mod pools;
 mod power;
@@ -93,6 +94,7 @@ pub struct Host {
     /// How it was started.
     pub config: Config,
     inventory: Box<dyn Inventory>,
+    numbers: numbers::Numbers,
     /// Taken around "read rows, write them"; holds what could not be written yet.
     store: Mutex<commit::Backlog>,
     vms: RwLock<Listing>,
@@ -141,6 +143,7 @@ impl Host {
         Arc::new(Self {
             config,
             inventory,
+            numbers: numbers::Numbers::default(),
             store: Mutex::default(),
             vms: RwLock::default(),
             objects: RwLock::default(),
@@ -188,7 +191,9 @@ impl Host {
         if let Ok(groups) = &self.groups {
             groups.remove_root();
         }
-        if let Err(error) = self.inventory.sync() {
+        let inventory = self.inventory.as_ref();
+        let written = [self.numbers.give_back(inventory), inventory.sync()];
+        for error in written.into_iter().filter_map(Result::err) {
             tracing::error!("{:#}", anyhow::Error::from(error));
         }
     }

@@ -68,7 +68,9 @@ fn run(args: Args) -> anyhow::Result<()> {
     host::refuse_lost(&config.home)?;
     let inventory = Sqlite::open(&config.home.inventory())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        // Operations have threads of their own. Where there are few processors a second worker is
+        // woken only to take one from them.
+        .worker_threads(worker_threads())
         // Each task in work has one, and waits for its guests in it.
         .max_blocking_threads(8192)
         // One that waits for work is there sooner than a new one.
@@ -84,6 +86,13 @@ fn run(args: Args) -> anyhow::Result<()> {
     // Requests that still wait for a guest do not keep the daemon.
     runtime.shutdown_background();
     served
+}
+
+fn worker_threads() -> usize {
+    match std::thread::available_parallelism() {
+        Ok(processors) if processors.get() > 2 => 2,
+        _ => 1,
+    }
 }
 
 fn print_openapi() -> anyhow::Result<()> {

@@ -10,6 +10,8 @@
 //! <root>/.new/<0..f>/   empty but for files that are being made; emptied at start
 //! <root>/layers/x       made as <root>/.new/7/1f, then renamed
 //! ```
+//! A directory takes longest, and a clone waits for its home, so that some are made ahead.
+//!
 //! Where there is no such directory, or the file system cannot rename without overwriting, files are
 //! made where they belong.
 
@@ -17,6 +19,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, IFlags, RenameFlags, ioctl_getflags, ioctl_setflags, renameat_with};
 
@@ -27,7 +30,12 @@ pub const NAME: &str = ".new";
 /// Number of places.
 const PLACES: u64 = 16;
 
+/// Empty directories that are made ahead below each root.
+const SPARES: usize = 8;
+
 static NEXT: AtomicU64 = AtomicU64::new(0);
+/// The empty directories that wait, each with its root.
+static SPARE: Mutex<Vec<(PathBuf, PathBuf)>> = Mutex::new(Vec::new());
 
 /// Makes the places below `root`, and empties them. Nothing may be being made there.
 pub fn lay(root: &Path) -> anyhow::Result<()> {
@@ -45,6 +53,7 @@ pub fn lay(root: &Path) -> anyhow::Result<()> {
 
 /// Removes the places below `root` and what was being made there.
 pub fn clear(root: &Path) -> io::Result<()> {
+    spares().retain(|(of, _)| of != root);
     match fs::remove_dir_all(root.join(NAME)) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         removed => removed,
@@ -76,12 +85,47 @@ pub fn bear<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Resu
     }
 }
 
+/// Makes empty directories below `root` ahead, until there are some; those that cannot be made now are
+/// made when they are needed.
+pub fn lay_spares(root: &Path) {
+    let waiting = spares().iter().filter(|(of, _)| of == root).count();
+    for _ in waiting..SPARES {
+        let place = new_place(root);
+        if fs::create_dir(&place).is_ok() {
+            spares().push((root.to_owned(), place));
+        }
+    }
+}
+
+/// As [`bear`] for a directory, which may have been made ahead.
+pub fn bear_dir(target: &Path) -> io::Result<()> {
+    let spare = target.parent().and_then(Path::parent).and_then(|root| {
+        let mut spares = spares();
+        let at = spares.iter().position(|(of, _)| of == root)?;
+        Some(spares.swap_remove(at).1)
+    });
+    if let Some(spare) = spare {
+        if renameat_with(CWD, &spare, CWD, target, RenameFlags::NOREPLACE).is_ok() {
+            return Ok(());
+        }
+        let _ = fs::remove_dir(&spare);
+    }
+    bear(target, |path| fs::create_dir(path))
+}
+
+fn spares() -> MutexGuard<'static, Vec<(PathBuf, PathBuf)>> {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Where something is made that gets the name `target`.
 fn place(target: &Path) -> Option<PathBuf> {
-    let root = target.parent()?.parent()?;
+    Some(new_place(target.parent()?.parent()?))
+}
+
+fn new_place(root: &Path) -> PathBuf {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let place = format!("{:x}", number % PLACES);
-    Some(root.join(NAME).join(place).join(format!("{number:x}")))
+    root.join(NAME).join(place).join(format!("{number:x}"))
 }
 
 #[cfg(test)]
@@ -135,6 +179,42 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&target).unwrap(), b"mine");
         assert_eq!(names(&root.path().join(NAME)), [""; 0]);
+    }
+
+    #[test]
+    fn directories_are_made_ahead_and_used_once() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("vms")).unwrap();
+        lay(root.path()).unwrap();
+        let waiting = || spares().iter().filter(|(of, _)| of == root.path()).count();
+        lay_spares(root.path());
+        lay_spares(root.path());
+        assert_eq!(waiting(), SPARES);
+        let taken = root.path().join("vms/0");
+        bear_dir(&taken).unwrap();
+        fs::write(taken.join("mine"), b"").unwrap();
+        let error = bear_dir(&taken).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(waiting(), SPARES - 2);
+        // One that somebody removed is made anew, and so are those beyond what waits.
+        spares()
+            .iter()
+            .filter(|(of, _)| of == root.path())
+            .for_each(|(_, spare)| {
+                fs::remove_dir(spare).unwrap();
+            });
+        for number in 1..2 * SPARES {
+            bear_dir(&root.path().join(format!("vms/{number}"))).unwrap();
+        }
+        assert_eq!(waiting(), 0);
+        assert_eq!(
+            fs::read_dir(root.path().join("vms")).unwrap().count(),
+            2 * SPARES
+        );
+        assert!(taken.join("mine").exists());
+        lay_spares(root.path());
+        clear(root.path()).unwrap();
+        assert_eq!(waiting(), 0);
     }
 
     #[test]

@@ -276,7 +276,7 @@ impl Host {
     /// Makes the home folder of a VM.
     pub(super) fn make_home(&self, vm: &Vm) -> anyhow::Result<()> {
         let path = self.vm_home(&vm.row());
-        nursery::bear(&path, |path| fs::create_dir(path))
+        nursery::bear_dir(&path)
             .with_context(|| format!("cannot make the home folder {}", path.display()))
     }
 

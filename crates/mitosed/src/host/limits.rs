@@ -13,6 +13,7 @@
 //! budget has room for both. Clones born by `fork()` *lodge* in the group of their source until they
 //! are moved; meanwhile that group has no limit, so that no VM pays for another.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rustix::fs::statfs;
@@ -25,7 +26,7 @@ use super::{Host, Vm};
 use crate::cgroup::{Groups, Kills};
 use crate::error::{OpError, OpResult};
 use crate::inventory::{Changes, VmRow};
-use crate::usage;
+use crate::{nursery, usage};
 
 /// What a VM process takes beside guest RAM: its own pages, page cache of its disks, bytes.
 const PROCESS_BYTES: u64 = 128 << 20;
@@ -227,7 +228,7 @@ impl Host {
     }
 
     /// When nobody waits: gives the processes of new VMs groups of their own, limits what they
-    /// leave, and ranks all VMs.
+    /// leave, ranks all VMs, and makes homes for the next ones.
     pub(super) fn settle_in(self: &Arc<Self>, vms: Vec<Arc<Vm>>, lodging: Option<Lodging>) {
         let host = Arc::downgrade(self);
         self.pool.when_quiet(move || {
@@ -252,6 +253,10 @@ impl Host {
             }
         }
         self.rank_all();
+        let stores: BTreeSet<_> = vms.iter().map(|vm| vm.row().datastore).collect();
+        for store in stores {
+            nursery::lay_spares(self.store(&store).root());
+        }
     }
 
     /// Moves a VM's process into a group of its own; returns whether it has one now that it had not.

@@ -23,10 +23,10 @@ impl Host {
 
     /// New ids of a kind, rising.
     pub fn new_ids(&self, prefix: &str, count: usize) -> OpResult<Vec<ObjectId>> {
-        let first = self
-            .inventory
-            .take_numbers(prefix, count as u64)
-            .map_err(OpError::from)?;
+        let taken = self
+            .numbers
+            .take(self.inventory.as_ref(), prefix, count as u64);
+        let first = taken.map_err(OpError::from)?;
         let numbers = first..first + count as u64;
         Ok(numbers.map(|number| format!("{prefix}-{number}")).collect())
     }

@@ -118,6 +118,7 @@ impl Host {
                 .into_iter()
                 .for_each(|uid| self.pool.claim_uid(uid));
         }
+        self.numbers.give_back(self.inventory.as_ref())?;
         for (prefix, number) in self.numbers_on_disk() {
             let last = self.inventory.last_number(&prefix)?;
             if last < number {

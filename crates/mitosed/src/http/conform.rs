@@ -213,14 +213,14 @@ async fn checked(rules: &Rules, mut request: Request) -> Result<Request, HttpErr
         && !in_body.is_empty()
         && let Some(rest) = dry_run::sift(&rules.schemas, &rule.schema, &value, &in_body)
     {
-        user.may_name_files(rules.schemas.host_member(&rest, &rule.schema, ""))?;
+        user.may_name_files(|| rules.schemas.host_member(&rest, &rule.schema, ""))?;
         parts.extensions.insert(Sifted::new(&in_body));
         return Ok(Request::from_parts(parts, Body::from(rest.to_string())));
     }
     found.extend(in_body);
     refuse(&found)?;
     refuse_tagless(tagless)?;
-    user.may_name_files(rules.schemas.host_member(&value, &rule.schema, ""))?;
+    user.may_name_files(|| rules.schemas.host_member(&value, &rule.schema, ""))?;
     let body = match bytes.is_empty() {
         true => Body::empty(),
         false => Body::from(value.to_string()),
