@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, AsRawFd};
 const ALIGN: usize = 1 << 30;
 
 /// Addresses of guest RAM lie between these: far below where the kernel puts mappings by itself (it
-/// begins at the top), above what sanitizers use.
+/// begins at the top, unless it is told to lay processes out as it once did), above what
+/// AddressSanitizer uses.
 const PLACES: std::ops::Range<usize> = 0x2000_0000_0000..0x5000_0000_0000;
 
 /// Places that are tried before there is said to be none.
@@ -44,7 +45,8 @@ pub(crate) struct Mapping {
 ///
 /// It is not kept by a mapping: to replace one, the kernel first tells KVM that the range changes, and
 /// KVM looks through its tables for all of the guest's pages where it keeps such tables (0.2 ms for
-/// each GiB). Nothing else of this process comes there by itself, see [`PLACES`].
+/// each GiB). Nothing else of this process is likely to come there, see [`PLACES`]; where it does, mapping
+/// fails.
 #[derive(Debug)]
 pub(crate) struct Place {
     address: usize,

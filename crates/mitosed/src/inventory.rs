@@ -222,8 +222,8 @@ pub trait Inventory: Send + Sync {
     fn last_number(&self, prefix: &str) -> Result<u64, InventoryError>;
     /// Takes `count` numbers for ids with `prefix`, never given before; returns the first.
     fn take_numbers(&self, prefix: &str, count: u64) -> Result<u64, InventoryError>;
-    /// Gives back the last `count` numbers that were taken for `prefix`.
-    fn give_numbers_back(&self, prefix: &str, count: u64) -> Result<(), InventoryError>;
+    /// Gives the numbers from `first` to before `end` back, where they are the last that were taken.
+    fn give_numbers_back(&self, prefix: &str, first: u64, end: u64) -> Result<(), InventoryError>;
     /// Makes everything applied so far durable.
     fn sync(&self) -> Result<(), InventoryError>;
     /// Keeps a copy of the store as it is, in place of an earlier copy.
@@ -237,11 +237,6 @@ pub trait Inventory: Send + Sync {
     /// Adds a task and returns its number; `asked` is the digest of the call that its idempotency
     /// key came with.
     fn add_task(&self, task: &Task, asked: Option<&str>) -> Result<i64, InventoryError>;
-    /// As [`add_task`](Self::add_task), but the task is added with the next changes, or when one asks
-    /// for tasks: nobody is to know its number before.
-    fn add_task_later(&self, task: &Task, asked: Option<&str>) -> Result<i64, InventoryError>;
-    /// Adds the tasks that are to be added later.
-    fn add_waiting_tasks(&self) -> Result<(), InventoryError>;
     /// Replaces a task.
     fn put_task(&self, task: &Task) -> Result<(), InventoryError>;
     /// Returns a task.

@@ -88,12 +88,23 @@ pub fn bear<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Resu
 /// Makes empty directories below `root` ahead, until there are some; those that cannot be made now are
 /// made when they are needed.
 pub fn lay_spares(root: &Path) {
-    let waiting = spares().iter().filter(|(of, _)| of == root).count();
-    for _ in waiting..SPARES {
+    let enough = |spares: &[(PathBuf, PathBuf)]| {
+        let waiting = spares.iter().filter(|(of, _)| of == root);
+        waiting.count() >= SPARES
+    };
+    while !enough(&spares()) {
         let place = new_place(root);
-        if fs::create_dir(&place).is_ok() {
-            spares().push((root.to_owned(), place));
+        if fs::create_dir(&place).is_err() {
+            return;
         }
+        let mut spares = spares();
+        if !enough(&spares) {
+            spares.push((root.to_owned(), place));
+            continue;
+        }
+        // Somebody else has made some meanwhile.
+        drop(spares);
+        let _ = fs::remove_dir(&place);
     }
 }
 

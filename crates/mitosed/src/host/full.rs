@@ -54,11 +54,8 @@ pub fn clone_task(source: &Vm, request: &ForkRequest) -> TaskSpec {
         .about(&source.id)
         .items(&request.names);
     match request.mode {
-        _ if request.snapshot.is_some() => spec,
-        CloneMode::Full => spec.cancellable(),
-        // It is over in milliseconds, and its intent is on record before anything is made.
-        CloneMode::Instant => spec.later(source.state() == PowerState::Running),
-        CloneMode::Linked => spec,
+        CloneMode::Full if request.snapshot.is_none() => spec.cancellable(),
+        _ => spec,
     }
 }
 

@@ -54,10 +54,7 @@ pub(super) fn check_own_among<'a>(
                 .map(|(i, nic)| (nic.mac, i)),
         );
     }
-    let of_its_own =
-        |port: &&SerialRequest| matches!(port, SerialRequest::File(_) | SerialRequest::Unix(_));
-    let ports = rows.iter().flat_map(|row| &row.serial);
-    let ports: Vec<&SerialRequest> = ports.filter(of_its_own).collect();
+    let ports: Vec<&SerialRequest> = rows.iter().flat_map(|row| &row.serial).collect();
     let own: HashSet<&str> = rows.iter().map(|row| &*row.id).collect();
     for vm in listed {
         let live = vm.live();
@@ -72,8 +69,16 @@ pub(super) fn check_own_among<'a>(
         if let Some((mac, index)) = nics.find_map(|nic| macs.get_key_value(&nic.mac)) {
             return Err(mac_taken(*mac).about(&format!("nets[{index}].mac")));
         }
-        if let Some(port) = ports.iter().find(|port| there.serial.contains(port))
-            && let SerialRequest::File(path) | SerialRequest::Unix(path) = port
+        check_ports(there, &ports)?;
+    }
+    Ok(())
+}
+
+/// Refuses files and sockets of serial ports that the VM of the row has.
+pub(super) fn check_ports(there: &VmRow, ports: &[&SerialRequest]) -> OpResult<()> {
+    for port in ports {
+        if let SerialRequest::File(path) | SerialRequest::Unix(path) = port
+            && there.serial.contains(port)
         {
             return Err(OpError::conflict(format!(
                 "serial: {} belongs to the VM {}; give another path",

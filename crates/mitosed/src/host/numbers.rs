@@ -42,7 +42,7 @@ impl Numbers {
     /// Gives the numbers back that nobody was given.
     pub fn give_back(&self, inventory: &dyn Inventory) -> Result<(), InventoryError> {
         for (prefix, (first, end)) in self.lock().drain() {
-            inventory.give_numbers_back(&prefix, end - first)?;
+            inventory.give_numbers_back(&prefix, first, end)?;
         }
         Ok(())
     }

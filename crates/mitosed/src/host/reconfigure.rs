@@ -24,12 +24,12 @@ use super::check::Problems;
 use super::datastores::Promise;
 use super::describe::Description;
 use super::events::with_event;
-use super::identity::check_own_among;
+use super::identity::check_ports;
 use super::media::{Media, check_slots};
 use super::states::Operation;
 use super::{Host, Vm, check_version, vm_event};
 use crate::error::{OpError, OpResult};
-use crate::inventory::VmRow;
+use crate::inventory::{Changes, VmRow};
 
 /// Time that a VM process has for a change.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -160,7 +160,11 @@ impl Host {
             set_adjusted(row, change);
             row.version += 1;
         });
-        written.inspect_err(|_| vm.update(|live| adjust_back(&mut live.row, &before)))?;
+        written.inspect_err(|_| {
+            vm.update(|live| adjust_back(&mut live.row, &before));
+            // Somebody else may have written it meanwhile.
+            self.commit_logged(&[vm], Changes::default());
+        })?;
         let sent = self.send_links(vm, change).and_then(|()| {
             let mut ports = change.serial.iter();
             ports.try_for_each(|port| self.send_serial(vm, port))
@@ -181,12 +185,14 @@ impl Host {
     /// Gives a VM files and sockets for its serial ports that no other VM may have; nobody else gets
     /// any of them in between.
     fn claim_ports(&self, vm: &Vm, change: &ReconfigureRequest) -> OpResult<()> {
+        if change.serial.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<_> = change.serial.iter().map(|port| &port.backend).collect();
         let vms = self.vms.write().unwrap_or_else(PoisonError::into_inner);
-        let mut new = vm.row();
-        // Clones may keep the addresses that it has had all along.
-        new.spec.nics.clear();
-        set_adjusted(&mut new, change);
-        check_own_among(vms.all(), std::slice::from_ref(&new))?;
+        for other in vms.all().filter(|other| other.id != vm.id) {
+            check_ports(&other.live().row, &wanted)?;
+        }
         vm.update(|live| set_adjusted(&mut live.row, change));
         Ok(())
     }

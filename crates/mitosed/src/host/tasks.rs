@@ -76,7 +76,6 @@ pub(super) struct Tasks {
 pub struct TaskSpec {
     task: Task,
     asked: Option<String>,
-    later: bool,
 }
 
 impl TaskSpec {
@@ -85,7 +84,6 @@ impl TaskSpec {
         Self {
             task: Task::new(kind, subject),
             asked: None,
-            later: false,
         }
     }
 
@@ -117,18 +115,6 @@ impl TaskSpec {
     pub fn key(mut self, key: Option<String>) -> Self {
         self.task.idempotency_key = key;
         self
-    }
-
-    /// The same, put on record with the first thing that it changes, or at once: before that nobody
-    /// may be told its number, see [`Host::record_tasks`].
-    pub fn later(mut self, later: bool) -> Self {
-        self.later = later;
-        self
-    }
-
-    /// Whether it may be put on record later.
-    pub fn is_later(&self) -> bool {
-        self.later
     }
 
     /// The same, with the digest of the call that the key came with.
@@ -241,11 +227,7 @@ impl Host {
     /// Puts a task on record and returns what is to be done for it: nothing where its idempotency
     /// key was used before, then the handle is that task's.
     pub fn begin_task(self: &Arc<Self>, spec: TaskSpec) -> OpResult<(TaskHandle, Option<TaskRun>)> {
-        let TaskSpec {
-            mut task,
-            asked,
-            later,
-        } = spec;
+        let TaskSpec { mut task, asked } = spec;
         check_key(task.idempotency_key.as_deref())?;
         task.started_at_ms = now_ms();
         let cancel = CancelToken::default();
@@ -253,10 +235,7 @@ impl Host {
         if let Some(earlier) = self.earlier_task(&task, asked.as_deref())? {
             return Ok((earlier, None));
         }
-        let added = match later {
-            true => self.inventory.add_task_later(&task, asked.as_deref()),
-            false => self.inventory.add_task(&task, asked.as_deref()),
-        };
+        let added = self.inventory.add_task(&task, asked.as_deref());
         task.id = added.map_err(OpError::from)?;
         let (id, user) = (task.id, task.user.clone());
         let (sender, progress) = watch::channel(task);
@@ -276,13 +255,6 @@ impl Host {
             user,
         };
         Ok((handle, Some(run)))
-    }
-
-    /// Puts tasks on record that were to wait for their first change.
-    pub fn record_tasks(&self) {
-        if let Err(error) = self.inventory.add_waiting_tasks() {
-            tracing::warn!("{:#}", anyhow::Error::from(error));
-        }
     }
 
     /// The task of the call with the digest `asked` and an idempotency key; where the key came with

@@ -164,8 +164,7 @@ pub async fn run<T: Serialize>(
     work: impl FnOnce(&TaskContext) -> OpResult<T> + Send + 'static,
 ) -> Result<Response, HttpError> {
     let wait = call.wait;
-    let later = wait && spec.is_later();
-    let begun = start(host, call, spec.later(later), work);
+    let begun = start(host, call, spec, work);
     let (handle, ended) = match wait {
         true => begun.ended().await?,
         false => (begun.handle().await?, false),
@@ -224,7 +223,6 @@ pub fn accepted(task: Task) -> Response {
 
 /// A task that a thread was asked to begin.
 struct Begun {
-    host: Arc<Host>,
     handle: oneshot::Receiver<OpResult<TaskHandle>>,
     /// Nothing is sent: it closes when the thread has no more to do for the task.
     over: oneshot::Receiver<()>,
@@ -241,15 +239,6 @@ impl Begun {
     async fn ended(mut self) -> Result<(TaskHandle, bool), HttpError> {
         // Nobody is woken when it begins: that would take the processor from the work.
         let waited = tokio::time::timeout(WAIT_MAX, &mut self.over).await;
-        if waited.is_err() {
-            // The answer tells its number.
-            let host = Arc::clone(&self.host);
-            run_blocking(move || {
-                host.record_tasks();
-                Ok(())
-            })
-            .await?;
-        }
         let mut handle = self.handle().await?;
         let over = match waited {
             // An earlier call with the same key may be at work for it.
@@ -269,11 +258,6 @@ fn start<T: Serialize>(
     let spec = spec.user(&call.user.name).key(call.key).asked(call.asked);
     let (tell, handle) = oneshot::channel();
     let (working, over) = oneshot::channel::<()>();
-    let begun = Begun {
-        host: Arc::clone(&host),
-        handle,
-        over,
-    };
     // One thread records the task and works for it: another would have to be made and woken first,
     // and a clone waits for it.
     tokio::task::spawn_blocking(move || {
@@ -288,7 +272,7 @@ fn start<T: Serialize>(
         }
         drop(working);
     });
-    begun
+    Begun { handle, over }
 }
 
 /// Waits for the end of a task, as long as an answer can wait; says whether it has ended.

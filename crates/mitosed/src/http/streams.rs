@@ -23,7 +23,7 @@ use utoipa::IntoParams;
 
 use super::Shared;
 use super::access::revoked;
-use super::answer::HttpError;
+use super::answer::{HttpError, run_blocking};
 use super::relay;
 use super::vms::VmPath;
 use crate::error::{OpError, OpResult};
@@ -56,16 +56,21 @@ pub struct LogQuery {
     process: bool,
 }
 
-fn log_path(host: &Host, vm: &Vm, query: &LogQuery) -> OpResult<PathBuf> {
-    let path = match query.process {
-        true => host.process_log(vm),
-        false => host.serial_log(vm)?,
+/// Path of the log of a VM; the datastore that it is on may take its time.
+async fn log_path(host: &Arc<Host>, vm: &Arc<Vm>, process: bool) -> Result<PathBuf, HttpError> {
+    let (host, vm) = (Arc::clone(host), Arc::clone(vm));
+    let find = move || {
+        let path = match process {
+            true => host.process_log(&vm),
+            false => host.serial_log(&vm)?,
+        };
+        if !path.exists() {
+            // A VM that never ran has none.
+            host.check_home_of(&vm)?;
+        }
+        Ok(path)
     };
-    if !path.exists() {
-        // A VM that never ran has none.
-        host.check_home_of(vm)?;
-    }
-    Ok(path)
+    run_blocking(find).await
 }
 
 /// Log of a VM
@@ -80,7 +85,7 @@ pub async fn log(
     Query(query): Query<LogQuery>,
 ) -> Result<Response, HttpError> {
     let vm = host.find(&path.vm)?;
-    let path = log_path(&host, &vm, &query)?;
+    let path = log_path(&host, &vm, query.process).await?;
     let (sender, receiver) = mpsc::channel(16);
     let tail = query.tail_bytes.unwrap_or(u64::MAX);
     tokio::spawn(async move {
@@ -100,7 +105,7 @@ async fn follow_log(
     request: Request,
 ) -> Result<Response, HttpError> {
     let vm = host.find(&path.vm)?;
-    let path = log_path(&host, &vm, &query)?;
+    let path = log_path(&host, &vm, query.process).await?;
     let tail = query.tail_bytes.unwrap_or(u64::MAX);
     upgrade(host, request, move |mut stream| async move {
         let (sender, mut receiver) = mpsc::channel(16);

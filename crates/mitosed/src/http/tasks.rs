@@ -84,14 +84,13 @@ async fn cancel(
 #[utoipa::path(get, path = "/tasks/{task}/events", tag = "tasks", operation_id = "follow_task", params(TaskPath), responses(
     (status = 200, description = "Its states as they come", body = String, content_type = "text/event-stream"),
 ))]
-async fn follow(State(host): Shared, Path(TaskPath { task: id }): Path<TaskPath>) -> Response {
+async fn follow(
+    State(host): Shared,
+    Path(TaskPath { task: id }): Path<TaskPath>,
+) -> Result<Response, HttpError> {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Event, Infallible>>(16);
-    let first = host.task(id);
+    let first = task_of(&host, id).await?;
     let live = host.live_task(id);
-    let first = match first {
-        Ok(first) => first,
-        Err(error) => return HttpError::from(error).into_response(),
-    };
     tokio::spawn(async move {
         let mut last = first;
         if sender.send(Ok(event(&last))).await.is_err() {
@@ -105,14 +104,18 @@ async fn follow(State(host): Shared, Path(TaskPath { task: id }): Path<TaskPath>
             }
         }
         if last.state == TaskState::Running
-            && let Ok(last) = host.task(id)
+            && let Ok(last) = task_of(&host, id).await
         {
             let _ = sender.send(Ok(event(&last))).await;
         }
     });
-    Sse::new(ReceiverStream::new(receiver))
-        .keep_alive(KeepAlive::default())
-        .into_response()
+    let stream = Sse::new(ReceiverStream::new(receiver));
+    Ok(stream.keep_alive(KeepAlive::default()).into_response())
+}
+
+async fn task_of(host: &Arc<Host>, id: i64) -> Result<Task, HttpError> {
+    let host = Arc::clone(host);
+    run_blocking(move || host.task(id)).await
 }
 
 fn event(task: &Task) -> Event {

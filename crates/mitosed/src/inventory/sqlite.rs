@@ -3,8 +3,6 @@
 //! A commit does not wait for the disk (that is [`Inventory::sync`]'s work), so it costs some ten
 //! microseconds and survives the daemon's SIGKILL, not the host's.
 
-mod store;
-
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -14,7 +12,6 @@ use api_types::{Event, Task, TaskState};
 use rusqlite::{Connection, OptionalExtension, params};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use self::store::{NewTask, Store, document_of, insert_tasks};
 use super::migrations::{FORM, migrate};
 use super::{
     Changes, Contents, Inventory, InventoryError, LayerRow, NewEvent, ObjectRow, RESTORE,
@@ -24,6 +21,9 @@ use crate::clock::now_ms;
 
 /// Events kept; older ones are forgotten.
 const MAX_EVENTS: i64 = 100_000;
+
+/// Tasks kept; older ones that have ended are forgotten.
+const MAX_TASKS: i64 = 20_000;
 
 /// Space that is reserved for the log, which SQLite moves into the file at about 4 MiB, bytes.
 const LOG_RESERVE_BYTES: u64 = 8 << 20;
@@ -35,7 +35,7 @@ const RESERVE_BELOW_BYTES: u64 = 64 << 20;
 /// Inventory in a SQLite file.
 #[derive(Debug)]
 pub struct Sqlite {
-    store: Mutex<Store>,
+    connection: Mutex<Connection>,
     /// The file itself. Nobody else in this process may open and close it: with the first descriptor
     /// that is closed go all of SQLite's locks (fcntl(2), "Record locks"), and a program that looks
     /// into the inventory would take the log away from below the daemon.
@@ -75,7 +75,7 @@ impl Sqlite {
         sync_directory(path.parent().unwrap_or(Path::new("/"))).map_err(InventoryError::Sync)?;
         let file = File::options().read(true).write(true).open(path);
         let store = Self {
-            store: Mutex::new(Store::new(connection).map_err(failed)?),
+            connection: Mutex::new(connection),
             file: file.map_err(InventoryError::Protect)?,
             path: path.to_owned(),
             log,
@@ -105,17 +105,10 @@ impl Sqlite {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The same, with all tasks in the file, where it takes them.
-    fn lock_with_tasks(&self) -> MutexGuard<'_, Store> {
-        let mut store = self.lock();
-        if let Err(error) = store.add_waiting() {
-            tracing::debug!(%error, "tasks wait for their record");
-        }
-        store
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn documents<T: serde::de::DeserializeOwned>(
@@ -237,6 +230,13 @@ fn check_whole(connection: &Connection, path: &Path) -> Result<(), InventoryErro
     }
 }
 
+fn document_of(task: &Task) -> Result<String, InventoryError> {
+    serde_json::to_string(task).map_err(|source| InventoryError::Row {
+        id: task.id.to_string(),
+        source,
+    })
+}
+
 /// An object but for its document.
 fn object_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<ObjectRow> {
     Ok(ObjectRow {
@@ -259,15 +259,8 @@ impl Inventory for Sqlite {
     }
 
     fn apply(&self, changes: &Changes) -> Result<Vec<Event>, InventoryError> {
-        let mut store = self.lock();
-        let Store {
-            connection,
-            waiting,
-            ..
-        } = &mut *store;
-        let events = write_all(connection, waiting, changes).map_err(access("change"))?;
-        waiting.clear();
-        Ok(events)
+        let mut connection = self.lock();
+        write_all(&mut connection, changes).map_err(access("change"))
     }
 
     fn last_number(&self, prefix: &str) -> Result<u64, InventoryError> {
@@ -285,21 +278,15 @@ impl Inventory for Sqlite {
 
     fn take_numbers(&self, prefix: &str, count: u64) -> Result<u64, InventoryError> {
         let count = count.cast_signed();
-        let last: i64 = self
-            .lock()
-            .prepare_cached(
-                "INSERT INTO counters (prefix, last) VALUES (?1, ?2)
-                 ON CONFLICT (prefix) DO UPDATE SET last = last + ?2 RETURNING last",
-            )
-            .and_then(|mut take| take.query_row(params![prefix, count], |row| row.get(0)))
-            .map_err(access("change"))?;
+        let last = take_numbers(&mut self.lock(), prefix, count).map_err(access("change"))?;
         Ok((last - count + 1).cast_unsigned())
     }
 
-    fn give_numbers_back(&self, prefix: &str, count: u64) -> Result<(), InventoryError> {
-        let give = "UPDATE counters SET last = last - ?2 WHERE prefix = ?1";
+    fn give_numbers_back(&self, prefix: &str, first: u64, end: u64) -> Result<(), InventoryError> {
+        let give = "UPDATE counters SET last = ?2 WHERE prefix = ?1 AND last = ?3";
+        let [before, last] = [first, end].map(|number| number.cast_signed() - 1);
         self.lock()
-            .execute(give, params![prefix, count.cast_signed()])
+            .execute(give, params![prefix, before, last])
             .map_err(access("change"))?;
         Ok(())
     }
@@ -352,31 +339,30 @@ impl Inventory for Sqlite {
     }
 
     fn add_task(&self, task: &Task, asked: Option<&str>) -> Result<i64, InventoryError> {
-        let mut store = self.lock();
-        let id = store.take(task, asked)?;
-        match store.add_waiting() {
-            Ok(()) => Ok(id),
-            Err(error) => {
-                store.waiting.pop();
-                Err(access("change")(error))
-            }
+        let doc = document_of(task)?;
+        let running = task.state == TaskState::Running;
+        let connection = self.lock();
+        let values = params![running, doc, task.idempotency_key, asked];
+        connection
+            .prepare_cached("INSERT INTO tasks (running, doc, key, asked) VALUES (?1, ?2, ?3, ?4)")
+            .and_then(|mut insert| insert.execute(values))
+            .map_err(access("change"))?;
+        let id = connection.last_insert_rowid();
+        if id % 1000 == 0 {
+            connection
+                .execute(
+                    "DELETE FROM tasks WHERE id <= ?1 AND NOT running",
+                    [id - MAX_TASKS],
+                )
+                .map_err(access("change"))?;
         }
-    }
-
-    fn add_task_later(&self, task: &Task, asked: Option<&str>) -> Result<i64, InventoryError> {
-        self.lock().take(task, asked)
-    }
-
-    fn add_waiting_tasks(&self) -> Result<(), InventoryError> {
-        self.lock().add_waiting().map_err(access("change"))
+        Ok(id)
     }
 
     fn put_task(&self, task: &Task) -> Result<(), InventoryError> {
         let doc = document_of(task)?;
         let running = task.state == TaskState::Running;
-        let mut store = self.lock();
-        store.add_waiting().map_err(access("change"))?;
-        store
+        self.lock()
             .prepare_cached("UPDATE tasks SET running = ?2, doc = ?3 WHERE id = ?1")
             .and_then(|mut update| update.execute(params![task.id, running, doc]))
             .map_err(access("change"))?;
@@ -384,11 +370,7 @@ impl Inventory for Sqlite {
     }
 
     fn task_of_key(&self, key: &str) -> Result<Option<(i64, Option<String>)>, InventoryError> {
-        let store = self.lock_with_tasks();
-        if let Some(found) = store.waiting_of_key(key) {
-            return Ok(Some(found));
-        }
-        store
+        self.lock()
             .query_row("SELECT id, asked FROM tasks WHERE key = ?1", [key], |row| {
                 Ok((row.get(0)?, row.get(1)?))
             })
@@ -397,7 +379,7 @@ impl Inventory for Sqlite {
     }
 
     fn tasks(&self, before: i64, limit: usize) -> Result<Vec<Task>, InventoryError> {
-        let connection = self.lock_with_tasks();
+        let connection = self.lock();
         let mut statement = connection
             .prepare_cached("SELECT id, doc FROM tasks WHERE id < ?1 ORDER BY id DESC LIMIT ?2")
             .map_err(access("read"))?;
@@ -433,7 +415,7 @@ impl Inventory for Sqlite {
 
     fn running_tasks(&self) -> Result<Vec<Task>, InventoryError> {
         let ids: Vec<i64> = {
-            let connection = self.lock_with_tasks();
+            let connection = self.lock();
             let mut statement = connection
                 .prepare("SELECT id FROM tasks WHERE running")
                 .map_err(access("read"))?;
@@ -450,16 +432,23 @@ impl Inventory for Sqlite {
     }
 }
 
-fn write_all(
-    connection: &mut Connection,
-    tasks: &[NewTask],
-    changes: &Changes,
-) -> rusqlite::Result<Vec<Event>> {
+/// Takes numbers; returns the last.
+fn take_numbers(connection: &mut Connection, prefix: &str, count: i64) -> rusqlite::Result<i64> {
+    // By itself the statement gives its row before it is committed, and nobody hears that this failed.
+    let transaction = connection.transaction()?;
+    let last = transaction
+        .prepare_cached(
+            "INSERT INTO counters (prefix, last) VALUES (?1, ?2)
+             ON CONFLICT (prefix) DO UPDATE SET last = last + ?2 RETURNING last",
+        )?
+        .query_row(params![prefix, count], |row| row.get(0))?;
+    transaction.commit()?;
+    Ok(last)
+}
+
+fn write_all(connection: &mut Connection, changes: &Changes) -> rusqlite::Result<Vec<Event>> {
     let encode = |error: serde_json::Error| rusqlite::Error::ToSqlConversionFailure(error.into());
     let transaction = connection.transaction()?;
-    if !tasks.is_empty() {
-        insert_tasks(&transaction, tasks)?;
-    }
     let mut events = Vec::with_capacity(changes.events.len());
     {
         let mut remove_object = transaction.prepare_cached("DELETE FROM objects WHERE id = ?1")?;

@@ -126,49 +126,6 @@ fn tasks_keep_their_number_and_running_ones_are_found() {
 }
 
 #[test]
-fn a_task_that_waits_is_added_with_what_comes_next() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("i.db");
-    let numbers = || {
-        let tasks = Sqlite::open(&path).unwrap().running_tasks().unwrap();
-        tasks.iter().map(|task| task.id).collect::<Vec<i64>>()
-    };
-    let store = Sqlite::open(&path).unwrap();
-    let task = Task::new("vm.fork", "a");
-    assert_eq!(store.add_task_later(&task, None).unwrap(), 1);
-    assert_eq!(store.add_task_later(&task, None).unwrap(), 2);
-    // A daemon that ended here had told nobody of them; the numbers are given again.
-    drop(store);
-    assert_eq!(numbers(), [0; 0]);
-    let store = Sqlite::open(&path).unwrap();
-    assert_eq!(store.add_task_later(&task, None).unwrap(), 1);
-    let failing = Changes {
-        vms: vec![vm("1", "a"), vm("2", "a")],
-        ..Changes::default()
-    };
-    store.apply(&failing).unwrap_err();
-    store.apply(&Changes::default()).unwrap();
-    drop(store);
-    assert_eq!(numbers(), [1]);
-    let store = Sqlite::open(&path).unwrap();
-    assert_eq!(store.add_task_later(&task, None).unwrap(), 2);
-    let mut keyed = task.clone();
-    keyed.idempotency_key = Some("k".to_owned());
-    assert_eq!(store.add_task_later(&keyed, Some("digest")).unwrap(), 3);
-    let found = store.task_of_key("k").unwrap();
-    assert_eq!(found, Some((3, Some("digest".to_owned()))));
-    assert_eq!(store.add_task_later(&task, None).unwrap(), 4);
-    keyed.id = 4;
-    keyed.state = TaskState::Failed;
-    store.put_task(&keyed).unwrap();
-    assert_eq!(store.add_task(&task, None).unwrap(), 5);
-    store.add_task_later(&task, None).unwrap();
-    store.add_waiting_tasks().unwrap();
-    drop(store);
-    assert_eq!(numbers(), [1, 2, 3, 5, 6]);
-}
-
-#[test]
 fn numbers_are_given_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("i.db");
@@ -179,6 +136,37 @@ fn numbers_are_given_once() {
     let store = Sqlite::open(&path).unwrap();
     assert_eq!(store.take_numbers("vm", 1).unwrap(), 12);
     assert_eq!(store.take_numbers("datastore", 1).unwrap(), 2);
+}
+
+#[test]
+fn numbers_whose_record_fails_are_not_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("i.db");
+    drop(Sqlite::open(&path).unwrap());
+    let change = |sql: &str| {
+        rusqlite::Connection::open(&path)
+            .unwrap()
+            .execute_batch(sql)
+    };
+    // What breaks a deferred rule is found by the commit.
+    change(
+        "CREATE TABLE broken (of TEXT REFERENCES objects (id) DEFERRABLE INITIALLY DEFERRED);
+         CREATE TRIGGER breaks AFTER INSERT ON counters WHEN new.prefix = 'vm'
+         BEGIN INSERT INTO broken VALUES ('nobody'); END;",
+    )
+    .unwrap();
+    let store = Sqlite::open(&path).unwrap();
+    store.take_numbers("vm", 3).unwrap_err();
+    assert_eq!(store.last_number("vm").unwrap(), 0);
+    drop(store);
+    change("DROP TRIGGER breaks").unwrap();
+    let store = Sqlite::open(&path).unwrap();
+    assert_eq!(store.take_numbers("vm", 3).unwrap(), 1);
+    // Only the last can be given back.
+    store.give_numbers_back("vm", 1, 3).unwrap();
+    assert_eq!(store.last_number("vm").unwrap(), 3);
+    store.give_numbers_back("vm", 2, 4).unwrap();
+    assert_eq!(store.last_number("vm").unwrap(), 1);
 }
 
 #[test]
