@@ -258,9 +258,7 @@ fn start<T: Serialize>(
     let spec = spec.user(&call.user.name).key(call.key).asked(call.asked);
     let (tell, handle) = oneshot::channel();
     let (working, over) = oneshot::channel::<()>();
-    // One thread records the task and works for it: another would have to be made and woken first,
-    // and a clone waits for it.
-    tokio::task::spawn_blocking(move || {
+    let work = move || {
         let (begun, run) = match host.begin_task(spec) {
             Ok((handle, run)) => (Ok(handle), run),
             Err(error) => (Err(error), None),
@@ -271,7 +269,10 @@ fn start<T: Serialize>(
             run.run(work);
         }
         drop(working);
-    });
+    };
+    // This thread records the task and works for it as soon as it has left the request: a clone would
+    // wait until another is awake. Another one goes on with requests, when it is.
+    tokio::spawn(async { tokio::task::block_in_place(work) });
     Begun { handle, over }
 }
 
