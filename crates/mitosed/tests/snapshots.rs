@@ -484,6 +484,13 @@ fn a_return_takes_no_address_that_another_vm_was_given_since() {
     };
     let (first, second) = ("52:54:00:00:00:01", "52:54:00:00:00:02");
     bed.client.run(&machine("a", first, "10.1.1.1/24")).unwrap();
+    let set = |vm: &str, change: serde_json::Value| {
+        let change = serde_json::from_value(change).unwrap();
+        bed.client.reconfigure(vm, None, &change).unwrap();
+    };
+    let file = serde_json::json!({"file": bed.file("serial")});
+    let serial = |backend: &serde_json::Value| serde_json::json!({"serial": [{"port": 0, "backend": backend}]});
+    set("a", serial(&file));
     snapshot(&bed, "a", "s", false);
     let uuid = bed.detail("a").uuid;
     // Clones that keep its address are to have it.
@@ -494,10 +501,6 @@ fn a_return_takes_no_address_that_another_vm_was_given_since() {
     };
     bed.client.fork("a", &same).unwrap();
     bed.client.revert("a", "s", |_| ()).unwrap();
-    let set = |vm: &str, change: serde_json::Value| {
-        let change = serde_json::from_value(change).unwrap();
-        bed.client.reconfigure(vm, None, &change).unwrap();
-    };
     let no = |words: &str| {
         let before = bed.detail("a");
         let error = bed.client.revert("a", "s", |_| ()).unwrap_err();
@@ -530,6 +533,14 @@ fn a_return_takes_no_address_that_another_vm_was_given_since() {
     set("d", serde_json::json!({"uuid": uuid}));
     no("d has its UUID");
     bed.client.remove("d", false).unwrap();
+    // Its serial port went elsewhere, and another has the file.
+    set("a", serial(&"log".into()));
+    bed.client
+        .run(&machine("e", second, "10.1.1.5/24"))
+        .unwrap();
+    set("e", serial(&file));
+    no("for a serial port");
+    bed.client.remove("e", false).unwrap();
     bed.client.revert("a", "s", |_| ()).unwrap();
     let detail = bed.detail("a");
     assert_eq!((detail.uuid, detail.nics.len()), (uuid, 1));

@@ -4,10 +4,11 @@
 //! its disks and configuration of that time. Before it nothing but the process is gone, after it
 //! the VM is at the snapshot: a daemon that ends in between leaves one or the other.
 
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use anyhow::Context;
-use api_types::{DryRun, ErrorKind};
+use api_types::{DryRun, ErrorKind, SerialRequest};
 use vm_spec::MacAddr;
 
 use super::{Host, Vm, vm_event};
@@ -133,7 +134,7 @@ impl Host {
         }
     }
 
-    /// Refuses a return to a machine whose addresses or UUID another VM was given since. Its guest, or
+    /// Refuses a return to a machine whose addresses, UUID or serial ports another VM was given since. Its guest, or
     /// those who know it, would hold on to them, so that it gets no new ones as a clone does.
     fn check_unique(
         &self,
@@ -150,8 +151,12 @@ impl Host {
             if after.uuid != present.uuid && live.row.uuid == after.uuid {
                 return Some(format!("{name} has its UUID"));
             }
-            let mac = taken_mac(&present, &after, &live.row)?;
-            Some(format!("{name} has its hardware address {mac}"))
+            if let Some(mac) = taken_mac(&present, &after, &live.row) {
+                return Some(format!("{name} has its hardware address {mac}"));
+            }
+            let path = taken_port(&present, &after, &live.row)?;
+            let path = path.display();
+            Some(format!("{name} has {path} for a serial port"))
         });
         let taken = of_others.or_else(|| {
             let rows = std::slice::from_ref(&after);
@@ -248,6 +253,19 @@ fn taken_mac(present: &VmRow, after: &VmRow, other: &VmRow) -> Option<MacAddr> {
     let mut nics = after.spec.nics.iter();
     nics.find(|nic| !nic.keep_mac && !had(nic.mac) && has(nic.mac))
         .map(|nic| nic.mac)
+}
+
+/// The file or socket of a serial port that `present` has not, `after` has, and `other` has.
+fn taken_port<'a>(present: &VmRow, after: &'a VmRow, other: &VmRow) -> Option<&'a Path> {
+    let mut ports = after.serial.iter();
+    ports.find_map(|port| match port {
+        SerialRequest::File(path) | SerialRequest::Unix(path)
+            if !present.serial.contains(port) && other.serial.contains(port) =>
+        {
+            Some(path.as_path())
+        }
+        _ => None,
+    })
 }
 
 /// The row of a VM that has returned to a snapshot: the machine of that time, in the place and with
