@@ -37,7 +37,7 @@ const ALL_STARTED: &str = "systemctl is-system-running --wait";
 const READ_HOST_KEYS: &str = "
     own=$(cut -d ' ' -f 1,2 /etc/ssh/ssh_host_*_key.pub | sort)
     for try in $(seq 100); do
-        shown=$(ssh-keyscan localhost 2>/dev/null | cut -d ' ' -f 2,3 | sort)
+        shown=$(ssh-keyscan localhost 2>/dev/null | grep -v '^#' | cut -d ' ' -f 2,3 | sort)
         [ \"$shown\" = \"$own\" ] && [ $(echo \"$own\" | wc -l) = 3 ] && echo \"$own\" && exit
         sleep 0.3
     done
