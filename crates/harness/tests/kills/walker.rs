@@ -386,11 +386,10 @@ fn wrong_files(home: &Path, database: &Database) -> Vec<String> {
                 let path = place.join(name);
                 path.is_dir() && names_in(&path).is_empty()
             };
-            let made = names_in(&place);
-            spares += made.iter().filter(|name| spare(name)).count();
+            let (empty, made): (Vec<_>, Vec<_>) = names_in(&place).into_iter().partition(spare);
+            spares += empty.len();
             found.extend(
                 made.iter()
-                    .filter(|name| !spare(name))
                     .map(|name| format!("{name} was never given its name")),
             );
         }

@@ -134,8 +134,8 @@ impl Host {
         }
     }
 
-    /// Refuses a return to a machine whose addresses, UUID or serial ports another VM was given since. Its guest, or
-    /// those who know it, would hold on to them, so that it gets no new ones as a clone does.
+    /// Refuses a return to a machine whose addresses, UUID or serial ports another VM was given since.
+    /// Its guest, or those who know it, would hold on to them, so that it gets no new ones as a clone does.
     fn check_unique(
         &self,
         vm: &Vm,
