@@ -52,6 +52,21 @@ fn wait_counter(vm: &VmProcess, least: usize) -> Vec<u64> {
     )
 }
 
+/// Asserts that every thread may run on the processors that this one may run on: a fork keeps threads on
+/// one of them for a moment only.
+fn assert_not_pinned(vm: &VmProcess) {
+    let allowed = |status: &Path| {
+        let text = std::fs::read_to_string(status).expect("status");
+        let line = text.lines().find(|line| line.starts_with("Cpus_allowed:"));
+        line.expect("processors").to_owned()
+    };
+    let own = allowed(Path::new("/proc/self/status"));
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", vm.pid())).expect("threads");
+    for task in tasks.map(|task| task.expect("thread").path()) {
+        assert_eq!(allowed(&task.join("status")), own, "{}", task.display());
+    }
+}
+
 #[test]
 fn clones_go_on_from_the_same_counter() {
     if !kvm_present() {
@@ -95,15 +110,15 @@ fn generations_of_clones_run_on_their_own() {
     let mut source = boot(folder.path(), "mode=counter touch=16 write=1");
     wait_counter(&source, 1);
     let mut line = vec![];
-    let options = || ForkOptions {
-        clones: 2,
+    let options = |clones| ForkOptions {
+        clones,
         ..ForkOptions::default()
     };
-    let (_, mut clones) = source.fork(options()).expect("first fork");
-    for generation in 2..5 {
+    let (_, mut clones) = source.fork(options(2)).expect("first fork");
+    for (generation, born) in [(2, 2), (3, 1), (4, 2)] {
         let mut parent = clones.remove(0).vm;
         let last = *wait_counter(&parent, 2).last().expect("counter");
-        let (forked, next) = parent.fork(options()).unwrap_or_else(|error| {
+        let (forked, next) = parent.fork(options(born)).unwrap_or_else(|error| {
             panic!(
                 "generation {generation}: {error:#}; {}",
                 parent.process_log()
@@ -117,10 +132,12 @@ fn generations_of_clones_run_on_their_own() {
         clones = next;
         for clone in &clones {
             assert!(wait_counter(&clone.vm, 2)[0] >= last);
+            assert_not_pinned(&clone.vm);
         }
+        assert_not_pinned(&parent);
         line.push(parent);
     }
-    let (again, more) = source.fork(options()).expect("the source forks again");
+    let (again, more) = source.fork(options(2)).expect("the source forks again");
     println!(
         "source again: stun {} us {:?}",
         again.stun_us, again.steps_us

@@ -286,6 +286,8 @@ impl Server {
         fds: Vec<OwnedFd>,
         connection: &Arc<UnixStream>,
     ) -> After {
+        // A newborn stays where it was born while the source comes to life again.
+        linux_sys::step_back();
         if request.version != VERSION {
             let message = format!("protocol version {}, this is {VERSION}", request.version);
             return failed(message);

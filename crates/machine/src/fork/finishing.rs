@@ -5,6 +5,7 @@
 //! the process's memory map meanwhile: a thread does it in small pieces with pauses between them.
 //! A child process gets neither the thread nor the view.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use guest_memory::SealedView;
 
 /// Pause after each piece, which takes a quarter of a millisecond.
 const PAUSE: Duration = Duration::from_millis(3);
+/// Most pauses in a row: memory that is forked every few milliseconds is given back all the same.
+const PAUSES_MAX: u32 = 20;
 const STACK_BYTES: usize = 128 << 10;
 
 /// The rest of a fork.
@@ -23,6 +26,38 @@ struct Shared {
     view: Mutex<Option<SealedView>>,
     /// Locked by the thread while it changes the memory map.
     at_work: Mutex<()>,
+    /// How often somebody began or ended to keep the thread from that.
+    hushed: AtomicU64,
+}
+
+impl Shared {
+    /// Sleeps for a pause, and longer where somebody has wanted quiet meanwhile: whoever did has just
+    /// woken vCPUs, or will.
+    fn rest(&self) -> MutexGuard<'_, ()> {
+        let mut hushed = self.hushed.load(Ordering::SeqCst);
+        for _ in 0..PAUSES_MAX {
+            std::thread::sleep(PAUSE);
+            let before = hushed;
+            hushed = self.hushed.load(Ordering::SeqCst);
+            if hushed == before {
+                break;
+            }
+        }
+        lock(&self.at_work)
+    }
+}
+
+/// While it lives, the memory map of the process is not changed.
+#[derive(Debug)]
+pub(crate) struct Quiet<'a> {
+    hushed: &'a AtomicU64,
+    _working: MutexGuard<'a, ()>,
+}
+
+impl Drop for Quiet<'_> {
+    fn drop(&mut self) {
+        self.hushed.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl Finishing {
@@ -48,11 +83,11 @@ impl Finishing {
         };
         let shared = Arc::clone(&self.0);
         let finish = move || {
+            linux_sys::take_usual_slices();
             let mut working = Some(lock(&shared.at_work));
             let finished = view.finish(|| {
                 working = None;
-                std::thread::sleep(PAUSE);
-                working = Some(lock(&shared.at_work));
+                working = Some(shared.rest());
             });
             drop(working);
             if let Err(error) = finished {
@@ -70,8 +105,12 @@ impl Finishing {
     }
 
     /// Keeps the thread from changing the memory map until the guard is dropped.
-    pub(crate) fn quiet(&self) -> MutexGuard<'_, ()> {
-        lock(&self.0.at_work)
+    pub(crate) fn quiet(&self) -> Quiet<'_> {
+        self.0.hushed.fetch_add(1, Ordering::SeqCst);
+        Quiet {
+            hushed: &self.0.hushed,
+            _working: lock(&self.0.at_work),
+        }
     }
 }
 
