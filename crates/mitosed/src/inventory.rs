@@ -7,6 +7,7 @@ mod archives;
 mod fork_points;
 mod migrations;
 mod objects;
+mod quiet;
 mod rows;
 mod snapshots;
 mod sqlite;
@@ -226,6 +227,8 @@ pub trait Inventory: Send + Sync {
     fn give_numbers_back(&self, prefix: &str, first: u64, end: u64) -> Result<(), InventoryError>;
     /// Makes everything applied so far durable.
     fn sync(&self) -> Result<(), InventoryError>;
+    /// Does what is to be done now and then while nobody waits; called every second or so.
+    fn tidy_up(&self) -> Result<(), InventoryError>;
     /// Keeps a copy of the store as it is, in place of an earlier copy.
     fn back_up(&self) -> Result<(), InventoryError>;
     /// Returns at most `limit` events with a number above `after`, oldest first.

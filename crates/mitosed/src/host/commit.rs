@@ -164,6 +164,9 @@ impl Host {
                 }
                 drop(backlog);
                 host.end_waiting_tasks();
+                if let Err(error) = host.inventory.tidy_up() {
+                    tracing::debug!(%error, "the inventory's log stays as it is");
+                }
                 if backed_up.is_none_or(|at| at.elapsed() > BACKUP_INTERVAL) {
                     backed_up = Some(Instant::now());
                     match host.inventory.back_up() {

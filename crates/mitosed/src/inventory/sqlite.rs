@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use super::migrations::{FORM, migrate};
+use super::quiet::QuietTimes;
 use super::{
     Changes, Contents, Inventory, InventoryError, LayerRow, NewEvent, ObjectRow, RESTORE,
     VM_FOLDER, VmRow,
@@ -42,6 +43,7 @@ pub struct Sqlite {
     file: File,
     path: PathBuf,
     log: PathBuf,
+    quiet: QuietTimes,
 }
 
 impl Sqlite {
@@ -79,6 +81,7 @@ impl Sqlite {
             file: file.map_err(InventoryError::Protect)?,
             path: path.to_owned(),
             log,
+            quiet: QuietTimes::default(),
         };
         store.reserve_space();
         Ok(store)
@@ -298,6 +301,11 @@ impl Inventory for Sqlite {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(InventoryError::Sync(error)),
         }
+    }
+
+    fn tidy_up(&self) -> Result<(), InventoryError> {
+        let moved = self.quiet.look(&self.lock());
+        moved.map(drop).map_err(access("change"))
     }
 
     fn back_up(&self) -> Result<(), InventoryError> {
