@@ -4,6 +4,8 @@
 use std::path::Path;
 
 use harness::{ForkOptions, SpawnOptions, VmProcess, kvm_present};
+use rustix::process::Pid;
+use rustix::thread::sched_getaffinity;
 use vm_spec::VmSpec;
 use vmm_protocol::{Command, ForkStep, Outcome, VmState};
 
@@ -55,15 +57,14 @@ fn wait_counter(vm: &VmProcess, least: usize) -> Vec<u64> {
 /// Asserts that every thread may run on the processors that this one may run on: a fork keeps threads on
 /// one of them for a moment only.
 fn assert_not_pinned(vm: &VmProcess) {
-    let allowed = |status: &Path| {
-        let text = std::fs::read_to_string(status).expect("status");
-        let line = text.lines().find(|line| line.starts_with("Cpus_allowed:"));
-        line.expect("processors").to_owned()
-    };
-    let own = allowed(Path::new("/proc/self/status"));
+    let own = sched_getaffinity(None).expect("own processors");
     let tasks = std::fs::read_dir(format!("/proc/{}/task", vm.pid())).expect("threads");
-    for task in tasks.map(|task| task.expect("thread").path()) {
-        assert_eq!(allowed(&task.join("status")), own, "{}", task.display());
+    for task in tasks {
+        let name = task.expect("thread").file_name();
+        let number = name.to_str().and_then(|name| name.parse().ok());
+        let thread = number.and_then(Pid::from_raw).expect("a thread's number");
+        let processors = sched_getaffinity(Some(thread)).expect("processors");
+        assert_eq!(processors, own, "thread {number:?}");
     }
 }
 

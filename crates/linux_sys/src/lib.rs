@@ -24,7 +24,7 @@ pub use fork_cost::fork_cost;
 pub use own_code::map_own_code;
 pub use pagemap::open_pagemap;
 pub use pidfd::{ProcessEnd, process_end};
-pub use processors::{current_processor, step_back, step_onto};
+pub use processors::{current_processor, end_step, step_back, step_onto};
 pub use pty::{Pty, open_pty};
 pub use tap::{TapError, check_tap, open_tap};
 pub use time_slice::{Hurry, take_exact_timers, take_short_slices, take_usual_slices};

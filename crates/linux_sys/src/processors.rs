@@ -49,12 +49,32 @@ pub fn step_onto(processor: usize) {
 /// Lets the calling thread run again where it may, if it stepped onto a processor or was started by
 /// one that had. One that somebody has sent elsewhere since then stays there.
 pub fn step_back() {
-    let Some(Stepped { onto, before }) = *stepped() else {
-        return;
-    };
-    if sched_getaffinity(None).is_ok_and(|now| now == onto) {
-        // A refusal leaves it where it runs as well.
-        let _ = sched_setaffinity(None, &before);
+    if let Some(step) = *stepped() {
+        step.back();
+    }
+}
+
+/// As [`step_back`], when all threads that were started meanwhile have stepped back.
+pub fn end_step() {
+    if let Some(step) = stepped().take() {
+        step.back();
+    }
+}
+
+impl Stepped {
+    /// A refusal leaves the thread where it runs.
+    fn back(self) {
+        let Self { onto, before } = self;
+        if !sched_getaffinity(None).is_ok_and(|now| now == onto) {
+            return;
+        }
+        // As one that never was anywhere else, it also runs on processors that come later.
+        let mut all = CpuSet::new();
+        (0..CpuSet::MAX_CPU).for_each(|number| all.set(number));
+        let _ = sched_setaffinity(None, &all);
+        if !sched_getaffinity(None).is_ok_and(|now| now == before) {
+            let _ = sched_setaffinity(None, &before);
+        }
     }
 }
 
@@ -89,7 +109,7 @@ mod tests {
                 (inherited, mine())
             });
             let of_child = of_child.join().unwrap();
-            step_back();
+            end_step();
             (before, onto, of_child, mine())
         })
         .join()
@@ -97,7 +117,18 @@ mod tests {
         assert_eq!(onto.count(), 1);
         assert_eq!(back, before);
         assert_eq!(of_child, (onto, before));
-        // Where somebody else has said where to run meanwhile, that holds.
+        // What somebody else has said holds: of fewer processors, also when a step ends, and of others.
+        let fewer = onto;
+        thread::spawn(move || {
+            sched_setaffinity(None, &fewer).unwrap();
+            step_onto(current_processor().unwrap());
+            end_step();
+            assert_eq!(mine(), fewer);
+            step_back();
+            assert_eq!(mine(), fewer, "the step has ended");
+        })
+        .join()
+        .unwrap();
         let Some(other) = (0..CpuSet::MAX_CPU).find(|n| before.is_set(*n) && !onto.is_set(*n))
         else {
             return;
@@ -105,8 +136,12 @@ mod tests {
         thread::spawn(move || {
             let mut one = CpuSet::new();
             one.set(other);
+            step_onto(current_processor().unwrap());
+            if mine() == one {
+                return;
+            }
             sched_setaffinity(None, &one).unwrap();
-            step_back();
+            end_step();
             assert_eq!(mine(), one);
         })
         .join()

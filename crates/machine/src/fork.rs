@@ -138,7 +138,7 @@ impl Machine {
     pub fn fork(&mut self, plan: ForkPlan) -> Result<ForkOutcome, ForkError> {
         let outcome = self.fork_here(plan);
         if !matches!(outcome, Ok(ForkOutcome::Holder(_))) {
-            linux_sys::step_back();
+            linux_sys::end_step();
         }
         outcome
     }

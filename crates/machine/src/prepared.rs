@@ -94,7 +94,10 @@ impl Prepared {
                         if !states.are_there() {
                             vcpu.expect_cpu_model();
                         }
-                        vcpu.restore(&states.wait(index)?)?;
+                        let state = states.wait(index)?;
+                        // A newborn stays where it was born until its order to run comes, which is now.
+                        linux_sys::step_back();
+                        vcpu.restore(&state)?;
                         Ok(vcpu)
                     })
                 }

@@ -304,7 +304,6 @@ fn thread_main(shared: &Shared, index: usize, make: MakeVcpu, on_end: &OnEnd) {
     };
     // The thread that started this one answers the daemon; a guest is in no such hurry.
     linux_sys::take_usual_slices();
-    linux_sys::step_back();
     let progress = &shared.progress[index];
     let mut handled = 1;
     let mut ended = false;

@@ -346,6 +346,8 @@ impl Server {
         let prepared = self.prepared.take();
         let sink = self.control.sink();
         let built = become_vm::restore(restore, fds, inherited, prepared, sink)?;
+        // Its vCPUs have stepped back when they are made.
+        linux_sys::end_step();
         let (machine, peers) = built;
         self.control.serve_serial(peers, &machine);
         Ok(self.first_run(machine, restore.paused))

@@ -37,10 +37,11 @@ impl Shared {
         let mut hushed = self.hushed.load(Ordering::SeqCst);
         for _ in 0..PAUSES_MAX {
             std::thread::sleep(PAUSE);
+            let working = lock(&self.at_work);
             let before = hushed;
             hushed = self.hushed.load(Ordering::SeqCst);
             if hushed == before {
-                break;
+                return working;
             }
         }
         lock(&self.at_work)
@@ -84,7 +85,7 @@ impl Finishing {
         let shared = Arc::clone(&self.0);
         let finish = move || {
             linux_sys::take_usual_slices();
-            let mut working = Some(lock(&shared.at_work));
+            let mut working = Some(shared.rest());
             let finished = view.finish(|| {
                 working = None;
                 working = Some(shared.rest());
