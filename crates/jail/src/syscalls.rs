@@ -193,12 +193,8 @@ fn rules(range: UidRange) -> Result<Rules, seccompiler::Error> {
     // Reading own limits: libc asks for the stack's when it starts a thread.
     let reading = wide_rule(&[(0, Eq, 0), (2, Eq, 0)])?;
     rules.insert(libc::SYS_prlimit64, vec![reading]);
-    // A thread's own time slices and processors; what needs a privilege the kernel refuses.
-    for call in [
-        libc::SYS_sched_getattr,
-        libc::SYS_sched_setattr,
-        libc::SYS_sched_setaffinity,
-    ] {
+    // A thread's own time slices; what needs a privilege the kernel refuses.
+    for call in [libc::SYS_sched_getattr, libc::SYS_sched_setattr] {
         rules.insert(call, vec![rule(&[(0, Eq, 0)])?]);
     }
     Ok(rules)

@@ -1,5 +1,5 @@
 //! Linux calls that have no safe wrapper elsewhere: TAP interfaces and bridges, a pseudo-terminal or
-//! the page map of a VM process, time slices, processors and the priority of disk accesses, how a process
+//! the page map of a VM process, time slices and the priority of disk accesses, how a process
 //! ended, and what a fork costs.
 
 #![expect(
@@ -13,7 +13,6 @@ mod fork_cost;
 mod own_code;
 mod pagemap;
 mod pidfd;
-mod processors;
 mod pty;
 mod tap;
 mod time_slice;
@@ -24,7 +23,6 @@ pub use fork_cost::fork_cost;
 pub use own_code::map_own_code;
 pub use pagemap::open_pagemap;
 pub use pidfd::{ProcessEnd, process_end};
-pub use processors::{current_processor, end_step, step_back, step_onto};
 pub use pty::{Pty, open_pty};
 pub use tap::{TapError, check_tap, open_tap};
 pub use time_slice::{Hurry, take_exact_timers, take_short_slices, take_usual_slices};

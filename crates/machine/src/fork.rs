@@ -134,16 +134,8 @@ enum Instant_ {
 
 impl Machine {
     /// Makes a fork point of this instant. In the holder process the call returns
-    /// [`ForkOutcome::Holder`]; that stays on one processor until [`linux_sys::step_back`].
+    /// [`ForkOutcome::Holder`].
     pub fn fork(&mut self, plan: ForkPlan) -> Result<ForkOutcome, ForkError> {
-        let outcome = self.fork_here(plan);
-        if !matches!(outcome, Ok(ForkOutcome::Holder(_))) {
-            linux_sys::end_step();
-        }
-        outcome
-    }
-
-    fn fork_here(&mut self, plan: ForkPlan) -> Result<ForkOutcome, ForkError> {
         let ForkPlan {
             next_tops,
             checkpoint: file,
@@ -269,7 +261,6 @@ impl Machine {
         let was_running = vcpus.is_running();
         let stun_from = monotonic_ns();
         let states = vcpus.park_and_save();
-        let processor = vcpus.processor();
         // Only now: a vCPU that resets a device wants the same locks before it can stand still.
         let mut disks: Vec<_> = platform
             .disks
@@ -291,12 +282,6 @@ impl Machine {
                 platform: platform.save(slots),
             });
             steps.done(ForkStep::Save)?;
-            let split_on = processor.filter(|_| lock_ram(ram).view() == View::Private);
-            if let Some(processor) = split_on {
-                // What the vCPU wrote, the page tables too, is in this processor's cache. The newborn
-                // stays there as well, and the vCPU is woken where nobody is in its way.
-                linux_sys::step_onto(processor);
-            }
             swap_all(&mut disks, tops, durability, ram, checkpoint, steps)
         });
         if matches!(result, Ok(Instant_::Holder(_))) {

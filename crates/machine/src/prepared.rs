@@ -94,10 +94,7 @@ impl Prepared {
                         if !states.are_there() {
                             vcpu.expect_cpu_model();
                         }
-                        let state = states.wait(index)?;
-                        // A newborn stays where it was born until its order to run comes, which is now.
-                        linux_sys::step_back();
-                        vcpu.restore(&state)?;
+                        vcpu.restore(&states.wait(index)?)?;
                         Ok(vcpu)
                     })
                 }

@@ -9,7 +9,7 @@
 //! ```
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -64,8 +64,6 @@ struct Progress {
     still: AtomicU64,
     /// `CLOCK_MONOTONIC` of its last entry, ns; 0 since an order to run is not carried out.
     entered_ns: AtomicU64,
-    /// Number of the processor on which it was saved last, and 1; 0 where that is not known.
-    processor: AtomicUsize,
 }
 
 struct Shared {
@@ -258,13 +256,6 @@ impl VcpuGroup {
             .collect()
     }
 
-    /// Returns the processor on which the first vCPU was saved last.
-    pub(crate) fn processor(&self) -> Option<usize> {
-        let first = self.shared.progress.first()?;
-        let number = first.processor.load(Ordering::SeqCst);
-        number.checked_sub(1)
-    }
-
     /// Ends all threads.
     pub(crate) fn end(&mut self) {
         self.give(Order::Exit);
@@ -314,8 +305,6 @@ fn thread_main(shared: &Shared, index: usize, make: MakeVcpu, on_end: &OnEnd) {
             Order::Park => shared.stand_still(index, number),
             Order::Save => {
                 let saved = vcpu.save();
-                let processor = linux_sys::current_processor().map_or(0, |number| number + 1);
-                progress.processor.store(processor, Ordering::SeqCst);
                 shared.lock()[index].saved = Some(saved);
                 shared.stand_still(index, number);
             }

@@ -43,10 +43,6 @@ pub(crate) fn hold(held: Held, nest: Nest) -> anyhow::Result<Newborn> {
         thread,
     } = held;
     let Nest { seats, kvm } = nest;
-    if seats.len() > 1 {
-        // Of several clones all processors are wanted.
-        linux_sys::step_back();
-    }
     let mut shared: Vec<_> = {
         let mut ram = ram.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         ram.forget_flattening();

@@ -286,8 +286,6 @@ impl Server {
         fds: Vec<OwnedFd>,
         connection: &Arc<UnixStream>,
     ) -> After {
-        // A newborn stays where it was born while the source comes to life again.
-        linux_sys::step_back();
         if request.version != VERSION {
             let message = format!("protocol version {}, this is {VERSION}", request.version);
             return failed(message);
@@ -346,8 +344,6 @@ impl Server {
         let prepared = self.prepared.take();
         let sink = self.control.sink();
         let built = become_vm::restore(restore, fds, inherited, prepared, sink)?;
-        // Its vCPUs have stepped back when they are made.
-        linux_sys::end_step();
         let (machine, peers) = built;
         self.control.serve_serial(peers, &machine);
         Ok(self.first_run(machine, restore.paused))

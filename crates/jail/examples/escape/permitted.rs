@@ -24,7 +24,6 @@ pub(crate) fn run(passed: &Passed, next_uid: u32) -> Born {
     report("own disk", own_disk(passed));
     report("socketpair", socketpair());
     report("timer signal", timer_signal());
-    report("own processor", own_processor());
     match &passed.kvm {
         Some(kvm) => report("kvm", kvm_vm(kvm)),
         None => println!("{{\"works\":\"kvm\",\"skipped\":\"/dev/kvm cannot be opened\"}}"),
@@ -166,22 +165,6 @@ fn timer_signal() -> io::Result<()> {
             std::thread::yield_now();
         }
         check(libc::timer_delete(timer).into())?;
-    }
-    Ok(())
-}
-
-/// What a fork does with the thread that splits the process, and takes back.
-fn own_processor() -> io::Result<()> {
-    let bytes = size_of::<libc::cpu_set_t>();
-    // SAFETY: plain bits, for which zero is a value; the calls read and write the structures given.
-    unsafe {
-        let mut before: libc::cpu_set_t = std::mem::zeroed();
-        check(libc::sched_getaffinity(0, bytes, &raw mut before).into())?;
-        let number = check(libc::sched_getcpu().into())?;
-        let mut one: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(number as usize, &mut one);
-        check(libc::sched_setaffinity(0, bytes, &raw const one).into())?;
-        check(libc::sched_setaffinity(0, bytes, &raw const before).into())?;
     }
     Ok(())
 }
