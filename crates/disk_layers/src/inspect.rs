@@ -7,15 +7,19 @@ use crate::layer::{DiskFormat, raw_size};
 use crate::qcow2::header::{BackingRef, Header, MAGIC, be32, read};
 use crate::storage::Storage;
 
-/// Magic numbers of formats that would otherwise be taken for raw.
-const FOREIGN: [(&[u8], &str); 6] = [
-    (b"KDMV", "VMDK"),
-    (b"# Disk DescriptorFile", "VMDK"),
-    (b"vhdxfile", "VHDX"),
-    (b"conectix", "VHD"),
-    (b"LUKS\xba\xbe", "LUKS"),
-    (b"QED\0", "QED"),
+/// Magic numbers of formats that would otherwise be taken for raw, and where they stand.
+const FOREIGN: [(&[u8], usize, &str); 7] = [
+    (b"KDMV", 0, "VMDK"),
+    (b"# Disk DescriptorFile", 0, "VMDK"),
+    (b"vhdxfile", 0, "VHDX"),
+    (b"conectix", 0, "VHD"),
+    (b"\x7f\x10\xda\xbe", 64, "VDI"),
+    (b"LUKS\xba\xbe", 0, "LUKS"),
+    (b"QED\0", 0, "QED"),
 ];
+
+/// Length of a file's start that tells its format, in bytes.
+const START_BYTES: usize = 512;
 
 /// The checked facts of a disk image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +36,21 @@ pub struct DiskHeader {
     pub backing: Option<BackingRef>,
 }
 
+/// Names the format of a file that begins with `start`, if it is one that others must convert
+/// first. A sector's worth is enough.
+pub fn foreign_format(start: &[u8]) -> Option<&'static str> {
+    FOREIGN.iter().find_map(|&(magic, at, name)| {
+        let rest = start.get(at..)?;
+        rest.starts_with(magic).then_some(name)
+    })
+}
+
 /// Guesses the format from the content and reads the header. Only for files that enter from
 /// outside (import): for a layer the record knows the format, see [`inspect_as`].
 pub fn inspect(file: &File) -> Result<DiskHeader, LayerError> {
-    let mut start = [0u8; 24];
+    let mut start = [0u8; START_BYTES];
     read(file, 0, &mut start)?;
-    if let Some((_, name)) = FOREIGN.iter().find(|(magic, _)| start.starts_with(magic)) {
+    if let Some(name) = foreign_format(&start) {
         return Err(LayerError::ForeignFormat { name });
     }
     let format = if be32(&start, 0) == MAGIC {

@@ -39,7 +39,7 @@ mod tests;
 pub use copy::full::{CopyMethod, copy_full};
 pub use copy::{CopyDiskError, flatten, import_disk};
 pub use error::{DiskError, LayerError, OpenDiskError, ReplaceBelowError, SwapTopError};
-pub use inspect::{DiskHeader, inspect, inspect_as};
+pub use inspect::{DiskHeader, foreign_format, inspect, inspect_as};
 pub use layer::{DiskFormat, LayerFile};
 pub use merge::merge;
 pub use pace::{CopyReport, Pace, Progress};

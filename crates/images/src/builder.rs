@@ -15,7 +15,7 @@ use crate::mirror::Mirror;
 use crate::{DiskFormat, Image, ImageError, ImageKind, ImageStore, Manifest, Watch, agent};
 
 /// Changes whenever the recipes themselves do, so that older images are told apart.
-const RECIPES: &str = "mitose image recipes 1";
+const RECIPES: &str = "mitose image recipes 2";
 
 /// Where a builder finds and keeps things.
 #[derive(Debug, Clone)]

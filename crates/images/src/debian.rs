@@ -219,7 +219,8 @@ fn name_bootstrap(error: ImageError) -> ImageError {
     }
 }
 
-fn require_root() -> Result<(), ImageError> {
+/// Refuses to go on as anybody but root, who alone can keep the owners of files.
+pub(crate) fn require_root() -> Result<(), ImageError> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }

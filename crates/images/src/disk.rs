@@ -30,14 +30,6 @@ pub(crate) fn detect(file: &File) -> io::Result<FileKind> {
     let mut head = [0u8; 512];
     let n = read_at(file, &mut head, 0)?;
     let head = &head[..n];
-    let foreign = [
-        (&b"KDMV"[..], 0, "VMDK"),
-        (b"# Disk DescriptorFile", 0, "VMDK"),
-        (b"vhdxfile", 0, "VHDX"),
-        (b"conectix", 0, "VHD"),
-        (b"\x7f\x10\xda\xbe", 64, "VDI"),
-        (b"QED\0", 0, "QED"),
-    ];
     let packed = [
         (&b"PK\x03\x04"[..], "ZIP"),
         (b"\xfd7zXZ\0", "xz"),
@@ -49,10 +41,8 @@ pub(crate) fn detect(file: &File) -> io::Result<FileKind> {
             return Ok(FileKind::Packed(name));
         }
     }
-    for (magic, at, name) in foreign {
-        if head.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
-            return Ok(FileKind::Foreign(name));
-        }
+    if let Some(name) = disk_layers::foreign_format(head) {
+        return Ok(FileKind::Foreign(name));
     }
     if head.starts_with(b"QFI\xfb") {
         return Ok(FileKind::Qcow2);

@@ -103,13 +103,13 @@ fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     /// An ELF file with sections "", ".modinfo" and ".shstrtab".
-    fn elf(modinfo: &[u8]) -> Vec<u8> {
+    pub(crate) fn elf(modinfo: &[u8]) -> Vec<u8> {
         let names = b"\0.modinfo\0.shstrtab\0";
         let mut bytes = vec![0u8; 64];
         bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");

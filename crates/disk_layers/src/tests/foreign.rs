@@ -142,9 +142,11 @@ fn features_that_are_not_understood_are_refused_by_name() {
     };
     refused("ext", &["-o", "extended_l2=on"], "subclusters");
     refused("data", &["-o", "data_file=data.raw"], "external data files");
-    qemu_img(&["create", "-q", "-f", "vmdk", "vmdk", "1M"], dir.path());
-    let err = inspect(&rw(dir.path(), "vmdk")).expect_err("refused");
-    assert!(err.to_string().contains("VMDK"), "{err}");
+    for (format, name) in [("vmdk", "VMDK"), ("vdi", "VDI"), ("vhdx", "VHDX")] {
+        qemu_img(&["create", "-q", "-f", format, format, "1M"], dir.path());
+        let err = inspect(&rw(dir.path(), format)).expect_err("refused");
+        assert!(err.to_string().starts_with(name), "{err}");
+    }
 }
 
 #[test]

@@ -66,6 +66,7 @@ fn kinds_are_told_by_magic() {
     assert_eq!(kind(0, &[0x1f, 0x8b]), FileKind::Archive);
     assert_eq!(kind(0, b"KDMV"), FileKind::Foreign("VMDK"));
     assert_eq!(kind(64, b"\x7f\x10\xda\xbe"), FileKind::Foreign("VDI"));
+    assert_eq!(kind(0, b"LUKS\xba\xbe"), FileKind::Foreign("LUKS"));
     assert_eq!(kind(0, b"\xfd7zXZ\0"), FileKind::Packed("xz"));
     assert_eq!(kind(0, b""), FileKind::Raw);
     assert_eq!(detect(&file(&[], 0)).unwrap(), FileKind::Raw);

@@ -3,6 +3,8 @@
 //! `docker save` writes `manifest.json`; an OCI layout has `index.json`, which names manifests by
 //! digest (image-spec: image-layout, image-index, manifest, config).
 
+use std::collections::BTreeSet;
+
 use agent_protocol::Start;
 use serde::Deserialize;
 
@@ -11,6 +13,9 @@ use super::{OciResult, refuse};
 
 /// Deepest nesting of indices.
 const INDEX_DEPTH_MAX: usize = 4;
+
+/// Most names that are told of images of which one is to be chosen.
+const NAMES_MAX: usize = 8;
 
 /// Most layers of an image.
 const LAYERS_MAX: usize = 512;
@@ -94,12 +99,42 @@ struct Descriptor {
     digest: String,
     #[serde(default)]
     platform: Option<Platform>,
+    #[serde(default)]
+    annotations: Option<Annotations>,
+}
+
+/// What an index says about an entry; the part that is used.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Annotations {
+    #[serde(rename = "org.opencontainers.image.ref.name")]
+    name: Option<String>,
+    /// buildkit's mark of what is about an image, as an attestation is.
+    #[serde(rename = "vnd.docker.reference.type")]
+    about: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Platform {
     architecture: String,
     os: String,
+}
+
+impl Descriptor {
+    /// Whether it can be an image for guests: many tools name no platform.
+    fn may_fit(&self) -> bool {
+        let fits = self
+            .platform
+            .as_ref()
+            .is_none_or(|platform| platform.os == "linux" && platform.architecture == "amd64");
+        let about = self.annotations.as_ref().and_then(|a| a.about.as_ref());
+        fits && about.is_none()
+    }
+
+    fn name(&self) -> &str {
+        let name = self.annotations.as_ref().and_then(|a| a.name.as_deref());
+        name.unwrap_or(&self.digest)
+    }
 }
 
 /// An index or a manifest: they differ in which fields they have.
@@ -165,10 +200,7 @@ fn docker(archive: &mut Archive) -> OciResult<(Blob, Vec<Blob>)> {
     let name = "manifest.json".to_owned();
     let manifests: Vec<DockerManifest> = archive.json(&Blob { name, digest: None })?;
     let [manifest] = manifests.as_slice() else {
-        return refuse(format!(
-            "it has {} images: save one of them alone with docker save NAME:TAG",
-            manifests.len()
-        ));
+        return refuse_several(manifests.len(), "", "docker save NAME:TAG");
     };
     let blob = |name: &String| {
         let digest = name.strip_prefix("blobs/sha256/").filter(|d| is_digest(d));
@@ -188,7 +220,7 @@ fn layout(archive: &mut Archive) -> OciResult<(Blob, Vec<Blob>)> {
         name: "index.json".into(),
         digest: None,
     };
-    for _ in 0..INDEX_DEPTH_MAX {
+    for depth in 0..INDEX_DEPTH_MAX {
         let document: Document = archive.json(&blob)?;
         if let Some(config) = &document.config {
             let layers = document
@@ -198,16 +230,41 @@ fn layout(archive: &mut Archive) -> OciResult<(Blob, Vec<Blob>)> {
                 .collect::<OciResult<_>>()?;
             return Ok((blob_of(config)?, layers));
         }
-        let usable = |descriptor: &&Descriptor| match &descriptor.platform {
-            None => true,
-            Some(platform) => platform.os == "linux" && platform.architecture == "amd64",
-        };
-        let Some(next) = document.manifests.iter().find(usable) else {
+        let fitting: Vec<_> = document.manifests.iter().filter(|d| d.may_fit()).collect();
+        let Some(next) = fitting.first() else {
             return refuse("it has no image for linux/amd64");
         };
+        // The first index is a list of images; one below is a single image in its variants.
+        if depth == 0 {
+            check_one(&fitting)?;
+        }
         blob = blob_of(next)?;
     }
     refuse("its indices are nested too deeply")
+}
+
+/// Refuses to choose between images: which one is wanted only the user knows.
+fn check_one(images: &[&Descriptor]) -> OciResult<()> {
+    let digests: BTreeSet<&str> = images.iter().map(|d| d.digest.as_str()).collect();
+    if digests.len() < 2 {
+        return Ok(());
+    }
+    let mut names: Vec<_> = images.iter().map(|d| format!("{:?}", d.name())).collect();
+    if names.len() > NAMES_MAX {
+        names.truncate(NAMES_MAX);
+        names.push("…".into());
+    }
+    refuse_several(
+        digests.len(),
+        &format!(" ({})", names.join(", ")),
+        "skopeo copy oci-archive:FILE:NAME oci-archive:NEW",
+    )
+}
+
+fn refuse_several<T>(count: usize, names: &str, command: &str) -> OciResult<T> {
+    refuse(format!(
+        "it has {count} images{names}: save one of them alone with {command}"
+    ))
 }
 
 fn blob_of(descriptor: &Descriptor) -> OciResult<Blob> {

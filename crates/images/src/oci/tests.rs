@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
@@ -97,6 +98,21 @@ fn archive_with_diff_ids(stored: &[Vec<u8>], plain: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn oci_archive_of(config: &str, layers: &[Vec<u8>], break_digest: bool) -> Vec<u8> {
+    oci_archive_listing(config, layers, break_digest, |_, mut manifest| {
+        manifest["platform"] = json!({ "architecture": "amd64", "os": "linux" });
+        let arm = json!({ "architecture": "arm64", "os": "linux" });
+        vec![json!({ "digest": "sha256:00", "platform": arm }), manifest]
+    })
+}
+
+/// An archive whose index has the entries that `list` makes of the manifest's; it is also given
+/// what adds a document and returns its entry.
+fn oci_archive_listing(
+    config: &str,
+    layers: &[Vec<u8>],
+    break_digest: bool,
+    list: impl FnOnce(&mut dyn FnMut(Value) -> Value, Value) -> Vec<Value>,
+) -> Vec<u8> {
     let mut members = vec![("oci-layout".to_owned(), b"{}".to_vec())];
     let mut add = |content: Vec<u8>| {
         let digest = hex(&Sha256::digest(&content));
@@ -108,10 +124,12 @@ fn oci_archive_of(config: &str, layers: &[Vec<u8>], break_digest: bool) -> Vec<u
     let descriptors: Vec<_> = layers.iter().map(|l| add(l.clone())).collect();
     let manifest =
         serde_json::json!({ "schemaVersion": 2, "config": config, "layers": descriptors });
-    let mut manifest = add(manifest.to_string().into_bytes());
-    manifest["platform"] = serde_json::json!({ "architecture": "amd64", "os": "linux" });
-    let other = serde_json::json!({ "digest": "sha256:00", "platform": { "architecture": "arm64", "os": "linux" } });
-    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [other, manifest] });
+    let manifest = add(manifest.to_string().into_bytes());
+    let entries = list(
+        &mut |document| add(document.to_string().into_bytes()),
+        manifest,
+    );
+    let index = json!({ "schemaVersion": 2, "manifests": entries });
     if break_digest {
         members[2].1.push(0);
     }
@@ -294,6 +312,72 @@ fn damaged_archives_are_refused() {
     for cut in (0..archive.len()).step_by(997) {
         let _ = unpack_bytes(&archive[..cut]).result;
     }
+}
+
+/// The entry of an image that is not in the archive.
+fn absent(digit: &str, annotations: Value) -> Value {
+    json!({ "digest": format!("sha256:{}", digit.repeat(64)), "annotations": annotations })
+}
+
+#[test]
+fn of_several_images_in_a_layout_none_is_guessed() {
+    const NAME: &str = "org.opencontainers.image.ref.name";
+    let [first, _] = two_layers();
+    let listing = |list: fn(&mut dyn FnMut(Value) -> Value, Value) -> Vec<Value>| {
+        oci_archive_listing(CONFIG, std::slice::from_ref(&first), false, list)
+    };
+    let named = listing(|_, mut manifest| {
+        manifest["annotations"] = json!({ NAME: "mine:1" });
+        vec![absent("a", json!({ NAME: "other:1" })), manifest]
+    });
+    check_refused(&named, r#"it has 2 images ("other:1", "mine:1")"#);
+    let nameless = listing(|_, manifest| vec![manifest, absent("a", Value::Null)]);
+    check_refused(&nameless, &format!(r#""sha256:{}")"#, "a".repeat(64)));
+    let many = listing(|_, manifest| {
+        let digits = ["a", "b", "c", "d", "e", "f", "0", "1"].iter();
+        let others = digits.map(|digit| absent(digit, json!({ NAME: *digit })));
+        others.chain([manifest]).collect()
+    });
+    check_refused(
+        &many,
+        r#"it has 9 images ("a", "b", "c", "d", "e", "f", "0", "1", …)"#,
+    );
+}
+
+#[test]
+fn what_is_no_other_image_does_not_make_a_layout_ambiguous() {
+    const NAME: &str = "org.opencontainers.image.ref.name";
+    const ABOUT: &str = "vnd.docker.reference.type";
+    let [first, _] = two_layers();
+    let check = |list: fn(&mut dyn FnMut(Value) -> Value, Value) -> Vec<Value>| {
+        let layers = std::slice::from_ref(&first);
+        let unpacked = unpack_bytes(&oci_archive_listing(CONFIG, layers, false, list));
+        unpacked.result.unwrap();
+        assert!(exists(&unpacked.root.join("etc/keep")));
+    };
+    // What buildkit writes beside an image, with and without a platform.
+    check(|_, manifest| {
+        let mut attestation = absent("a", json!({ ABOUT: "attestation-manifest" }));
+        let without = attestation.clone();
+        attestation["platform"] = json!({ "architecture": "unknown", "os": "unknown" });
+        vec![without, attestation, manifest]
+    });
+    // One image under two names.
+    check(|_, mut manifest| {
+        manifest["annotations"] = json!({ NAME: "x:1" });
+        let mut latest = manifest.clone();
+        latest["annotations"] = json!({ NAME: "x:latest" });
+        vec![manifest, latest]
+    });
+    // One image for several variants of a platform, in an index of its own.
+    check(|add, mut manifest| {
+        manifest["platform"] = json!({ "architecture": "amd64", "os": "linux" });
+        let mut variant = absent("a", Value::Null);
+        variant["platform"] = json!({ "architecture": "amd64", "os": "linux", "variant": "v3" });
+        vec![add(
+            json!({ "schemaVersion": 2, "manifests": [manifest, variant] }),
+        )]
+    });
 }
 
 #[test]
