@@ -124,6 +124,8 @@ pub const RTC_PORT: u16 = 0x70;
 pub const RTC_BYTES: u64 = 2;
 /// Command port of the keyboard controller, of which only the reset command exists.
 pub const KEYBOARD_PORT: u16 = 0x64;
+/// Port of NMI status and control.
+pub const PORT_B: u16 = 0x61;
 
 /// Address port of PCI configuration mechanism 1, behind which there is no device.
 pub const PCI_ADDRESS_PORT: u16 = 0xcf8;

@@ -239,7 +239,9 @@ impl Registers {
             return None;
         }
         self.latched &= !bit;
-        if level {
+        // A pulse is over by now, also on a pin that the guest wired as level-triggered: nothing is held
+        // until an end of interrupt, of which KVM tells only those who give it routes.
+        if level && self.levels & bit != 0 {
             self.entries[pin] |= REMOTE_IRR;
         }
         message(entry)

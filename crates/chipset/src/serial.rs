@@ -120,7 +120,17 @@ impl Serial {
 
     /// Changes the registers and raises the edge that comes of it.
     fn change<T>(&self, change: impl FnOnce(&mut Registers) -> T) -> T {
+        self.change_after(|_| (), change)
+    }
+
+    /// As [`Self::change`]; what `before` takes back is news again.
+    fn change_after<T>(
+        &self,
+        before: impl FnOnce(&mut Registers),
+        change: impl FnOnce(&mut Registers) -> T,
+    ) -> T {
         let mut registers = lock(&self.registers);
+        before(&mut registers);
         let before = registers.is_pending();
         let result = change(&mut registers);
         let edge = !before && registers.is_pending();
@@ -162,7 +172,11 @@ impl BusDevice for Serial {
 
     fn write(&self, offset: u64, data: &[u8]) {
         let Some(&value) = data.first() else { return };
-        if let Some(byte) = self.change(|registers| registers.write(offset, value)) {
+        let sent = self.change_after(
+            |registers| registers.fill_transmitter(offset),
+            |registers| registers.write(offset, value),
+        );
+        if let Some(byte) = sent {
             lock(&self.output).write(byte);
         }
     }
@@ -178,6 +192,8 @@ struct Registers {
     fifo: bool,
     /// The transmitter became empty and no one has been told.
     output_pending: bool,
+    /// The guest has looked whether the transmitter is empty since it last sent.
+    output_seen: bool,
     input: VecDeque<u8>,
     /// Input was refused since the guest last emptied the queue.
     refused: bool,
@@ -193,6 +209,7 @@ impl Default for Registers {
             divisor: DIVISOR_RESET,
             fifo: false,
             output_pending: false,
+            output_seen: false,
             input: VecDeque::new(),
             refused: false,
         }
@@ -213,7 +230,10 @@ impl Registers {
             INTERRUPT_ID => self.take_interrupt_id(),
             LINE_CONTROL => self.line_control,
             MODEM_CONTROL => self.modem_control,
-            LINE_STATUS => LSR_IDLE | if self.input.is_empty() { 0 } else { LSR_INPUT },
+            LINE_STATUS => {
+                self.output_seen = true;
+                LSR_IDLE | if self.input.is_empty() { 0 } else { LSR_INPUT }
+            }
             MODEM_STATUS => self.modem_status(),
             SCRATCH => self.scratch,
             _ => 0xff,
@@ -243,6 +263,15 @@ impl Registers {
             _ => {}
         }
         None
+    }
+
+    /// A byte that is sent takes back that the transmitter is empty (PC16550D, "Interrupt Control
+    /// Functions"), so that it being empty again is an edge. Within a burst there is none, as the queue of
+    /// a 16550 is not empty in between: its end is where the guest looks at the status.
+    fn fill_transmitter(&mut self, offset: u64) {
+        if offset == DATA && !self.divisor_latched() && std::mem::take(&mut self.output_seen) {
+            self.output_pending = false;
+        }
     }
 
     fn transmit(&mut self, byte: u8) -> Option<u8> {

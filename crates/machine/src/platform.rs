@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use boot::layout;
 use chipset::{
-    Bus, BusDevice, Ged, IoApic, KeyboardController, MsiMessage, MsiSink, PciAddress, PowerControl,
-    Rtc, SavedGed, SavedIoApic, SavedRtc, SavedSerial, Serial,
+    Bus, BusDevice, Ged, IoApic, KeyboardController, MsiMessage, MsiSink, PciAddress, PortB,
+    PowerControl, Rtc, SavedGed, SavedIoApic, SavedRtc, SavedSerial, Serial,
 };
 use guest_memory::GuestRam;
 use serde::{Deserialize, Serialize};
@@ -291,10 +291,11 @@ impl Chipset {
         )?;
         let keyboard = Arc::new(KeyboardController::new(Arc::clone(&self.power)));
         ports.insert(layout::KEYBOARD_PORT.into(), 1, keyboard)?;
+        ports.insert(layout::PORT_B.into(), 1, Arc::new(PortB))?;
         ports.insert(
             layout::PCI_ADDRESS_PORT.into(),
             layout::PCI_ADDRESS_BYTES,
-            Arc::new(PciAddress),
+            Arc::new(PciAddress::new(Arc::clone(&self.power))),
         )?;
         let mut memory = Bus::new();
         memory.insert(

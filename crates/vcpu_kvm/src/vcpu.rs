@@ -37,7 +37,7 @@ impl KvmVcpu {
 
     /// Gives the guest the CPUID that the host's KVM supports.
     fn set_host_model(&mut self) -> Result<(), EngineError> {
-        let model = cpuid::for_vcpu(self.vm.cpu_model()?, self.topology);
+        let model = cpuid::for_vcpu(self.vm.cpu_model()?, self.topology)?;
         self.fd
             .set_cpuid2(&model)
             .map_err(failed("KVM_SET_CPUID2"))?;
@@ -48,6 +48,13 @@ impl KvmVcpu {
     fn immediate_exit(&mut self) -> *const AtomicU8 {
         let byte: *mut u8 = &raw mut self.fd.get_kvm_run().immediate_exit;
         byte.cast_const().cast()
+    }
+
+    /// Where KVM says how wide the accesses of a port exit are, bytes.
+    fn port_width(&mut self) -> *const u8 {
+        let exit = &raw mut self.fd.get_kvm_run().__bindgen_anon_1;
+        // SAFETY: only an address within the union is worked out.
+        unsafe { &raw const (*exit).io.size }
     }
 
     fn describe_fault(&mut self, what: &str) -> Exit {
@@ -81,10 +88,25 @@ impl Vcpu for KvmVcpu {
 
     fn run(&mut self, io: &dyn GuestIo) -> Exit {
         let immediate_exit = self.immediate_exit();
+        let port_width = self.port_width();
         loop {
             match self.fd.run() {
-                Ok(VcpuExit::IoIn(port, data)) => io.port_read(port, data),
-                Ok(VcpuExit::IoOut(port, data)) => io.port_write(port, data),
+                Ok(VcpuExit::IoIn(port, data)) => {
+                    // SAFETY: the byte lies in the kvm_run mapping that `self.fd` owns, away from
+                    // `data`, which KVM puts behind the structure.
+                    let width = unsafe { port_width.read_volatile() };
+                    // KVM reads ahead for a repeated instruction: one access after the other.
+                    for element in data.chunks_mut(usize::from(width.max(1))) {
+                        io.port_read(port, element);
+                    }
+                }
+                Ok(VcpuExit::IoOut(port, data)) => {
+                    // SAFETY: as above.
+                    let width = unsafe { port_width.read_volatile() };
+                    for element in data.chunks(usize::from(width.max(1))) {
+                        io.port_write(port, element);
+                    }
+                }
                 Ok(VcpuExit::MmioRead(address, data)) => io.mmio_read(address, data),
                 Ok(VcpuExit::MmioWrite(address, data)) => io.mmio_write(address, data),
                 Ok(VcpuExit::IoapicEoi(vector)) => io.end_of_interrupt(vector),

@@ -120,6 +120,20 @@ fn level_repeats_after_eoi_only_while_high() {
 }
 
 #[test]
+fn pulses_reach_a_level_pin_without_an_end_of_interrupt() {
+    let bench = Bench::new();
+    bench.entry(9, 0x51 | LEVEL);
+    for _ in 0..2 {
+        bench.ioapic.line(9).trigger();
+        let data: Vec<_> = bench.sink.take().iter().map(|m| m.data).collect();
+        assert_eq!(data, [0xc051]);
+        assert_eq!(bench.low(9), 0x51 | LEVEL);
+    }
+    bench.ioapic.eoi(0x51);
+    assert_eq!(bench.sink.take(), []);
+}
+
+#[test]
 fn switching_to_edge_clears_remote_irr() {
     let bench = Bench::new();
     bench.entry(9, 0x51 | LEVEL);

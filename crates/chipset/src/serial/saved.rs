@@ -69,6 +69,7 @@ impl TryFrom<&SavedSerial> for Registers {
             divisor: saved.divisor,
             fifo: saved.fifo,
             output_pending: saved.output_pending,
+            output_seen: false,
             input: saved.input.iter().copied().collect(),
             refused: false,
         })

@@ -185,6 +185,21 @@ fn empty_transmitter_interrupts_after_enabling_and_after_each_byte() {
 }
 
 #[test]
+fn a_driver_that_looks_at_the_line_status_alone_hears_of_each_byte() {
+    let (serial, line) = port();
+    write(&serial, INTERRUPT_ENABLE, IER_OUTPUT);
+    assert_eq!(line.take(), 1);
+    for _ in 0..3 {
+        assert_ne!(read(&serial, LINE_STATUS) & LSR_IDLE, 0);
+        write(&serial, DATA, b'x');
+        assert_eq!(line.take(), 1);
+        // A burst is told of once.
+        write(&serial, DATA, b'y');
+        assert_eq!(line.take(), 0);
+    }
+}
+
+#[test]
 fn registers_answer_the_way_drivers_probe_them() {
     let (serial, _) = port();
     write(&serial, LINE_CONTROL, LCR_DIVISOR | 3);

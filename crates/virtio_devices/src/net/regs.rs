@@ -9,7 +9,8 @@ pub(super) const F_STATUS: u32 = 16;
 pub(super) const RX: usize = 0;
 pub(super) const TX: usize = 1;
 pub(super) const QUEUE_SIZES: [u16; 2] = [256, 256];
-pub(super) const MAX_SEGMENTS: usize = 64;
+/// Most buffers of a chain: as many as the queue has (virtio 1.2 §2.7.5).
+pub(super) const MAX_SEGMENTS: usize = 256;
 
 /// `struct virtio_net_hdr_v1`.
 pub(super) const HEADER_BYTES: usize = 12;

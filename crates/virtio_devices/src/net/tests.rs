@@ -227,6 +227,21 @@ fn offload_headers_pass_only_when_agreed() {
 }
 
 #[test]
+fn a_frame_may_lie_in_as_many_buffers_as_the_queue_has() {
+    let mut vm = Vm::new(config());
+    let sent = frame(MAC, 255);
+    let header = vm.driver.input(&[0; 12]);
+    let pieces: Vec<_> = std::iter::once(header)
+        .chain(sent.iter().map(|byte| vm.driver.input(&[*byte])))
+        .collect();
+    assert_eq!(pieces.len(), 256);
+    vm.driver.offer(TX, &pieces);
+    vm.driver.kick(TX);
+    vm.bench.run();
+    assert_eq!(on_wire(&vm.wire).expect("a frame")[12..], sent);
+}
+
+#[test]
 fn a_full_wire_holds_frames_back() {
     let mut vm = Vm::new(config());
     let mut offered = 0;

@@ -9,7 +9,8 @@ pub(super) const RX: usize = 0;
 pub(super) const TX: usize = 1;
 pub(super) const EVENT: usize = 2;
 pub(super) const QUEUE_SIZES: [u16; 3] = [128, 128, 16];
-pub(super) const MAX_SEGMENTS: usize = 64;
+/// Most buffers of a chain: as many as the queue has (virtio 1.2 §2.7.5).
+pub(super) const MAX_SEGMENTS: usize = 128;
 
 /// `struct virtio_vsock_event` with `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`.
 pub(super) const EVENT_TRANSPORT_RESET: [u8; 4] = [0; 4];
