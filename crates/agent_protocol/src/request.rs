@@ -8,7 +8,8 @@
 //!
 //! `ERROR` ends any of them; after it the guest discards what still comes, so that a host in the
 //! middle of an upload can finish writing and then read the reason. A directory travels as a tar
-//! stream. When the host closes the connection the command is killed.
+//! stream. When the host closes the connection the command is asked to end (SIGHUP, SIGTERM) and
+//! killed where it does not.
 
 use std::io::{Read, Write};
 

@@ -3,9 +3,9 @@
 //! Files, directories and links travel. Named pipes, sockets and device nodes belong to the system
 //! that they are in: they are left out and named.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use tar::{Builder, Entry, EntryType, Header};
@@ -22,7 +22,24 @@ pub enum Specials {
     Marked,
 }
 
-/// Writes the content of a directory as a tar stream; returns the names, relative to it, of what
+/// What becomes of set-user-ID, set-group-ID and sticky bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetIds {
+    /// They are kept: who unpacks believes who packed.
+    Kept,
+    /// They are dropped: a program of the other side's making gets nobody's rights.
+    Dropped,
+}
+
+/// Files up to this length are read before they are announced: in /proc and /sys the length that
+/// a file is said to have says nothing.
+const READ_AHEAD: u64 = 64 << 10;
+
+/// Most that is read of such a file.
+const READ_AHEAD_MAX: u64 = 16 << 20;
+
+/// Writes the content of a directory as a tar stream; what goes away meanwhile is left out, what
+/// changes its length is as long as it was. Returns the names, relative to it, of what
 /// cannot travel.
 pub fn pack(from: &Path, writer: impl Write, specials: Specials) -> io::Result<Vec<PathBuf>> {
     let mut archive = Builder::new(writer);
@@ -33,8 +50,12 @@ pub fn pack(from: &Path, writer: impl Write, specials: Specials) -> io::Result<V
         let named = |e: io::Error| at(&from.join(&directory), e);
         let name = Path::new(".").join(&directory);
         let place = from.join(&directory);
+        let entries = match fs::read_dir(&place) {
+            Err(error) if gone(&error) && !directory.as_os_str().is_empty() => continue,
+            entries => entries.map_err(named)?,
+        };
         archive.append_dir(&name, &place).map_err(named)?;
-        for entry in fs::read_dir(&place).map_err(named)? {
+        for entry in entries {
             let entry = entry.map_err(named)?;
             let kind = entry.file_type().map_err(named)?;
             let inside = directory.join(entry.file_name());
@@ -43,8 +64,10 @@ pub fn pack(from: &Path, writer: impl Write, specials: Specials) -> io::Result<V
                 directories.push(inside);
             } else if kind.is_file() || kind.is_symlink() {
                 let path = entry.path();
-                let added = archive.append_path_with_name(&path, name);
-                added.map_err(|e| at(&path, e))?;
+                match append(&mut archive, &path, &name) {
+                    Err(error) if gone(&error) => {}
+                    added => added.map_err(|e| at(&path, e))?,
+                }
             } else {
                 if specials == Specials::Marked {
                     let marked = if kind.is_fifo() {
@@ -70,14 +93,45 @@ pub fn pack(from: &Path, writer: impl Write, specials: Specials) -> io::Result<V
     Ok(left_out)
 }
 
+/// Appends a file or a link. A file has exactly the length that is announced for it: zeros
+/// take the place of what went away, as in GNU tar.
+fn append(archive: &mut Builder<impl Write>, path: &Path, name: &Path) -> io::Result<()> {
+    let meta = fs::symlink_metadata(path)?;
+    let has_holes = meta.blocks() * 512 < meta.len();
+    if !meta.is_file() || (has_holes && meta.len() > READ_AHEAD) {
+        // The library knows holes.
+        return archive.append_path_with_name(path, name);
+    }
+    let file = File::open(path)?;
+    let mut header = Header::new_gnu();
+    header.set_metadata(&meta);
+    if meta.len() <= READ_AHEAD {
+        let mut content = Vec::new();
+        file.take(READ_AHEAD_MAX).read_to_end(&mut content)?;
+        header.set_size(content.len() as u64);
+        return archive.append_data(&mut header, name, &content[..]);
+    }
+    let body = file.chain(io::repeat(0)).take(meta.len());
+    archive.append_data(&mut header, name, body)
+}
+
+fn gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
 /// Unpacks a tar stream into a directory, which is made when it is missing; returns the names of
 /// what is left out. Nothing is written outside the directory.
-pub fn unpack(reader: impl Read, into: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn unpack(reader: impl Read, into: &Path, set_ids: SetIds) -> io::Result<Vec<PathBuf>> {
+    let mask = match set_ids {
+        SetIds::Kept => 0,
+        SetIds::Dropped => 0o7000,
+    };
     let is_new = !into.exists();
     fs::create_dir_all(into)?;
     let into = into.canonicalize()?;
     let mut archive = tar::Archive::new(reader);
     archive.set_preserve_permissions(true);
+    archive.set_mask(mask);
     archive.set_overwrite(true);
     let mut left_out = Vec::new();
     let mut directories = Vec::new();
@@ -102,7 +156,7 @@ pub fn unpack(reader: impl Read, into: &Path) -> io::Result<Vec<PathBuf>> {
     directories.sort_by(|a, b| b.path_bytes().cmp(&a.path_bytes()));
     for mut directory in directories {
         if is_new && plain(&directory)?.as_os_str().is_empty() {
-            let mode = directory.header().mode()? & 0o7777;
+            let mode = directory.header().mode()? & 0o7777 & !mask;
             fs::set_permissions(&into, Permissions::from_mode(mode))?;
         }
         directory.unpack_in(&into)?;
@@ -162,7 +216,7 @@ mod tests {
             let packed = pack(&from, &mut stream, specials).unwrap();
             assert_eq!(sorted(packed), special);
             let into = home.path().join(format!("{specials:?}/new"));
-            let left_out = sorted(unpack(&stream[..], &into).unwrap());
+            let left_out = sorted(unpack(&stream[..], &into, SetIds::Kept).unwrap());
             match specials {
                 Specials::LeftOut => assert!(left_out.is_empty()),
                 Specials::Marked => assert_eq!(left_out, special),
@@ -178,7 +232,7 @@ mod tests {
             assert_eq!((mode(&into), mode(&into.join("closed"))), (0o750, 0o400));
             // Again over what is there, whose own permissions stay.
             fs::set_permissions(&into, Permissions::from_mode(0o700)).unwrap();
-            unpack(&stream[..], &into).unwrap();
+            unpack(&stream[..], &into, SetIds::Kept).unwrap();
             assert_eq!(mode(&into), 0o700);
         }
     }
@@ -194,9 +248,88 @@ mod tests {
         header.set_cksum();
         archive.append(&header, &b"x"[..]).unwrap();
         let stream = archive.into_inner().unwrap();
-        let left_out = unpack(&stream[..], &home.path().join("in")).unwrap();
+        let left_out = unpack(&stream[..], &home.path().join("in"), SetIds::Kept).unwrap();
         assert_eq!(left_out, [Path::new("../escaped")]);
         assert!(!home.path().join("escaped").exists());
+    }
+
+    #[test]
+    fn set_ids_are_dropped_where_asked() {
+        let home = tempfile::tempdir().unwrap();
+        let from = home.path().join("from");
+        fs::create_dir_all(from.join("d")).unwrap();
+        fs::write(from.join("d/program"), "x").unwrap();
+        for (name, mode) in [("d/program", 0o6755), ("d", 0o3775), ("", 0o3775)] {
+            fs::set_permissions(from.join(name), Permissions::from_mode(mode)).unwrap();
+        }
+        let mut stream = Vec::new();
+        pack(&from, &mut stream, Specials::LeftOut).unwrap();
+        for (set_ids, mask) in [(SetIds::Kept, 0o7777), (SetIds::Dropped, 0o777)] {
+            let into = home.path().join(format!("{set_ids:?}"));
+            unpack(&stream[..], &into, set_ids).unwrap();
+            for (name, mode) in [("d/program", 0o6755), ("d", 0o3775), ("", 0o3775)] {
+                let found = fs::metadata(into.join(name)).unwrap().permissions().mode();
+                assert_eq!(found & 0o7777, mode & mask, "{name:?} {set_ids:?}");
+            }
+        }
+    }
+
+    /// A tar stream in which one file changes whenever a piece has been written.
+    struct Changing<F>(Vec<u8>, F);
+
+    impl<F: FnMut()> Write for Changing<F> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1();
+            let n = bytes.len().min(4096);
+            self.0.write(&bytes[..n])
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn files_may_grow_and_shrink_while_they_are_copied() {
+        let home = tempfile::tempdir().unwrap();
+        let from = home.path().join("from");
+        for (name, after) in [("grows", 700 << 10), ("shrinks", 100 << 10)] {
+            fs::remove_dir_all(&from).unwrap_or_default();
+            fs::create_dir(&from).unwrap();
+            let file = from.join(name);
+            let length = 300 << 10;
+            fs::write(&file, vec![1; length]).unwrap();
+            let mut pieces = 0;
+            let mut stream = Changing(Vec::new(), || {
+                pieces += 1;
+                if pieces == 10 {
+                    fs::write(&file, vec![1; after]).unwrap();
+                }
+            });
+            pack(&from, &mut stream, Specials::LeftOut).unwrap();
+            let stream = stream.0;
+            let into = home.path().join(name);
+            assert!(unpack(&stream[..], &into, SetIds::Kept).unwrap().is_empty());
+            let found = fs::read(into.join(name)).unwrap();
+            assert_eq!(found.len(), length, "{name}");
+            assert_eq!(found.iter().any(|&byte| byte == 0), after < length);
+        }
+    }
+
+    #[test]
+    fn files_whose_length_says_nothing_are_copied() {
+        let home = tempfile::tempdir().unwrap();
+        let mut stream = Vec::new();
+        // In /proc files are said to be empty.
+        pack(
+            Path::new("/proc/sys/kernel/random"),
+            &mut stream,
+            Specials::LeftOut,
+        )
+        .unwrap();
+        unpack(&stream[..], home.path(), SetIds::Dropped).unwrap();
+        let found = fs::read(home.path().join("poolsize")).unwrap();
+        assert_eq!(found, fs::read("/proc/sys/kernel/random/poolsize").unwrap());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Linux calls that have no safe wrapper elsewhere: TAP interfaces and bridges, a pseudo-terminal or
 //! the page map of a VM process, time slices and the priority of disk accesses, how a process
-//! ended, and what a fork costs.
+//! ended, what a fork costs, and signals that are read.
 
 #![expect(
     unsafe_code,
@@ -14,6 +14,7 @@ mod own_code;
 mod pagemap;
 mod pidfd;
 mod pty;
+mod signals;
 mod tap;
 mod time_slice;
 
@@ -24,5 +25,6 @@ pub use own_code::map_own_code;
 pub use pagemap::open_pagemap;
 pub use pidfd::{ProcessEnd, process_end};
 pub use pty::{Pty, open_pty};
+pub use signals::Signals;
 pub use tap::{TapError, check_tap, open_tap};
 pub use time_slice::{Hurry, take_exact_timers, take_short_slices, take_usual_slices};

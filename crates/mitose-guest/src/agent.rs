@@ -23,7 +23,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_protocol::{
     CONTROL_PORT, HOST_CID, Hello, HelloReason, Identity, PROTOCOL_VERSION, REQUEST_PORT, ToGuest,
@@ -35,6 +35,7 @@ use crate::requests::Server;
 use crate::{Root, linux, log};
 use freeze::Freezing;
 use guestinfo::GuestInfo;
+use identity::Heard;
 use links::HostLink;
 use local::Desk;
 
@@ -131,7 +132,9 @@ impl Agent {
 
     /// Holds one conversation; `lived` is set once the host has said anything.
     fn converse(&mut self, stream: &mut File, reason: HelloReason, lived: &mut bool) -> Result<()> {
-        ToHost::Hello(self.hello(reason)).write(stream)?;
+        let hello = ToHost::Hello(self.hello(reason));
+        let mut asked = Some(Instant::now());
+        hello.write(stream)?;
         self.link.set(Some(
             stream.try_clone().context("cannot share the connection")?,
         ));
@@ -142,7 +145,10 @@ impl Agent {
             };
             *lived = true;
             match message {
-                ToGuest::Identity(identity) => self.take_identity(&identity)?,
+                ToGuest::Identity(identity) => {
+                    let heard = Heard::now(asked.take());
+                    self.take_identity(&identity, heard)?;
+                }
                 ToGuest::GuestInfoSet { key, value } => {
                     if let Err(error) = self.info.set(&key, &value) {
                         log(&format!("guestinfo from the host: {error}"));
@@ -170,13 +176,13 @@ impl Agent {
         }
     }
 
-    fn take_identity(&mut self, identity: &Identity) -> Result<()> {
+    fn take_identity(&mut self, identity: &Identity, heard: Heard) -> Result<()> {
         self.info.replace(identity.guestinfo.clone());
         let known = self.applied.as_deref() == Some(identity.instance_uuid.as_str());
         let ready = if known {
             identity::describe(&self.root)
         } else {
-            identity::apply(&self.root, identity)
+            identity::apply(&self.root, identity, heard)
         };
         self.applied = Some(identity.instance_uuid.clone());
         let _ = std::fs::write(self.root.path(IDENTIFIED), &identity.instance_uuid);

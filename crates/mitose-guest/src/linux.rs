@@ -4,11 +4,11 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use rustix::fs::Gid;
+use rustix::fs::{FileType, Gid};
 use rustix::process::{Pid, Uid};
 
 /// `RNDADDENTROPY` of `linux/random.h`.
@@ -143,7 +143,8 @@ pub(crate) struct Attachment {
     pub(crate) terminal: bool,
 }
 
-/// Makes the command start a session of its own, take its terminal and drop to its user.
+/// Makes the command start a session of its own, take its terminal and drop to its user, whose its
+/// streams are then.
 pub(crate) fn attach(command: &mut Command, attachment: Attachment) {
     let prepare = move || {
         unblock_signals()?;
@@ -152,6 +153,7 @@ pub(crate) fn attach(command: &mut Command, attachment: Attachment) {
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
         }
         if let Some((uid, gid, groups)) = &attachment.ids {
+            give_streams(*uid);
             rustix::thread::set_thread_groups(groups)?;
             rustix::thread::set_thread_res_gid(*gid, *gid, *gid)?;
             rustix::thread::set_thread_res_uid(*uid, *uid, *uid)?;
@@ -163,10 +165,74 @@ pub(crate) fn attach(command: &mut Command, attachment: Attachment) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Gives the standard streams to a user, who could not open them as /dev/stdout otherwise. Only makes
+/// system calls.
+fn give_streams(uid: Uid) {
+    use rustix::stdio::{stderr, stdin, stdout};
+    for stream in [stdin(), stdout(), stderr()] {
+        if is_given(stream) {
+            let _ = rustix::fs::fchown(stream, Some(uid), None);
+        }
+    }
+}
+
+/// Whether a stream is the command's: files and devices such as /dev/null are everybody's.
+fn is_given(stream: BorrowedFd<'_>) -> bool {
+    let kind = rustix::fs::fstat(stream).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    match kind {
+        Ok(FileType::Fifo) => true,
+        Ok(FileType::CharacterDevice) => rustix::termios::isatty(stream),
+        _ => false,
+    }
+}
+
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {
         Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::MetadataExt;
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[test]
+    fn pipes_and_terminals_are_given_and_shared_devices_are_not() {
+        let (read, write) = std::io::pipe().unwrap();
+        assert!(is_given(read.as_fd()) && is_given(write.as_fd()));
+        let terminal = rustix::pty::openpt(rustix::pty::OpenptFlags::NOCTTY).unwrap();
+        assert!(is_given(terminal.as_fd()));
+        assert!(!is_given(File::open("/dev/null").unwrap().as_fd()));
+        assert!(!is_given(tempfile::tempfile().unwrap().as_fd()));
+    }
+
+    /// Only root runs commands as another user.
+    #[test]
+    fn another_users_command_opens_its_streams_by_their_names() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let nobody = 65534;
+        let mut command = Command::new("sh");
+        let script = "id -u > /dev/stdout && echo oops > /dev/stderr";
+        command.args(["-c", script]).current_dir("/");
+        command.stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let ids = (Uid::from_raw(nobody), Gid::from_raw(nobody), Vec::new());
+        let attachment = Attachment {
+            ids: Some(ids),
+            terminal: false,
+        };
+        attach(&mut command, attachment);
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((&*output.stdout, &*stderr), (&b"65534\n"[..], "oops\n"));
+        assert_eq!(fs::metadata("/dev/null").unwrap().uid(), 0);
     }
 }

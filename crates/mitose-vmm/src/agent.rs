@@ -5,10 +5,11 @@
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::ToHost;
 use machine::monotonic_ns;
+use serde_json::Value;
 use vmm_protocol::Event;
 
 use crate::allowance::Allowance;
@@ -112,7 +113,7 @@ impl AgentLink {
         let text = text.to_owned();
         Ok(Some(match message {
             ToHost::Hello(_) => {
-                self.send(identity)?;
+                self.send(&with_present_time(identity))?;
                 self.greeted = true;
                 Event::AgentHello(text)
             }
@@ -124,4 +125,17 @@ impl AgentLink {
             ToHost::GuestInfoSet { .. } | ToHost::Freeze { .. } => Event::AgentMessage(text),
         }))
     }
+}
+
+/// An identity message with the present time: it was written when the guest was to be started. What
+/// else it has stays, also what this program does not know.
+fn with_present_time(identity: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now_ns = now.ok().and_then(|now| u64::try_from(now.as_nanos()).ok());
+    let mut message: Value = serde_json::from_str(identity).unwrap_or_default();
+    if let (Some(time), Some(now_ns)) = (message.get_mut("wall_clock_unix_ns"), now_ns) {
+        *time = now_ns.into();
+        return message.to_string();
+    }
+    identity.to_owned()
 }

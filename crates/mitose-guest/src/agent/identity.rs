@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::control::is_machine_id;
 use agent_protocol::{Identity, IdentityKind, NicIdentity, Ready};
@@ -19,10 +19,30 @@ use super::{entropy, hooks, journal, nics, ssh};
 use crate::Root;
 
 /// Clock differences below this are left to the guest's own time keeping.
-const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(10);
+/// The same where it is not known how long the host's word took.
+const CLOCK_TOLERANCE_UNASKED: Duration = Duration::from_millis(500);
+
+/// When an identity came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heard {
+    at: Instant,
+    /// How long ago it had been asked for then: its time is of an instant in between.
+    within: Option<Duration>,
+}
+
+impl Heard {
+    /// One came just now that had been asked for then.
+    pub(super) fn now(asked: Option<Instant>) -> Self {
+        Self {
+            at: Instant::now(),
+            within: asked.map(|asked| asked.elapsed()),
+        }
+    }
+}
 
 /// Applies everything, going on after a failure; the answer names what failed.
-pub(super) fn apply(root: &Root, identity: &Identity) -> Ready {
+pub(super) fn apply(root: &Root, identity: &Identity, heard: Heard) -> Ready {
     let nics = nics::with_guestinfo(identity);
     let mut errors = Vec::new();
     let mut step = |what: &str, result: Result<()>| {
@@ -33,7 +53,7 @@ pub(super) fn apply(root: &Root, identity: &Identity) -> Ready {
     if root.is_live() {
         let bytes = identity.entropy_bytes().unwrap_or_default();
         step("entropy", entropy::mix_in(&bytes));
-        step("clock", set_clock(identity.wall_clock_unix_ns));
+        step("clock", set_clock(identity.wall_clock_unix_ns, heard));
         for nic in &nics {
             step(
                 &format!("network interface {}", nic.index),
@@ -165,22 +185,31 @@ fn install_ssh_keys(root: &Root, identity: &Identity) -> Result<()> {
     Ok(())
 }
 
-fn set_clock(unix_ns: u64) -> Result<()> {
+fn set_clock(unix_ns: u64, heard: Heard) -> Result<()> {
     if unix_ns == 0 {
         return Ok(());
     }
-    let wanted = Duration::from_nanos(unix_ns);
     let present = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    if wanted.abs_diff(present) <= CLOCK_TOLERANCE {
+    let told = Duration::from_nanos(unix_ns) + heard.at.elapsed();
+    let Some(wanted) = corrected(present, told, heard.within) else {
         return Ok(());
-    }
+    };
     let time = Timespec {
         tv_sec: i64::try_from(wanted.as_secs()).context("time is out of range")?,
         tv_nsec: wanted.subsec_nanos().into(),
     };
     clock_settime(ClockId::Realtime, time).context("cannot set it")
+}
+
+/// The time that a clock is to be set to, or none where it may be right: the host told a time up to
+/// `within` ago.
+fn corrected(present: Duration, told: Duration, within: Option<Duration>) -> Option<Duration> {
+    let half = within.unwrap_or_default() / 2;
+    let tolerance = within.map_or(CLOCK_TOLERANCE_UNASKED, |_| half.max(CLOCK_TOLERANCE));
+    let wanted = told + half;
+    (wanted.abs_diff(present) > tolerance).then_some(wanted)
 }
 
 fn set_name_servers(root: &Root, nics: &[NicIdentity]) -> Result<()> {

@@ -5,9 +5,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use agent_protocol::request::DATA_MAX;
-use agent_protocol::tree::{self, Specials};
+use agent_protocol::tree::{self, SetIds, Specials};
 use agent_protocol::{Entry, EntryKind, FrameError, Get, Put, Reply, Request};
 use anyhow::{Context, Result, bail, ensure};
 
@@ -97,11 +98,14 @@ fn target_in(path: PathBuf, put: &Put) -> Result<PathBuf> {
     Ok(path.join(name))
 }
 
+/// Files received so far: each is written under a name of its own.
+static UPLOADS: AtomicU64 = AtomicU64::new(0);
+
 fn receive_file(data: &mut impl Read, target: &Path, mode: u32) -> Result<()> {
     // Writing through a link changes what it points to, as it does in every other copy tool.
     let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
     let shown = target.display().to_string();
-    let (Some(dir), Some(name)) = (target.parent(), target.file_name()) else {
+    let (Some(dir), Some(_)) = (target.parent(), target.file_name()) else {
         bail!("{shown} is not a file name");
     };
     if target.exists() && !target.is_file() {
@@ -112,7 +116,8 @@ fn receive_file(data: &mut impl Read, target: &Path, mode: u32) -> Result<()> {
         io::copy(data, &mut device).context(shown)?;
         return Ok(());
     }
-    let partial = dir.join(format!(".{}.mitose-part", name.to_string_lossy()));
+    let number = UPLOADS.fetch_add(1, Ordering::Relaxed);
+    let partial = dir.join(format!(".mitose-{}-{number}.part", std::process::id()));
     let written = write_whole(data, &partial, mode)
         .and_then(|()| fs::rename(&partial, &target))
         .context(shown);
@@ -135,8 +140,8 @@ fn write_whole(data: &mut impl Read, path: &Path, mode: u32) -> io::Result<()> {
 
 fn receive_tar(data: &mut impl Read, dir: &Path) -> Result<()> {
     let shown = dir.display();
-    let left_out =
-        tree::unpack(&mut *data, dir).with_context(|| format!("cannot unpack into {shown}"))?;
+    let left_out = tree::unpack(&mut *data, dir, SetIds::Kept)
+        .with_context(|| format!("cannot unpack into {shown}"))?;
     // The end of the archive comes before the end of the stream: padding follows.
     io::copy(data, &mut io::sink())?;
     ensure!(

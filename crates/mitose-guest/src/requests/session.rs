@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! running ─ command exits ─► drain what is buffered, EXIT; later output goes nowhere
-//!         ─ host closes ──► the command's process group is killed
+//!         ─ host closes ──► the command's process group is asked to end, then killed
 //!         ─ guest forked ─► (clone only) the command runs on without a host
 //! ```
 //! Input that the command does not take stops the reading of the connection, and a host that does
@@ -14,12 +14,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use agent_protocol::frame::FrameBuffer;
 use agent_protocol::request::DATA_MAX;
 use agent_protocol::{Exit, Reply, Request, Signal, Start, WindowSize};
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, PidfdFlags};
 use rustix::pty::OpenptFlags;
@@ -30,6 +31,14 @@ use crate::linux;
 
 /// Input kept for a command that does not read, in bytes.
 const PENDING_MAX: usize = 256 << 10;
+
+/// Time that a command without a host has for putting its things away, before it is killed.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+/// Pause between two looks at what is left of a command.
+const END_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What Ctrl-D sends.
+const END_OF_FILE: u8 = 4;
 
 /// Exit codes that shells use for a program that is missing or cannot be run.
 const NOT_FOUND: i32 = 127;
@@ -79,6 +88,8 @@ struct Session {
     input: Option<File>,
     input_ended: bool,
     pending: Vec<u8>,
+    /// The last byte that the host typed.
+    last_typed: Option<u8>,
     outputs: Vec<Output>,
     terminal: Option<File>,
     frames: FrameBuffer,
@@ -130,6 +141,7 @@ impl Session {
             input,
             input_ended: false,
             pending: Vec::new(),
+            last_typed: None,
             outputs,
             terminal,
             frames: FrameBuffer::default(),
@@ -270,6 +282,7 @@ impl Session {
         while let Some(raw) = self.frames.next_raw()? {
             match Request::decode(raw)? {
                 Request::Stdin(bytes) if self.input.is_some() && !self.input_ended => {
+                    self.last_typed = bytes.last().copied().or(self.last_typed);
                     self.pending.extend(bytes);
                 }
                 Request::Stdin(_) => {}
@@ -284,8 +297,13 @@ impl Session {
 
     fn end_input(&mut self) {
         if self.terminal.is_some() {
-            // What Ctrl-D sends; the terminal itself stays open for output.
-            self.pending.push(4);
+            // The terminal itself stays open for output. Behind a line that has no end, Ctrl-D only
+            // hands that line over: the next one is the end.
+            let at_start = [None, Some(b'\n'), Some(b'\r'), Some(END_OF_FILE)];
+            let in_a_line = !at_start.contains(&self.last_typed);
+            self.pending.extend(in_a_line.then_some(END_OF_FILE));
+            self.pending.push(END_OF_FILE);
+            self.last_typed = Some(END_OF_FILE);
             return;
         }
         self.input_ended = true;
@@ -328,12 +346,52 @@ impl Session {
         }
     }
 
+    /// Asks the command to end, as a terminal that hangs up and then a shutdown do, and kills what
+    /// is left of it after a while.
     fn kill(mut self) {
         if let Some(group) = self.group {
-            let _ = linux::kill_group(group, libc::SIGHUP);
-            let _ = linux::kill_group(group, libc::SIGKILL);
+            // One that stands still hears the others only when it goes on.
+            for signal in [libc::SIGHUP, libc::SIGCONT, libc::SIGTERM] {
+                let _ = linux::kill_group(group, signal);
+            }
+            if !self.wait_gone(group) {
+                let _ = linux::kill_group(group, libc::SIGKILL);
+            }
         }
         let _ = self.child.wait();
+    }
+
+    /// Waits for the end of the command and of those in its group; says whether it came in time.
+    /// Throws output away meanwhile: who cannot write does not end either.
+    fn wait_gone(&mut self, group: Pid) -> bool {
+        let deadline = Instant::now() + END_PATIENCE;
+        let mut piece = vec![0u8; DATA_MAX];
+        loop {
+            let ended = !matches!(self.child.try_wait(), Ok(None));
+            // The number stays the group's until its last member has ended.
+            if ended && linux::kill_group(group, 0).is_err() {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            // Nothing tells of the end of a group, so it is looked for.
+            let pause = if ended { left.min(END_INTERVAL) } else { left };
+            let outputs = self.outputs.iter().map(|output| &output.file);
+            let mut fds: Vec<_> = outputs
+                .map(|file| PollFd::new(file, PollFlags::IN))
+                .collect();
+            if !ended {
+                fds.push(PollFd::new(&self.exited, PollFlags::IN));
+            }
+            let _ = poll(&mut fds, Timespec::try_from(pause).ok().as_ref());
+            self.outputs.retain_mut(|output| {
+                let read = output.file.read(&mut piece).map_err(|error| error.kind());
+                let goes_on = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
+                read.map_or_else(|kind| goes_on.contains(&kind), |count| count > 0)
+            });
+        }
     }
 
     /// In a clone nobody asked for the command to end: it goes on, its output unseen and its

@@ -139,19 +139,75 @@ fn signals_reach_the_command() {
 
 #[test]
 fn closing_the_connection_kills_the_command() {
-    let mut stream = connect(&server());
     let script = "echo $$; while :; do sleep 100; done";
+    let proc = format!("/proc/{}", start_and_hang_up(script));
+    wait_until("the end of the command", || !Path::new(&proc).exists());
+}
+
+/// Runs a script, waits for its first word, and closes the connection.
+fn start_and_hang_up(script: &str) -> String {
+    let mut stream = connect(&server());
     Request::Start(start(&["sh", "-c", script]))
         .write(&mut stream)
         .unwrap();
     assert_eq!(Reply::read(&mut stream).unwrap(), Some(Reply::Started));
-    let Some(Reply::Stdout(pid)) = Reply::read(&mut stream).unwrap() else {
+    let Some(Reply::Stdout(word)) = Reply::read(&mut stream).unwrap() else {
         panic!()
     };
-    let proc = format!("/proc/{}", String::from_utf8(pid).unwrap().trim());
+    String::from_utf8(word).unwrap().trim().to_owned()
+}
+
+#[test]
+fn all_of_a_command_without_a_host_may_clean_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let cleaned = dir.path().join("cleaned");
+    // The inner shell goes on after the outer one, and writes more than a pipe holds.
+    let script = format!(
+        "(trap 'sleep 0.3; head -c 200000 /dev/zero; echo > {}; exit' HUP TERM
+          echo ready; while :; do sleep 100; done); true",
+        cleaned.display()
+    );
+    start_and_hang_up(&script);
+    wait_until("the end in good order", || cleaned.exists());
+}
+
+#[test]
+fn a_command_that_does_not_heed_its_hosts_end_is_killed() {
+    let script = "trap '' HUP TERM; echo $$; while :; do sleep 100; done";
+    let proc = format!("/proc/{}", start_and_hang_up(script));
     assert!(Path::new(&proc).exists());
-    drop(stream);
     wait_until("the end of the command", || !Path::new(&proc).exists());
+}
+
+#[test]
+fn the_end_of_input_is_the_terminals_whatever_was_typed_before() {
+    let script = "cat; IFS= read -r more && echo then $more";
+    for (typed, told) in [("", ""), ("line\n", "line"), ("no end", "no end")] {
+        let mut request = start(&["sh", "-c", script]);
+        request.tty = Some(WindowSize { rows: 24, cols: 80 });
+        let mut stream = connect(&server());
+        // An end that is lost must not hold the test.
+        let patience = Some(Duration::from_secs(20));
+        stream.set_read_timeout(patience).unwrap();
+        Request::Start(request).write(&mut stream).unwrap();
+        Request::Stdin(typed.into()).write(&mut stream).unwrap();
+        Request::StdinEof.write(&mut stream).unwrap();
+        let mut text = String::new();
+        // No end of input is left over for the next program.
+        Request::Stdin(b"more\n".to_vec())
+            .write(&mut stream)
+            .unwrap();
+        let exit = loop {
+            match Reply::read(&mut stream).unwrap().unwrap() {
+                Reply::Stdout(bytes) => text.push_str(&String::from_utf8_lossy(&bytes)),
+                Reply::Exit(exit) => break exit,
+                _ => {}
+            }
+        };
+        assert_eq!(exit, Exit::Code(0), "{typed:?}: {text:?}");
+        assert!(text.contains(told), "{text:?}");
+        assert!(text.contains("then more"), "{text:?}");
+    }
 }
 
 #[test]

@@ -51,3 +51,30 @@ fn only_an_agent_that_said_hello_is_told_things() {
     control.next().expect("message");
     assert!(control.tell_agent(PING));
 }
+
+#[test]
+fn an_agent_that_says_hello_is_told_the_present_time() {
+    let folder = tempfile::tempdir().expect("folder");
+    let listener = UnixListener::bind(folder.path().join("control")).expect("bind");
+    let mut control = Control::new(listener).expect("control");
+    let entropy = "00".repeat(64);
+    let identity = format!(
+        r#"{{"type":"identity","kind":"boot","vm_name":"a","hostname":"a","instance_uuid":"u",
+            "machine_id":"","entropy":"{entropy}","wall_clock_unix_ns":0}}"#
+    );
+    control.set_identity(identity, false);
+    let (ours, agent) = UnixStream::pair().expect("pair");
+    control.add_agent(ours);
+    let now = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.expect("a clock after 1970").as_nanos() as u64
+    };
+    let before = now();
+    say(&agent, HELLO);
+    control.next().expect("message");
+    let ToGuest::Identity(identity) = hear(&agent) else {
+        panic!("not an identity");
+    };
+    assert!((before..=now()).contains(&identity.wall_clock_unix_ns));
+    assert_eq!(identity.vm_name, "a");
+}

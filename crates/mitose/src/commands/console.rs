@@ -3,9 +3,13 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use api_types::ErrorKind;
+use client::{Client, ClientError};
 
 use super::Context;
 use crate::terminal::RawMode;
@@ -15,7 +19,8 @@ const ESCAPE: u8 = 0x1d;
 
 /// Attach to a VM's serial console
 ///
-/// Shows the end of its output and what follows; what is typed goes to the guest. Ctrl-] leaves.
+/// Shows the end of its output and what follows; what is typed goes to the guest. Ctrl-] leaves, and
+/// so does a guest that powers off.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   mitose console web1")]
@@ -31,7 +36,9 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<u8> {
     let raw = RawMode::start()?;
     let typed = stream.try_clone().context("cannot share the connection")?;
     let is_terminal = raw.is_some();
-    thread::spawn(move || type_in(typed, is_terminal));
+    let left = Arc::new(AtomicBool::new(false));
+    let leaves = Arc::clone(&left);
+    thread::spawn(move || type_in(typed, is_terminal, &leaves));
     let mut buffer = vec![0; 16 << 10];
     let result = loop {
         match stream.read(&mut buffer) {
@@ -50,11 +57,40 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<u8> {
     };
     drop(raw);
     eprintln!();
-    result.map(|()| 0)
+    result?;
+    if !left.load(Ordering::Relaxed) {
+        // No daemon is started for this question.
+        let ended = match context.daemon.running()? {
+            Some(client) => why_ended(&client, &args.name)?,
+            None => None,
+        };
+        match ended {
+            Some(why) => eprintln!("{} {why}", args.name),
+            None => bail!(
+                "the connection to the console broke off; 'mitose console {}' attaches again",
+                args.name
+            ),
+        }
+    }
+    Ok(0)
+}
+
+/// What became of a VM whose console ended; none where it has a process.
+fn why_ended(client: &Client, name: &str) -> Result<Option<&'static str>, ClientError> {
+    match client.vm(name) {
+        Ok(vm) => Ok(match vm.vm.state.as_str() {
+            "poweredOff" => Some("is powered off"),
+            "suspended" => Some("is suspended"),
+            "out of memory" => Some("is powered off: it had no more memory"),
+            _ => None,
+        }),
+        Err(error) if error.kind() == Some(ErrorKind::NotFound) => Ok(Some("was removed")),
+        Err(error) => Err(error),
+    }
 }
 
 /// Sends what is typed. The end of a terminal's input leaves; that of a pipe only ends the typing.
-fn type_in(mut stream: UnixStream, is_terminal: bool) {
+fn type_in(mut stream: UnixStream, is_terminal: bool, left: &AtomicBool) {
     let mut buffer = [0; 256];
     loop {
         match io::stdin().read(&mut buffer) {
@@ -66,12 +102,14 @@ fn type_in(mut stream: UnixStream, is_terminal: bool) {
                     .filter(|_| is_terminal);
                 let sent = stream.write_all(&bytes[..end.unwrap_or(count)]);
                 if end.is_some() || sent.is_err() {
+                    left.store(end.is_some(), Ordering::Relaxed);
                     let _ = stream.shutdown(Shutdown::Both);
                     return;
                 }
             }
             _ => {
                 if is_terminal {
+                    left.store(true, Ordering::Relaxed);
                     let _ = stream.shutdown(Shutdown::Both);
                 }
                 return;

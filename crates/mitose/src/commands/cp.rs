@@ -1,12 +1,12 @@
 //! `mitose cp`.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use agent_protocol::tree::{self, Specials};
+use agent_protocol::tree::{self, SetIds, Specials};
 use agent_protocol::{Entry, EntryKind, Put, REQUEST_PORT, host};
 use anyhow::{Context as _, bail};
 
@@ -43,6 +43,12 @@ enum Place<'a> {
 
 /// Runs the command.
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<u8> {
+    if args.from == "-" || args.to == "-" {
+        return Ok(output::usage(
+            "- is no place to copy from or to; write ./- for a file of that name, or use \
+             mitose exec NAME -- cat PATH for a stream",
+        ));
+    }
     match (place(&args.from), place(&args.to)) {
         (Place::Host(from), Place::Guest { name, path }) => {
             upload(context, &args.from, from, name, path)?
@@ -123,23 +129,90 @@ fn warn_of(left_out: &[PathBuf]) {
     }
 }
 
+/// A file that a download is written to.
+struct Target {
+    file: File,
+    path: PathBuf,
+    /// Where the bytes are until all have come; none where they go into what is there.
+    partial: Option<PathBuf>,
+}
+
+impl Target {
+    /// A regular file is replaced as a whole. Devices, pipes and what stands in a directory that takes no
+    /// new file are written to.
+    fn open(path: PathBuf) -> io::Result<Self> {
+        // Writing through a link changes what it points to, as it does in every other copy tool.
+        let path = fs::canonicalize(&path).unwrap_or(path);
+        let known = fs::metadata(&path).ok();
+        let whole = known.as_ref().is_none_or(fs::Metadata::is_file);
+        if let (true, Some(name)) = (whole, path.file_name()) {
+            let number = std::process::id();
+            let name: String = name.to_string_lossy().chars().take(40).collect();
+            let partial = path.with_file_name(format!(".{name}.{number}.mitose-part"));
+            let made = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&partial);
+            match made {
+                Ok(file) => {
+                    let partial = Some(partial);
+                    return Ok(Self {
+                        file,
+                        path,
+                        partial,
+                    });
+                }
+                Err(error) if known.is_none() => return Err(error),
+                Err(_) => {}
+            }
+        }
+        let file = OpenOptions::new().write(true).truncate(whole).open(&path)?;
+        Ok(Self {
+            file,
+            path,
+            partial: None,
+        })
+    }
+
+    /// All bytes have come: the file appears with the mode of the guest's.
+    fn finish(mut self, mode: u32) -> io::Result<()> {
+        let Some(partial) = &self.partial else {
+            return Ok(());
+        };
+        let mode = fs::Permissions::from_mode(mode & 0o777);
+        self.file.set_permissions(mode)?;
+        fs::rename(partial, &self.path)?;
+        self.partial = None;
+        Ok(())
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some(partial) = &self.partial {
+            let _ = fs::remove_file(partial);
+        }
+    }
+}
+
 /// Where a download goes.
 enum Sink {
-    File(File),
+    File(Target),
     Tar(io::PipeWriter),
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::File(file) => file.write(bytes),
+            Self::File(target) => target.file.write(bytes),
             Self::Tar(pipe) => pipe.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::File(file) => file.flush(),
+            Self::File(target) => target.file.flush(),
             Self::Tar(pipe) => pipe.flush(),
         }
     }
@@ -147,29 +220,27 @@ impl Write for Sink {
 
 fn download(context: &Context, name: &str, path: &str, to: &Path) -> anyhow::Result<()> {
     let stream = connect(context, name, path)?;
-    let mut target: Option<PathBuf> = None;
     let mut unpacker = None;
     let result = host::get(&stream, &stream, path, |entry: &Entry| match entry.kind {
         EntryKind::File => {
             let file = target_file(path, to);
-            let made = File::create(&file)?;
-            target = Some(file);
-            Ok(Sink::File(made))
+            let opened = Target::open(file.clone());
+            let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", file.display()));
+            Ok(Sink::File(opened.map_err(named)?))
         }
         EntryKind::Tar => {
             let into = directory_target(path, to);
             let (reader, writer) = io::pipe()?;
-            unpacker = Some(std::thread::spawn(move || tree::unpack(reader, &into)));
+            let unpack = move || tree::unpack(reader, &into, SetIds::Dropped);
+            unpacker = Some(std::thread::spawn(unpack));
             Ok(Sink::Tar(writer))
         }
     });
-    let entry = match result {
-        Ok((entry, sink)) => {
-            // The end of the pipe ends the unpacking.
-            drop(sink);
-            Ok(entry)
-        }
-        Err(error) => Err(error),
+    let (entry, target) = match result {
+        Ok((entry, Sink::File(target))) => (Ok(entry), Some(target)),
+        // The end of the pipe ends the unpacking.
+        Ok((entry, Sink::Tar(_))) => (Ok(entry), None),
+        Err(error) => (Err(error), None),
     };
     if let Some(unpacker) = unpacker {
         let unpacked = unpacker
@@ -186,21 +257,9 @@ fn download(context: &Context, name: &str, path: &str, to: &Path) -> anyhow::Res
         debug_assert!(entry.is_none_or(|entry| entry.kind == EntryKind::Tar));
         return Ok(());
     }
-    match (entry, target) {
-        (Ok(entry), Some(file)) => {
-            let mode = fs::Permissions::from_mode(entry.mode & 0o777);
-            fs::set_permissions(&file, mode)
-                .with_context(|| format!("cannot set the mode of {}", file.display()))
-        }
-        (Ok(_), None) => Ok(()),
-        (Err(error), target) => {
-            // Half a file is worse than none.
-            target
-                .into_iter()
-                .for_each(|file| drop(fs::remove_file(file)));
-            Err(error.into())
-        }
-    }
+    let entry = entry?;
+    let finished = target.map_or(Ok(()), |target| target.finish(entry.mode));
+    finished.with_context(|| format!("cannot write {}", target_file(path, to).display()))
 }
 
 /// A file is put into an existing directory under its own name.
@@ -231,6 +290,55 @@ mod tests {
             path: "/x:y",
         };
         assert_eq!(place("web1:/x:y"), guest);
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("app.conf");
+        fs::write(&file, "old").unwrap();
+        let mut target = Target::open(file.clone()).unwrap();
+        target.file.write_all(b"ne").unwrap();
+        drop(target);
+        assert_eq!(fs::read(&file).unwrap(), b"old");
+        assert_eq!(names(dir.path()), ["app.conf"]);
+        let mut target = Target::open(file.clone()).unwrap();
+        target.file.write_all(b"new").unwrap();
+        target.finish(0o4640).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o640);
+        assert_eq!(names(dir.path()), ["app.conf"]);
+    }
+
+    #[test]
+    fn what_is_no_file_is_written_to_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let before = fs::metadata(&pipe).unwrap().permissions();
+        // Its other end, so that nobody waits.
+        let reader = OpenOptions::new().read(true).write(true).open(&pipe);
+        let mut reader = reader.unwrap();
+        for whole in [true, false] {
+            let mut target = Target::open(pipe.clone()).unwrap();
+            target.file.write_all(b"x").unwrap();
+            if whole {
+                target.finish(0o777).unwrap();
+            }
+            assert_eq!(fs::metadata(&pipe).unwrap().permissions(), before);
+            let mut byte = [0];
+            io::Read::read_exact(&mut reader, &mut byte).unwrap();
+            assert_eq!(byte, *b"x");
+        }
+        assert_eq!(names(dir.path()), ["pipe"]);
     }
 
     #[test]

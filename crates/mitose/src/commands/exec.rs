@@ -1,5 +1,7 @@
 //! `mitose exec`.
 
+mod signals;
+
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -11,9 +13,10 @@ use std::time::Duration;
 use agent_protocol::{Exit, REQUEST_PORT, Reply, Request, Start, WindowSize};
 use anyhow::{Context as _, bail};
 
+use self::signals::Signals;
 use super::Context;
 use crate::output::{self, Format};
-use crate::terminal::{RawMode, window_size};
+use crate::terminal::window_size;
 
 /// Pause between two looks at the terminal's size.
 const SIZE_INTERVAL: Duration = Duration::from_millis(250);
@@ -21,6 +24,7 @@ const SIZE_INTERVAL: Duration = Duration::from_millis(250);
 /// Run a command in a guest
 ///
 /// Needs the guest agent. The exit code is the command's own; 128 + N where a signal N ended it.
+/// Ctrl-C and SIGTERM go to the command; a second one ends mitose, and the agent ends the command.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   mitose exec web1 -- hostname
@@ -58,9 +62,10 @@ type Writer = Arc<Mutex<UnixStream>>;
 
 /// Runs the command.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
-    let stream = context
-        .client()?
-        .vsock(&args.name, REQUEST_PORT, args.wait)?;
+    let client = context.client()?;
+    // After a daemon was started, which would ignore them too; before threads are.
+    let signals = Signals::take()?;
+    let stream = client.vsock(&args.name, REQUEST_PORT, args.wait)?;
     let writer = Arc::new(Mutex::new(
         stream.try_clone().context("cannot share the connection")?,
     ));
@@ -72,11 +77,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         user: args.user,
     };
     send(&writer, &Request::Start(start))?;
-    let raw = if args.tty && args.interactive {
-        RawMode::start()?
-    } else {
-        None
-    };
+    signals.pass_to(&writer, args.tty && args.interactive)?;
     if args.interactive {
         let writer = Arc::clone(&writer);
         thread::spawn(move || forward_input(&writer));
@@ -92,11 +93,11 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let mut collected = (Vec::new(), Vec::new());
     let exit = take_output(&stream, collect.then_some(&mut collected));
     let _ = stream.shutdown(Shutdown::Both);
-    drop(raw);
+    drop(signals);
     let exit = exit.map_err(|error| match error.is::<Broken>() && !context.daemon.answers() {
         true => anyhow::anyhow!(
-            "the connection to the daemon broke: it ended or was restarted; the command may still \
-             run in the guest, so look there before it is run again"
+            "the connection to the daemon broke: it ended or was restarted; the command is ended in \
+             the guest, so look there how far it came before it is run again"
         ),
         false => error,
     });

@@ -49,7 +49,7 @@ fn names_and_ids_are_written() {
     )
     .unwrap();
     fs::write(root.path("/var/lib/dbus/machine-id"), "old\n").unwrap();
-    let ready = apply(&root, &identity(IdentityKind::Clone));
+    let ready = apply(&root, &identity(IdentityKind::Clone), Heard::now(None));
     assert_eq!(ready.errors, [""; 0]);
     assert_eq!(ready.hostname, "web1.example");
     assert_eq!(ready.machine_id, "0123456789abcdef0123456789abcdef");
@@ -86,17 +86,17 @@ fn ssh_keys_of_a_clone_are_replaced_and_a_boots_kept() {
     assert_eq!(ssh::wanted_kinds(&root), ["ecdsa", "ed25519", "rsa"]);
     let mut boot = identity(IdentityKind::Boot);
     boot.ssh_host_keys = vec![key("rsa", "first")];
-    apply(&root, &boot);
+    apply(&root, &boot, Heard::now(None));
     assert_eq!(read(&root, "/etc/ssh/ssh_host_rsa_key"), "first");
     boot.ssh_host_keys = vec![key("rsa", "second")];
-    apply(&root, &boot);
+    apply(&root, &boot, Heard::now(None));
     assert_eq!(read(&root, "/etc/ssh/ssh_host_rsa_key"), "first");
 
     fs::write(root.path("/etc/ssh/ssh_host_ecdsa_key"), "old").unwrap();
     assert_eq!(ssh::wanted_kinds(&root), ["ecdsa", "rsa"]);
     let mut clone = identity(IdentityKind::Clone);
     clone.ssh_host_keys = vec![key("rsa", "third")];
-    apply(&root, &clone);
+    apply(&root, &clone, Heard::now(None));
     assert_eq!(read(&root, "/etc/ssh/ssh_host_rsa_key"), "third");
     assert_eq!(read(&root, "/etc/ssh/ssh_host_rsa_key.pub"), "third-pub");
     let mode = fs::metadata(root.path("/etc/ssh/ssh_host_rsa_key"))
@@ -122,9 +122,9 @@ fn scripts_run_in_order_for_clones_only() {
         &format!("echo a >> {}; exit 4", out.display()),
     );
     fs::write(root.path("/etc/mitose/clone.d/README"), "not executable").unwrap();
-    apply(&root, &identity(IdentityKind::Boot));
+    apply(&root, &identity(IdentityKind::Boot), Heard::now(None));
     assert!(!out.exists());
-    let ready = apply(&root, &identity(IdentityKind::Clone));
+    let ready = apply(&root, &identity(IdentityKind::Clone), Heard::now(None));
     assert_eq!(fs::read_to_string(&out).unwrap(), "a\nb web1\n");
     assert_eq!(ready.errors.len(), 1);
     assert!(ready.errors[0].contains("10-a"), "{:?}", ready.errors);
@@ -150,10 +150,10 @@ fn name_servers_are_written_when_given() {
         gateway: None,
         dns: vec!["192.0.2.1".into()],
     });
-    apply(&root, &identity);
+    apply(&root, &identity, Heard::now(None));
     assert_eq!(read(&root, "/etc/resolv.conf"), "nameserver 192.0.2.1\n");
     identity.nics[0].dns = vec!["192.0.2.9\noptions attempts:0".into()];
-    let ready = apply(&root, &identity);
+    let ready = apply(&root, &identity, Heard::now(None));
     assert!(ready.errors[0].starts_with("name servers: "));
     assert_eq!(read(&root, "/etc/resolv.conf"), "nameserver 192.0.2.1\n");
 }
@@ -163,8 +163,26 @@ fn failures_are_named_and_the_rest_goes_on() {
     let (_dir, root) = root();
     fs::remove_dir_all(root.path("/etc/mitose")).unwrap();
     fs::create_dir(root.path("/etc/hostname")).unwrap();
-    let ready = apply(&root, &identity(IdentityKind::Clone));
+    let ready = apply(&root, &identity(IdentityKind::Clone), Heard::now(None));
     assert_eq!(ready.errors.len(), 1, "{:?}", ready.errors);
     assert!(ready.errors[0].starts_with("host name: "));
     assert_eq!(ready.machine_id.len(), 32);
+}
+
+#[test]
+fn a_clock_is_set_where_the_host_surely_has_another_time() {
+    let ms = Duration::from_millis;
+    let told = ms(1_000_000);
+    // (the guest's time, how long the answer took, what it is set to)
+    for (present, within, wanted) in [
+        (1_000_250, Some(4), Some(1_000_002)),
+        (999_800, Some(4), Some(1_000_002)),
+        (1_000_011, Some(4), None),
+        (1_000_250, Some(600), None),
+        (1_000_250, None, None),
+        (1_000_600, None, Some(1_000_000)),
+    ] {
+        let found = corrected(ms(present), told, within.map(ms));
+        assert_eq!(found, wanted.map(ms), "{present} {within:?}");
+    }
 }
