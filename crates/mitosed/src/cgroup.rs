@@ -199,7 +199,8 @@ impl Groups {
                 let events = read("memory.events");
                 Kills {
                     processes: field(&events, "oom_kill"),
-                    at_limit: field(&events, "max") > 0,
+                    // "max" would also count each time that the page cache was cut at the limit.
+                    at_limit: field(&events, "oom") > 0,
                 }
             }
         }

@@ -214,6 +214,11 @@ impl Host {
         }
     }
 
+    /// Refuses what needs a VM's process where there is none.
+    pub fn check_process(&self, vm: &Vm) -> OpResult<()> {
+        needs_process(&vm.name(), vm.state())
+    }
+
     /// All VMs by name.
     pub fn all(&self) -> Vec<Arc<Vm>> {
         self.listing().all().cloned().collect()

@@ -9,5 +9,5 @@ mod seed;
 
 pub use link::{Link, LinkError, Pending};
 pub use pool::{Build, Pool, Shell};
-pub use process::{Killed, is_orderly, kill, orphans_of, send_kill, uid_of, wait_gone};
+pub use process::{Killed, is_orderly, kill, may_be_of, orphans_of, send_kill, uid_of, wait_gone};
 pub use reactor::{Notice, Reactor};

@@ -209,3 +209,30 @@ fn many_clones_in_one_call() {
     );
     assert_eq!(bed.names().len(), 121);
 }
+
+#[test]
+fn a_fork_that_is_too_large_to_be_asked_for_changes_nothing() {
+    let bed = Bed::new();
+    let mut request = bed.request("a", "");
+    for _ in 0..9 {
+        request = bed.with_disk(request);
+    }
+    bed.client.run(&request).unwrap();
+    // From here on clones are born of the source, which is given a socket for each.
+    bed.client.fork("a", &clones(&["b"])).unwrap();
+    let layers = |bed: &Bed| {
+        let disks = bed.detail("a").disks.into_iter();
+        disks.map(|disk| disk.layers).collect::<Vec<_>>()
+    };
+    let before = layers(&bed);
+    let names: Vec<_> = (0..240).map(|n| format!("c{n}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let refused = bed.client.fork("a", &clones(&names)).unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::Invalid), "{refused}");
+    let told = refused.to_string();
+    assert!(told.contains("count: 240 clones"), "{told}");
+    assert!(told.contains("make several calls"), "{told}");
+    assert_eq!(layers(&bed), before);
+    bed.client.fork("a", &clones(&["d"])).unwrap();
+    bed.assert_only(&["a", "b", "d"]);
+}

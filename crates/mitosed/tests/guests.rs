@@ -5,11 +5,12 @@
 mod bed;
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 
+use agent_protocol::{IdentityKind, ToGuest};
 use api_types::{
-    ErrorKind, ForkRequest, GuestInfo, GuestInfoPatch, NicAddressRequest, PointForkRequest,
-    PrepareRequest, StopRequest, WaitFor,
+    CloneMode, ErrorKind, ForkRequest, GuestInfo, GuestInfoPatch, NicAddressRequest,
+    PointForkRequest, PrepareRequest, StopRequest, WaitFor,
 };
 use bed::{Bed, clones};
 
@@ -22,17 +23,7 @@ fn run(bed: &Bed, name: &str) {
 
 /// Lets the agent say something.
 fn say(bed: &Bed, name: &str, json: &str) {
-    let mut console = bed.client.console(name).unwrap();
-    let line = format!("say {json}\n");
-    console.write_all(line.as_bytes()).unwrap();
-    // What is typed comes back once it has arrived; a connection that ends before may lose it.
-    console.set_read_timeout(Some(bed::PATIENCE)).unwrap();
-    let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
-    while !String::from_utf8_lossy(&seen).contains(&line) {
-        let count = console.read(&mut buffer).unwrap();
-        assert!(count > 0, "the console ended: {}", bed.log());
-        seen.extend_from_slice(&buffer[..count]);
-    }
+    bed.type_line(name, &format!("say {json}\n"));
 }
 
 /// Lets the guest ask to be frozen, again and again as an agent does, until it is.
@@ -421,4 +412,71 @@ fn two_vms_of_a_network_do_not_have_one_static_address() {
         .fork_children("b", &children("10.1.1.1/24", 1), |_| ())
         .unwrap();
     bed.assert_only(&["a", "b-1", "b-2", "b-3"]);
+}
+
+/// Identities that a guest was told after it was ready: kind, number, kinds of keys.
+fn identities(bed: &Bed, name: &str) -> Vec<(IdentityKind, String, Vec<String>)> {
+    let log = log(bed, name);
+    let told = log.lines().filter_map(|line| line.strip_prefix("told "));
+    told.filter_map(|json| match ToGuest::decode(json.as_bytes()).unwrap() {
+        ToGuest::Identity(identity) => Some((
+            identity.kind,
+            identity.instance_uuid,
+            identity
+                .ssh_host_keys
+                .into_iter()
+                .map(|key| key.kind)
+                .collect(),
+        )),
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn clones_that_boot_get_keys_of_their_own() {
+    let bed = Bed::new();
+    run(&bed, "used");
+    bed.until("keys are given", || !identities(&bed, "used").is_empty());
+    let (kind, number, keys) = identities(&bed, "used").remove(0);
+    assert_eq!(
+        (kind, &keys[..]),
+        (IdentityKind::Boot, &["ed25519".to_owned()][..])
+    );
+    assert_ne!(
+        number,
+        bed.detail("used").uuid,
+        "the agent takes each number once"
+    );
+    let force = StopRequest {
+        force: true,
+        ..StopRequest::default()
+    };
+    bed.client.stop("used", &force).unwrap();
+    let mut never = bed.with_disk(bed.request("never", "agent"));
+    never.powered_off = true;
+    bed.client.run(&never).unwrap();
+    for (source, mode) in [
+        ("used", CloneMode::Full),
+        ("used", CloneMode::Linked),
+        ("never", CloneMode::Linked),
+    ] {
+        let name = format!("{source}-{mode:?}").to_lowercase();
+        let request = ForkRequest {
+            mode,
+            ..clones(&[&name])
+        };
+        bed.client.fork(source, &request).unwrap();
+        for boots in 1..=2 {
+            let before = told(&bed, "vm.ready");
+            bed.client.start(&name).unwrap();
+            bed.until("it is ready", || told(&bed, "vm.ready") > before);
+            bed.client.stop(&name, &force).unwrap();
+            // Told once, as a clone: its source's keys are replaced, and it has them from then on.
+            let number = bed.detail(&name).uuid;
+            let own = (IdentityKind::Clone, number, vec!["ed25519".to_owned()]);
+            let found = identities(&bed, &name);
+            assert_eq!(found, [own], "{name}, boot {boots}");
+        }
+    }
 }

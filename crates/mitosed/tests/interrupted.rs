@@ -329,3 +329,36 @@ fn a_cut_task_of_which_nothing_is_left_says_so() {
     assert_eq!(told.unwrap().task, Some(image.id));
     bed.assert_only(&["a"]);
 }
+
+#[test]
+fn registered_children_stay_where_their_first_start_is_cut() {
+    let mut bed = Bed::new();
+    let request = bed.with_disk(bed.request("a", "restore_ms=2000 die=restore"));
+    bed.client.run(&request).unwrap();
+    let prepare = PrepareRequest {
+        children: 2,
+        ..PrepareRequest::default()
+    };
+    bed.client.prepare("a", &prepare, |_| ()).unwrap();
+    let body = json!({ "count": 3 });
+    post(&bed, "/forkpoints/a/fork", &body);
+    bed.until_state("a-3", "creating");
+    // They are on record, and not restored yet.
+    let there = |bed: &Bed| bed.detail("a-1").pid.is_some() && bed.detail("a-2").pid.is_some();
+    bed.until("they have processes", || there(&bed));
+    std::thread::sleep(Duration::from_millis(500));
+    bed.restart();
+    let task = again(&bed, "/forkpoints/a/fork", &body);
+    assert_eq!(task.state, TaskState::Failed, "{task:?}");
+    let point = bed.client.fork_point("a").unwrap();
+    assert_eq!((point.children, point.children_registered), (2, 2));
+    for name in ["a-1", "a-2"] {
+        let detail = bed.detail(name);
+        assert_eq!((detail.vm.state.as_str(), detail.pid), ("poweredOff", None));
+    }
+    let events = bed.client.events(Some(0)).unwrap();
+    let gone = events.iter().filter(|event| event.kind == "vm.removed");
+    let gone: Vec<_> = gone.map(|event| event.subject.as_str()).collect();
+    assert_eq!(gone, ["a-3"], "{}", bed.log());
+    bed.assert_only(&["a", "a-1", "a-2"]);
+}

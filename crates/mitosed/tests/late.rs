@@ -4,7 +4,7 @@
 
 mod bed;
 
-use api_types::{ErrorKind, StopRequest};
+use api_types::{ErrorKind, PointForkRequest, PrepareRequest, StopRequest};
 use bed::{Bed, clones};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -94,4 +94,92 @@ fn a_vm_whose_process_does_not_answer_a_new_daemon_can_be_ended() {
     bed.client.start("a").unwrap();
     assert_eq!(bed.detail("a").reason, None);
     bed.assert_only(&["a"]);
+}
+
+/// Runs a VM; returns its process.
+fn run(bed: &Bed, cmdline: &str) -> Pid {
+    bed.run("a", cmdline);
+    Pid::from_raw(bed.detail("a").pid.unwrap()).unwrap()
+}
+
+/// Asserts that a VM runs on in `pid`, and does what it is told.
+fn assert_runs_on(bed: &Bed, pid: Pid) {
+    bed.until("it is taken over", || told(bed, "vm.recovered") == 1);
+    let detail = bed.detail("a");
+    assert_eq!((detail.vm.state.as_str(), detail.reason), ("running", None));
+    assert_eq!(detail.pid, Some(pid.as_raw_nonzero().get()));
+    assert_eq!(told(bed, "vm.failed"), 0, "{}", bed.log());
+    bed.client.pause("a").unwrap();
+    bed.client.resume("a").unwrap();
+    bed.client.fork("a", &clones(&["b"])).unwrap();
+    bed.assert_only(&["a", "b"]);
+}
+
+#[test]
+fn a_process_that_runs_on_without_its_connection_is_connected_to_again() {
+    let bed = Bed::new();
+    let pid = run(&bed, "");
+    bed.type_line("a", "hang up\n");
+    assert_runs_on(&bed, pid);
+}
+
+#[test]
+fn a_vm_is_off_only_when_its_process_has_ended() {
+    let bed = Bed::new();
+    let pid = run(&bed, "");
+    bed.type_line("a", "leave\n");
+    bed.until_state("a", "poweredOff");
+    assert!(test_kill_process(pid).is_err(), "{}", bed.log());
+    bed.client.start("a").unwrap();
+    bed.assert_only(&["a"]);
+}
+
+#[test]
+fn a_process_that_closes_the_connection_of_a_new_daemon_is_connected_to_again() {
+    let mut bed = Bed::new();
+    let pid = run(&bed, "shy");
+    bed.restart();
+    assert_eq!(bed.state("a"), "running", "{}", bed.log());
+    assert_runs_on(&bed, pid);
+}
+
+#[test]
+fn a_process_that_does_not_tell_a_new_daemon_its_state_runs_on() {
+    let mut bed = Bed::new();
+    let pid = run(&bed, "fail=status");
+    bed.restart();
+    let detail = bed.detail("a");
+    assert_eq!(detail.vm.state, "running", "{}", bed.log());
+    assert_eq!(detail.pid, Some(pid.as_raw_nonzero().get()));
+    assert!(detail.reason.unwrap().contains("has not answered"));
+    test_kill_process(pid).unwrap();
+    let stop = StopRequest {
+        force: true,
+        ..StopRequest::default()
+    };
+    bed.client.stop("a", &stop).unwrap();
+    assert!(test_kill_process(pid).is_err());
+    bed.assert_only(&["a"]);
+}
+
+#[test]
+fn a_keeper_that_does_not_answer_a_new_daemon_keeps_its_fork_point() {
+    let mut bed = Bed::new();
+    bed.run("a", "");
+    let prepare = PrepareRequest::default();
+    bed.client.prepare("a", &prepare, |_| ()).unwrap();
+    bed.client.remove("a", true).unwrap();
+    bed.kill();
+    bed.until("only the keeper is left", || bed.processes().len() == 1);
+    let keeper = Pid::from_raw(bed.processes()[0]).unwrap();
+    kill_process(keeper, Signal::STOP).unwrap();
+    bed.start();
+    assert_eq!(bed.client.fork_point("a").unwrap().memory, "memory");
+    kill_process(keeper, Signal::CONT).unwrap();
+    let child = PointForkRequest {
+        names: vec!["b".to_owned()],
+        ..PointForkRequest::default()
+    };
+    bed.client.fork_children("a", &child, |_| ()).unwrap();
+    bed.assert_only(&["b"]);
 }

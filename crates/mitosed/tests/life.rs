@@ -4,6 +4,9 @@
 
 mod bed;
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
 use api_types::{Consistency, ErrorKind, ForkRequest, StopRequest};
 use bed::{Bed, clones};
 
@@ -376,4 +379,60 @@ fn linked_clones_of_a_running_vm_leave_its_vcpus_and_memory_alone() {
     bed.client.remove("a", true).unwrap();
     bed.client.start("d").unwrap();
     bed.assert_only(&["b", "c", "d", "i", "j"]);
+}
+
+#[test]
+fn a_console_is_that_of_a_process_and_ends_with_it() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let mut console = bed.client.console("a").unwrap();
+    console.set_read_timeout(Some(bed::PATIENCE)).unwrap();
+    // It stays over the end of a process that another one follows.
+    bed.client.reset("a").unwrap();
+    bed.client.pause("a").unwrap();
+    bed.client.console("a").unwrap();
+    let force = StopRequest {
+        force: true,
+        ..StopRequest::default()
+    };
+    bed.client.stop("a", &force).unwrap();
+    let mut shown = String::new();
+    console.read_to_string(&mut shown).unwrap();
+    assert_eq!(shown, "boot\nboot\n");
+    let refused = bed.client.console("a").unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "a is powered off; start it with 'mitose start a'"
+    );
+}
+
+#[test]
+fn a_log_is_followed_before_there_is_one() {
+    let bed = Bed::new();
+    bed.run("a", "");
+    let linked = ForkRequest {
+        mode: api_types::CloneMode::Linked,
+        ..clones(&["b"])
+    };
+    bed.client.fork("a", &linked).unwrap();
+    let mut stream = UnixStream::connect(bed.home().join("run/mitosed.sock")).unwrap();
+    stream.set_read_timeout(Some(bed::PATIENCE)).unwrap();
+    let head = "GET /api/v1/vms/b/log/follow HTTP/1.1\r\nHost: m\r\nConnection: Upgrade\r\n\
+                Upgrade: mitose-stream\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        answer.extend(byte);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101"), "{answer:?}");
+    bed.client.start("b").unwrap();
+    let mut first = [0; 5];
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"boot\n");
+    bed.client.remove("b", true).unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty(), "{rest:?}");
 }

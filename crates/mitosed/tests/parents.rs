@@ -400,6 +400,31 @@ fn one_name_is_given_once_to_whoever_asks_at_the_same_time() {
 }
 
 #[test]
+fn calls_without_names_at_the_same_time_all_find_free_ones() {
+    const CALLS: usize = 8;
+    let bed = Bed::new();
+    let request = bed.request("a", "");
+    bed.client.run(&request).unwrap();
+    let how = PrepareRequest::default();
+    bed.client.prepare("a", &how, |_| ()).unwrap();
+    let made = std::thread::scope(|scope| {
+        let call = || bed.client.fork_children("a", &children(3), |_| ());
+        let calls: Vec<_> = (0..CALLS).map(|_| scope.spawn(call)).collect();
+        let mut names = Vec::new();
+        for call in calls {
+            let forked = call.join().unwrap().unwrap();
+            for clone in forked.cloned.clones {
+                assert_eq!(clone.error, None);
+                names.push(clone.name);
+            }
+        }
+        names
+    });
+    let distinct: std::collections::BTreeSet<_> = made.iter().collect();
+    assert_eq!((made.len(), distinct.len()), (3 * CALLS, 3 * CALLS));
+}
+
+#[test]
 fn a_vm_with_several_fork_points_is_asked_which_is_to_end() {
     let bed = Bed::new();
     bed.run("a", "");

@@ -5,7 +5,10 @@
 //! | --- | --- |
 //! | `agent` | an agent says hello and is ready at once |
 //! | `fail=boot`, `fail=restore`, `fail=dump`, `fail=rebase`, `fail=insert` | that command fails |
-//! | `die=restore` | the process ends instead of restoring |
+//! | `fail=status` | it does not tell its state |
+//! | `shy` | it closes the connection when it is asked for its state for the first time |
+//! | `restore_ms=N` | a restore takes so long |
+//! | `die=restore` | the process ends instead of restoring, after that time |
 //! | `fork_ms=N`, `dump_ms=N` | a fork or a dump takes so long |
 //! | `end=off`, `end=reset` | the guest powers off or resets itself at once |
 //! | `deaf` | the power button does nothing |
@@ -14,7 +17,8 @@
 //! | `nospace` | a write finds no space until the first resume |
 //! | `writes` | RAM that is dumped has 64 pages that stay, and two that each fork changes |
 //!
-//! Lines `say JSON` typed on COM1 are messages of the agent.
+//! Lines `say JSON` typed on COM1 are messages of the agent. `hang up` closes the daemon's connection,
+//! `leave` also the socket for the next one; the process runs on.
 //!
 //! COM1's log tells what happened: `boot`, `restore` or, without a new generation, `resume`, `link N up`, then `told JSON` for each message to the
 //! agent. A dump is the text `ram` in a file of the guest's size, and a checkpoint as of a fork.
@@ -52,6 +56,8 @@ struct Machine {
     view: RamView,
     paused: bool,
     no_space: bool,
+    /// It was asked for its state.
+    asked: bool,
     forks: u64,
     /// What stands in for pages that the guest wrote.
     written: Vec<Vec<u8>>,
@@ -81,6 +87,17 @@ struct Server {
     machine: Option<Machine>,
     /// Layer and checkpoint of a keeper.
     kept: Option<[OwnedFd; 2]>,
+    /// How it is to go on without this connection.
+    closes: Option<Closes>,
+}
+
+/// How a process goes on without its connection.
+#[derive(PartialEq)]
+enum Closes {
+    /// It waits for the next.
+    HangsUp,
+    /// Nobody can connect to it.
+    Leaves,
 }
 
 fn main() {
@@ -110,12 +127,19 @@ fn main() {
             inherited,
             machine,
             kept,
+            closes: None,
         };
         if server.inherited.is_some() {
             let pid = std::process::id() as i32;
             server.say(Event::Newborn { pid });
         }
         server.serve();
+        if server.closes == Some(Closes::Leaves) {
+            drop((listener, server.socket));
+            loop {
+                std::thread::park();
+            }
+        }
         // The daemon went away: a VM or a keeper waits for the next one, a shell ends.
         if server.machine.is_none() && server.kept.is_none() {
             return;
@@ -126,8 +150,13 @@ fn main() {
 
 impl Server {
     fn serve(&mut self) {
-        while let Ok(frame) = fd_channel::receive::<Request>(&self.socket) {
+        while self.closes.is_none()
+            && let Ok(frame) = fd_channel::receive::<Request>(&self.socket)
+        {
             let Request { id, command, .. } = frame.message;
+            if matches!(command, Command::Status) && self.word("shy") && self.first_time() {
+                return;
+            }
             let mut fds: Vec<Option<OwnedFd>> = frame.fds.into_iter().map(Some).collect();
             let ran = self.runs();
             let (outcome, answer_fds) = self.obey(command, &mut fds);
@@ -155,6 +184,7 @@ impl Server {
                     step: Some(step),
                 }),
             },
+            Command::Status if self.word("fail=status") => plain(refused("made to fail")),
             Command::Status => plain(Outcome::Status(self.status())),
             Command::Pause => plain(self.drive(|machine| machine.set_paused(true))),
             Command::Resume => plain(self.drive(|machine| machine.set_paused(false))),
@@ -179,6 +209,7 @@ impl Server {
             Command::FlattenNext(_) => plain(self.flatten_next()),
             Command::Keep(order) => plain(self.keep(order, fds)),
             Command::Recall => self.recall(),
+            Command::SetIdentity(message) if self.word("agent") => plain(self.tell_agent(&message)),
             Command::Prepare(_) | Command::SetIdentity(_) | Command::ForkDurable => {
                 plain(Outcome::Done)
             }
@@ -220,13 +251,13 @@ impl Server {
                 None
             }
         };
-        if spec.cmdline.split(' ').any(|w| w == "die=restore") {
-            std::process::exit(3);
-        }
         let words = spec.cmdline.split(' ');
         let ms = words.filter_map(|word| word.strip_prefix("restore_ms="));
         for ms in ms.map(|ms| ms.parse().expect("a number")) {
             std::thread::sleep(Duration::from_millis(ms));
+        }
+        if spec.cmdline.split(' ').any(|w| w == "die=restore") {
+            std::process::exit(3);
         }
         let how = match generation_id {
             Some(_) => "restore",
@@ -284,6 +315,7 @@ impl Server {
             view,
             paused: false,
             no_space: false,
+            asked: false,
             forks: 0,
             written: Vec::new(),
             flattening: None,
@@ -405,7 +437,18 @@ impl Server {
                 self.say(Event::AgentMessage(said.to_owned()));
             }
         }
+        self.closes = text.lines().find_map(|line| match line {
+            "hang up" => Some(Closes::HangsUp),
+            "leave" => Some(Closes::Leaves),
+            _ => None,
+        });
         self.drive(|machine| machine.print(bytes))
+    }
+
+    /// Whether it is asked for its state for the first time.
+    fn first_time(&mut self) -> bool {
+        let machine = self.machine.as_mut();
+        machine.is_some_and(|machine| !std::mem::replace(&mut machine.asked, true))
     }
 
     fn tell_agent(&mut self, message: &str) -> Outcome {

@@ -12,6 +12,7 @@ use api_types::SerialRequest;
 use rustix::fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create};
 use vmm_protocol::{Backends, DiskBackend, Fd, LayerFd, NicBackend, SerialBackend, SerialPeer};
 
+use super::identity::port_of;
 use super::{Host, Vm};
 use crate::error::{OpError, OpResult};
 use crate::inventory::VmRow;
@@ -176,7 +177,7 @@ impl Host {
             let all = self.all();
             let user = all.iter().find(|vm| {
                 let row = &vm.live().row;
-                own.is_none_or(|own| own.id != row.id) && row.serial.contains(port)
+                own.is_none_or(|own| own.id != row.id) && port_of(row, [port]).is_some()
             });
             if let Some(user) = user {
                 let what = format!("belongs to the VM {}; give another path", user.name());

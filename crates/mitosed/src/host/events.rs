@@ -12,15 +12,22 @@ use api_types::GuestReply;
 use vmm_protocol::{Command, EndReason, Event};
 
 use super::identity::identity_message;
+use super::recover::ran;
 use super::vm::Live;
 use super::{Host, Vm, vm_event};
 use crate::clock::random_uuid;
 use crate::inventory::{Changes, NewEvent, PowerState};
 use crate::vmm::{Link, Notice, wait_gone};
 
-/// A guest that resets itself more often is powered off.
+/// A guest that resets itself, or a process that closes its connection, more often is ended.
 const MAX_RESETS: usize = 5;
 const RESET_WINDOW: Duration = Duration::from_secs(30);
+/// Time from the word of a process that it ends to its end.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// Time from the end of its connection to that of a process that ends.
+pub(super) const CLOSES_WITHIN: Duration = Duration::from_secs(1);
+/// Pause between two tries to end a process.
+const KILL_PAUSE: Duration = Duration::from_secs(1);
 
 impl Host {
     /// Returns the handler of what the process behind `link` says about `vm`.
@@ -105,24 +112,32 @@ impl Host {
     }
 
     /// Images have no SSH host keys: a guest that booted for the first time is given some, in an
-    /// identity of another number, since the agent applies each once.
+    /// identity of another number, since the agent applies each once. The guest of a clone that boots
+    /// is told that it is one: its source's keys are replaced.
     fn give_host_keys(&self, vm: &Arc<Vm>, link: &Arc<Link>) {
         let mut row = vm.row();
-        if row.ssh_host_key_kinds.is_empty() {
-            return;
+        let kinds = row.ssh_host_key_kinds.clone();
+        if !kinds.is_empty() {
+            self.keys.want(&kinds);
         }
-        self.keys.want(&row.ssh_host_key_kinds);
-        if row.has_host_keys {
-            return;
+        let kind = match row.cold_clone {
+            true => IdentityKind::Clone,
+            false if row.has_host_keys || kinds.is_empty() => return,
+            false => IdentityKind::Boot,
+        };
+        let keys = self.keys.take(&kinds);
+        if kind == IdentityKind::Boot {
+            if keys.is_empty() {
+                return;
+            }
+            row.uuid = random_uuid();
         }
-        let keys = self.keys.take(&row.ssh_host_key_kinds);
-        if keys.is_empty() {
-            return;
-        }
-        row.uuid = random_uuid();
-        let identity = identity_message(&row, IdentityKind::Boot, keys);
+        let identity = identity_message(&row, kind, keys);
         match link.call(Command::SetIdentity(identity), &[], Duration::from_secs(5)) {
-            Ok(_) => vm.update(|live| live.row.has_host_keys = true),
+            Ok(_) => vm.update(|live| {
+                live.row.cold_clone = false;
+                live.row.has_host_keys |= !kinds.is_empty();
+            }),
             Err(error) => tracing::warn!(vm = &*vm.name(), "cannot give SSH host keys: {error:#}"),
         }
     }
@@ -151,18 +166,17 @@ impl Host {
         if vm.live().unanswered {
             self.wait_settled();
         }
-        let pid = {
+        let is_taken = {
             let live = vm.live();
-            // A process that was taken from its VM is looked after by who took it.
-            if live.starting || !is_current(&live, link) {
-                return;
-            }
-            live.row.pid.or_else(|| link.peer_pid())
+            live.starting || !is_current(&live, link)
         };
-        if let (Some(pid), Some(_)) = (pid, problem) {
-            crate::vmm::kill(pid);
+        if is_taken {
+            // A process that was taken from its VM is looked after by who took it.
+            return;
         }
-        let ending = pid.and_then(|pid| wait_gone(pid, Duration::from_secs(10)));
+        let Some(ending) = self.see_the_end(vm, link, problem.is_some()) else {
+            return;
+        };
         // Processes that were born of others are no children of the daemon.
         let ending = ending.or_else(|| link.ending());
         let words = self.last_words(vm);
@@ -206,6 +220,44 @@ impl Host {
                 true => self.discard_changes(vm),
                 false => {}
             }
+        }
+    }
+
+    /// Waits until the process behind a connection that closed has ended, and says how. None where it
+    /// runs on and goes on with its VM: what it had to say may have found no listener in time. One that
+    /// broke the protocol, or with which nothing can be done, is killed.
+    fn see_the_end(
+        self: &Arc<Self>,
+        vm: &Arc<Vm>,
+        link: &Arc<Link>,
+        broke: bool,
+    ) -> Option<Option<String>> {
+        let (pid, told) = {
+            let live = vm.live();
+            (
+                live.row.pid.or_else(|| link.peer_pid()),
+                live.ended.is_some(),
+            )
+        };
+        if !broke {
+            let patience = if told { ENDS_WITHIN } else { CLOSES_WITHIN };
+            let ending = pid.and_then(|pid| wait_gone(pid, patience));
+            if !link.process_lives(pid) {
+                return Some(ending);
+            }
+            let often = vm.update(|live| is_too_often(&mut live.closings));
+            if !told && !often && ran(vm) && self.connect_again(vm, link) {
+                return None;
+            }
+            tracing::warn!(vm = &*vm.name(), "it runs on unreachable: it is killed");
+        }
+        loop {
+            let ending = pid.and_then(crate::vmm::kill);
+            if !link.process_lives(pid) {
+                return Some(ending);
+            }
+            tracing::warn!(vm = &*vm.name(), "its process does not end yet");
+            thread::sleep(KILL_PAUSE);
         }
     }
 
@@ -289,12 +341,16 @@ fn finish(
     (uid, reset, told)
 }
 
-fn guest_reset(live: &mut Live) -> (bool, Told) {
+/// Notes that something happened again; returns whether it does too often.
+fn is_too_often(times: &mut Vec<Instant>) -> bool {
     let now = Instant::now();
-    live.resets
-        .retain(|at| now.duration_since(*at) < RESET_WINDOW);
-    live.resets.push(now);
-    if live.resets.len() > MAX_RESETS {
+    times.retain(|at| now.duration_since(*at) < RESET_WINDOW);
+    times.push(now);
+    times.len() > MAX_RESETS
+}
+
+fn guest_reset(live: &mut Live) -> (bool, Told) {
+    if is_too_often(&mut live.resets) {
         let message = format!(
             "powered off: the guest reset itself {} times within {} s",
             live.resets.len(),

@@ -58,7 +58,7 @@ use crate::vmm::{Link, LinkError};
 const DRAIN_MS_MAX: u32 = 250;
 /// Longest time of a fork in the source beside draining.
 const FORK_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest time from the order to a clone to its first entry.
+/// Longest time from the orders to the clones of a call to their first entries.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Wait for the agents of clones, where the request names none, seconds.
 const DEFAULT_READY_WAIT_S: u64 = 120;
@@ -282,13 +282,11 @@ impl Host {
         let copy = checkpoint.try_clone();
         let copy = copy.context("cannot share a memory file").map_err(before)?;
         let checkpoint_fd = fds.add(copy);
-        let mut newborns = Vec::new();
-        for (listener, uid) in seats {
-            newborns.push(Newborn {
-                listener: fds.add(Arc::clone(listener)),
-                uid: *uid,
-            });
-        }
+        let newborns = seats.iter().map(|(listener, uid)| Newborn {
+            listener: fds.add(Arc::clone(listener)),
+            uid: *uid,
+        });
+        let newborns: Vec<_> = newborns.collect();
         let kvm = ground.kvm.as_ref().filter(|_| !newborns.is_empty());
         let kvm = kvm.map(|fd| fds.add(Arc::clone(fd)));
         let drain_ms_max = drain_ms_max.unwrap_or(DRAIN_MS_MAX).min(60_000);
@@ -325,6 +323,8 @@ impl Host {
                 let message = format!("cannot fork {}: {message}", source.name());
                 Err((OpError::failed(message), swapped))
             }
+            // It was not sent.
+            Err(LinkError::TooLarge { fds, .. }) => Err((too_many(seats.len(), fds), false)),
             // Nobody knows how far it came; an empty overlay as the top is right in either case.
             Err(error) => Err((self.explain(source, "cannot fork", error).into(), true)),
         }
@@ -356,11 +356,12 @@ impl Host {
 
     /// Waits until every clone that was told to run says that it does.
     fn take_answers(&self, seats: &mut [Seat]) {
+        let start = Instant::now();
         for seat in seats.iter_mut() {
             let Some(pending) = seat.pending.take() else {
                 continue;
             };
-            match pending.wait(RESTORE_TIMEOUT) {
+            match pending.wait_since(start, RESTORE_TIMEOUT) {
                 Ok((Outcome::Running { first_run_at_ns }, _)) => {
                     seat.first_run_at_ns = Some(first_run_at_ns);
                 }
@@ -442,4 +443,13 @@ fn clone_ram(ram: Option<Arc<OwnedFd>>, fds: &mut FdList) -> CloneRam {
         Some(layer) => CloneRam::Layer(fds.add(layer)),
         None => CloneRam::Inherited,
     }
+}
+
+/// The refusal of a call whose order to the source has more descriptors than a frame takes.
+fn too_many(clones: usize, fds: usize) -> OpError {
+    OpError::invalid(format!(
+        "count: {clones} clones need {fds} descriptors in one call, which takes {} at most; make \
+         several calls",
+        vmm_protocol::MAX_FRAME_FDS
+    ))
 }

@@ -2,6 +2,7 @@
 //! the guest's agent.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -74,20 +75,29 @@ pub(super) fn check_own_among<'a>(
     Ok(())
 }
 
+/// The first of the ports' files and sockets that the VM of the row has: no other may have it.
+pub(super) fn port_of<'p>(
+    there: &VmRow,
+    ports: impl IntoIterator<Item = &'p SerialRequest>,
+) -> Option<&'p Path> {
+    ports.into_iter().find_map(|port| match port {
+        SerialRequest::File(path) | SerialRequest::Unix(path) if there.serial.contains(port) => {
+            Some(path.as_path())
+        }
+        _ => None,
+    })
+}
+
 /// Refuses files and sockets of serial ports that the VM of the row has.
 pub(super) fn check_ports(there: &VmRow, ports: &[&SerialRequest]) -> OpResult<()> {
-    for port in ports {
-        if let SerialRequest::File(path) | SerialRequest::Unix(path) = port
-            && there.serial.contains(port)
-        {
-            return Err(OpError::conflict(format!(
-                "serial: {} belongs to the VM {}; give another path",
-                path.display(),
-                there.name
-            )));
-        }
+    match port_of(there, ports.iter().copied()) {
+        Some(path) => Err(OpError::conflict(format!(
+            "serial: {} belongs to the VM {}; give another path",
+            path.display(),
+            there.name
+        ))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The refusal of an instance UUID that a VM has.
@@ -118,7 +128,8 @@ pub(super) fn new_mac(used: &mut HashSet<MacAddr>) -> MacAddr {
 
 /// The agent's identity message for a VM that boots, or that is a clone of a fork point.
 pub(super) fn identity_message(row: &VmRow, kind: IdentityKind, keys: Vec<SshHostKey>) -> String {
-    // A message for a guest that boots may wait for long: its clock is set by other means.
+    // The VM process puts the time of delivery in its place; this one is for processes that do not.
+    // A message for a guest that boots may wait for long.
     let wall_clock_unix_ns = match kind {
         IdentityKind::Boot => 0,
         IdentityKind::Clone => SystemTime::now()

@@ -3,25 +3,31 @@
 //! It obeys in the order in which it was told, so its state then is what all of that has led to.
 //!
 //! One that does not answer when a daemon takes it over is left alone, since its guest ran: the VM is
-//! what it was on record, and taken over when its process answers. Until then it can only be ended.
+//! what it was on record, and taken over when its process answers. Until then it can only be ended. So
+//! is one that runs on without its connection, from when it is connected to again.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use vmm_protocol::{Command, Outcome, Status};
 
 use super::events::{is_current, with_event};
 use super::recover::state_of;
+use super::vm::Live;
 use super::{Host, Vm, vm_event};
 use crate::error::{OpError, OpResult};
 use crate::inventory::PowerState;
-use crate::vmm::Link;
+use crate::vmm::{Link, Notice};
 
 /// Time that the process has to tell its state; when it answers later it is asked again.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Pause before a process is connected to again where the host has nothing left to do it with.
+const CONNECT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Why nothing else is known of a VM.
-const UNANSWERED: &str = "its process has not answered since the daemon was started";
+const UNANSWERED: &str = "its process has not answered since the daemon connected to it";
 
 impl Host {
     /// Leaves a VM as it is on record, whose process is there and does not answer.
@@ -38,12 +44,44 @@ impl Host {
         let Some(link) = vm.link() else { return };
         // It may have answered just before: an answer to this one, which nobody waits for any more, is
         // noticed in any case.
-        if let Ok(asked) = link.request(Command::Status, &[]) {
-            let _ = asked.wait(Duration::ZERO);
+        let asked = link.request(Command::Status, &[]);
+        let answered = asked.and_then(|asked| asked.wait(Duration::ZERO));
+        if answered.is_ok() {
+            (self.handler(vm, &link))(Notice::Late);
         }
         if link.is_closed() {
-            (self.handler(vm, &link))(crate::vmm::Notice::Closed(None));
+            (self.handler(vm, &link))(Notice::Closed(None));
         }
+    }
+
+    /// Connects again to a process that runs on while its connection is `closed`; it is taken over when
+    /// it answers. Returns whether that may come about: not where it does not listen any more.
+    pub(super) fn connect_again(self: &Arc<Self>, vm: &Arc<Vm>, closed: &Arc<Link>) -> bool {
+        let link = loop {
+            match self.connect(&vm.id, |link| self.handler(vm, link)) {
+                Ok(Some(link)) => break link,
+                Ok(None) => return false,
+                Err(error) => tracing::warn!(vm = &*vm.name(), "it is tried again: {error:#}"),
+            }
+            thread::sleep(CONNECT_PAUSE);
+            if !closed.process_lives(vm.row().pid) {
+                return false;
+            }
+        };
+        let taken = vm.update(|live| {
+            let taken = is_current(live, closed) && !live.starting;
+            if taken {
+                live.link = Some(Arc::clone(&link));
+            }
+            taken
+        });
+        if taken {
+            self.leave_unanswered(vm);
+        } else {
+            // Whoever took the process from its VM looks after it.
+            link.shut();
+        }
+        true
     }
 
     /// Waits until recovery has settled what it found: it keeps what a VM that does not answer may
@@ -106,16 +144,10 @@ impl Host {
             return;
         }
         let state = vm.update(|live| {
-            let state = state_of(&live.row, &status);
-            // What it said of itself meanwhile is newer.
-            let is_news = is_current(live, link) && live.row.state == before && state != before;
-            if is_news {
-                live.row.state = state;
-                live.row.reason = None;
-            }
-            is_news.then_some(state)
+            let is_current = is_current(live, link);
+            is_current.then(|| take_status(live, before, &status))
         });
-        let Some(state) = state else { return };
+        let Some(state) = state.flatten() else { return };
         let kind = match state {
             PowerState::Running => "vm.resumed",
             PowerState::PausedNoSpace => "vm.no_space",
@@ -123,5 +155,69 @@ impl Host {
         };
         let message = format!("{}: its process answered late", state.word());
         self.commit_logged(&[vm], with_event(vm_event(vm, kind, message)));
+    }
+}
+
+/// Takes over what the process of a VM that was in the state `before` says of itself; returns a state
+/// that is news.
+fn take_status(live: &mut Live, before: PowerState, status: &Status) -> Option<PowerState> {
+    // Whether it forked is seen by where its memory is.
+    live.ram = status.ram;
+    let state = state_of(&live.row, status);
+    // What it said of itself meanwhile is newer.
+    let is_news = live.row.state == before && state != before;
+    if is_news {
+        live.row.state = state;
+        live.row.reason = None;
+    }
+    is_news.then_some(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_spec::VmSpec;
+    use vmm_protocol::{RamView, VmState};
+
+    use super::*;
+    use crate::inventory::{BootSource, VmRow};
+
+    #[test]
+    fn what_a_process_says_late_is_where_its_memory_is() {
+        let boot = BootSource {
+            image: None,
+            kernel: "/k".into(),
+            initrd: None,
+        };
+        let spec = VmSpec {
+            cpus: 1,
+            memory_bytes: 64 << 20,
+            cmdline: String::new(),
+            entry: None,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            serial_ports: 1,
+        };
+        let row = VmRow::new("vm-1".into(), "a".into(), "kvm".into(), boot, spec);
+        let vm = Vm::new(row);
+        let mut live = vm.live();
+        live.row.state = PowerState::Running;
+        // Nobody knew whether a fork that was given up had come to that.
+        live.ram = Some(RamView::Private);
+        let mut status = Status {
+            state: VmState::Running,
+            ram: Some(RamView::Shared),
+            ram_range: None,
+            agent_ready: false,
+            first_run_at_ns: None,
+            ready_at_ns: None,
+            engine: None,
+        };
+        assert_eq!(take_status(&mut live, PowerState::Running, &status), None);
+        assert_eq!(live.ram, Some(RamView::Shared));
+        status.state = VmState::Paused;
+        assert_eq!(take_status(&mut live, PowerState::Frozen, &status), None);
+        let news = take_status(&mut live, PowerState::Running, &status);
+        assert_eq!(news, Some(PowerState::Paused));
+        assert_eq!(live.row.state, PowerState::Paused);
     }
 }

@@ -351,12 +351,13 @@ impl Host {
         match kills {
             Kills { processes: 0, .. } => None,
             Kills { at_limit: true, .. } => Some(format!(
-                "out of memory: it reached its limit of {}; start it with 'mitose start {}', or \
-                 make it anew with a higher --memory-limit",
+                "out of memory: it reached its limit of {}; start it with 'mitose start {}', \
+                 with a higher limit by 'mitose set {} --memory-limit SIZE'",
                 format_size(
                     row.memory_limit_bytes
                         .unwrap_or_else(|| groups.limit(group))
                 ),
+                row.name,
                 row.name
             )),
             Kills { .. } => Some(

@@ -2,7 +2,8 @@
 //!
 //! - A VM whose process answers goes on; a row `creating` among them is rolled forward.
 //! - A VM that ran and whose process does not answer is left alone until it does (`late.rs`).
-//! - A row `creating` without a running guest is removed with all that was made for it.
+//! - A row `creating` without a running guest is removed with all that was made for it, but for a
+//!   child that was registered before: it is that again.
 //! - A valid pending top becomes the top: an empty overlay equals its base.
 //! - A top that stands on a merged layer is recorded so.
 //! - Sockets, processes, home folders and deltas that no row names are removed.
@@ -29,6 +30,9 @@ use crate::vmm::{self, Link, LinkError, Pending, Reactor};
 /// Time that a VM process has to tell its state.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A process, and whether it took the question.
+type Asked = (Arc<Link>, Result<Pending, LinkError>);
+
 impl Host {
     /// Takes over a data directory.
     pub fn recover(config: Config, inventory: Box<dyn Inventory>) -> anyhow::Result<Arc<Self>> {
@@ -38,8 +42,8 @@ impl Host {
         host.load(contents);
         host.meet_epoch()?;
         host.meet_datastores()?;
-        host.meet_processes();
-        host.meet_keepers();
+        host.meet_processes()?;
+        host.meet_keepers()?;
         host.settle_pending();
         host.settle_snapshots();
         host.settle_archives();
@@ -96,26 +100,36 @@ impl Host {
     }
 
     /// Connects to every process that a row may have, and settles each VM by its answer.
-    fn meet_processes(self: &Arc<Self>) {
+    fn meet_processes(self: &Arc<Self>) -> anyhow::Result<()> {
         let vms = self.all();
-        let asked: Vec<Option<(Arc<Link>, Pending)>> = vms.iter().map(|vm| self.ask(vm)).collect();
-        let deadline = Instant::now() + STATUS_TIMEOUT;
+        let asked = vms.iter().map(|vm| self.ask(vm));
+        let asked: Vec<Option<Asked>> = asked.collect::<anyhow::Result<_>>()?;
+        let start = Instant::now();
         for (vm, asked) in vms.iter().zip(asked) {
             let Some((link, pending)) = asked else {
                 self.settle_without_process(vm);
                 continue;
             };
-            let left = deadline.saturating_duration_since(Instant::now());
-            match pending.wait(left) {
-                Ok((Outcome::Status(status), _)) => self.take_over(vm, &link, &status),
-                Err(LinkError::Timeout(_)) if ran(vm) => self.leave_unanswered(vm),
-                answer => {
-                    let error = answer.err();
-                    tracing::warn!(vm = &*vm.name(), ?error, "no state from a VM process");
-                    self.settle_without_process(vm);
+            let answer = pending.and_then(|pending| pending.wait_since(start, STATUS_TIMEOUT));
+            let error = match answer {
+                Ok((Outcome::Status(status), _)) => {
+                    self.take_over(vm, &link, &status);
+                    continue;
                 }
+                Ok(_) => LinkError::Unexpected,
+                Err(error) => error,
+            };
+            tracing::warn!(vm = &*vm.name(), "no state from a VM process: {error}");
+            let root = self.config.home.root();
+            let is_there = || vm.row().pid.is_some_and(|pid| vmm::may_be_of(root, pid));
+            // One that closed the connection may have ended.
+            if ran(vm) && (!matches!(error, LinkError::Closed) || is_there()) {
+                self.leave_unanswered(vm);
+            } else {
+                self.settle_without_process(vm);
             }
         }
+        Ok(())
     }
 
     /// Settles a VM by what its process says of itself.
@@ -126,15 +140,39 @@ impl Host {
         }
     }
 
-    fn ask(self: &Arc<Self>, vm: &Arc<Vm>) -> Option<(Arc<Link>, Pending)> {
-        let link = Link::connect(&self.config.home.vm_socket(&vm.id)).ok()?;
+    /// Asks the process of a VM for its state; none where there is no process. That it cannot be
+    /// known whether there is one is an error: the VM may run, and would be taken for one that does
+    /// not.
+    fn ask(self: &Arc<Self>, vm: &Arc<Vm>) -> anyhow::Result<Option<Asked>> {
+        let link = match self.connect(&vm.id, |link| self.handler(vm, link)) {
+            Ok(Some(link)) => link,
+            Ok(None) => return Ok(None),
+            Err(_) if vm.state().is_off() => return Ok(None),
+            Err(error) => return Err(error),
+        };
         vm.update(|live| {
             live.link = Some(Arc::clone(&link));
             live.begin();
         });
-        self.reactor.watch(&link, self.handler(vm, &link)).ok()?;
-        let pending = link.request(Command::Status, &[]).ok()?;
-        Some((link, pending))
+        let pending = link.request(Command::Status, &[]);
+        Ok(Some((link, pending)))
+    }
+
+    /// Connects to the process of the VM or fork point `id`; what it says goes to the handler that
+    /// `handler` makes. None where nobody listens.
+    pub(in crate::host) fn connect(
+        &self,
+        id: &str,
+        handler: impl FnOnce(&Arc<Link>) -> Box<dyn Fn(vmm::Notice) + Send + Sync>,
+    ) -> anyhow::Result<Option<Arc<Link>>> {
+        let link = match Link::connect(&self.config.home.vm_socket(id)) {
+            Err(error) if error.is_nobody() => return Ok(None),
+            connected => {
+                connected.with_context(|| format!("cannot tell whether {id} has a process"))?
+            }
+        };
+        self.reactor.watch(&link, handler(&link))?;
+        Ok(Some(link))
     }
 
     fn go_on(self: &Arc<Self>, vm: &Arc<Vm>, link: &Arc<Link>, status: &Status) {
@@ -191,7 +229,9 @@ impl Host {
                 let message = "was being made when the daemon ended; removed";
                 let task = vm.row().making.map(|making| making.task);
                 self.on_behalf(task, || {
-                    self.erase(vm, Some(vm_event(vm, "vm.removed", message)));
+                    if !self.take_child_back(vm) {
+                        self.erase(vm, Some(vm_event(vm, "vm.removed", message)));
+                    }
                 });
             }
             // What had been begun is finished, and then told.
@@ -373,7 +413,7 @@ impl Host {
 }
 
 /// Whether a VM was on record as one whose guest runs, and nobody was about to end it.
-fn ran(vm: &Vm) -> bool {
+pub(super) fn ran(vm: &Vm) -> bool {
     let live = vm.live();
     live.row.state.has_process() && live.row.begun.is_none()
 }

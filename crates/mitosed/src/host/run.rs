@@ -22,7 +22,7 @@ use super::check::Problems;
 use super::events::with_event;
 use super::identity::identity_message;
 use super::{Host, Vm, vm_event};
-use crate::clock::us_between;
+use crate::clock::{random_uuid, us_between};
 use crate::error::{OpError, OpResult};
 use crate::inventory::{Changes, DiskRow, LayerRow, NewEvent, PowerState, VmRow};
 use crate::layers::make_delta;
@@ -145,7 +145,7 @@ impl Host {
         self.limit(vm);
         // The process is on record before it runs a guest, so that recovery finds it.
         let booted = self.commit(&[vm], Changes::default()).and_then(|()| {
-            let identity = identity_message(&row, IdentityKind::Boot, Vec::new());
+            let identity = boot_identity(&row);
             let backends = self.backends(&row, kvm.as_ref(), &disks, &taps, identity, &mut fds)?;
             let mut spec = row.spec.clone();
             spec.cmdline = spec.cmdline.replace("{machine_id}", &row.machine_id);
@@ -169,7 +169,8 @@ impl Host {
             Ok(first_run_at_ns) => {
                 let (no_space, alive) =
                     vm.update(|live| (live.came_to_life(RamView::Shared), !link.is_closed()));
-                self.commit(&[vm], with_event(vm_event(vm, "vm.started", "running")))?;
+                // It runs, whether that can be recorded now or not.
+                self.commit_logged(&[vm], with_event(vm_event(vm, "vm.started", "running")));
                 if let Some(disk) = no_space {
                     self.no_space(vm, disk);
                 }
@@ -294,4 +295,14 @@ impl Host {
             self.sweep_boot_files();
         }
     }
+}
+
+/// What the agent of a guest that boots is told.
+fn boot_identity(row: &VmRow) -> String {
+    let mut row = row.clone();
+    if row.cold_clone {
+        // Its own number comes with what a clone is told, once its agent has said what it has.
+        row.uuid = random_uuid();
+    }
+    identity_message(&row, IdentityKind::Boot, Vec::new())
 }

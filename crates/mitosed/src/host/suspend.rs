@@ -253,7 +253,8 @@ impl Host {
                 let (no_space, alive) =
                     vm.update(|live| (live.came_to_life(RamView::Private), !link.is_closed()));
                 let told = vm_event(vm, "vm.started", "goes on from its memory on disk");
-                self.commit(&[vm], with_event(told))?;
+                // It runs, whether that can be recorded now or not.
+                self.commit_logged(&[vm], with_event(told));
                 if let Some(disk) = no_space {
                     self.no_space(vm, disk);
                 }

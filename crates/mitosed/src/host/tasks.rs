@@ -60,6 +60,7 @@ pub(super) fn making(memory: &str, consistency: Consistency) -> Option<Making> {
         task,
         memory: memory.to_owned(),
         consistency,
+        was_there: false,
     })
 }
 

@@ -1,6 +1,6 @@
 //! One VM as the daemon holds it: its row and its connection.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use vmm_protocol::{EndReason, RamView};
@@ -44,7 +44,9 @@ pub struct Live {
     pub guestinfo_news: Option<Vec<String>>,
     /// Latest times that the guest reset itself.
     pub resets: Vec<Instant>,
-    /// Its process, which an earlier daemon started, has not answered this one yet.
+    /// Latest times that its process closed its connection and ran on.
+    pub closings: Vec<Instant>,
+    /// Its process runs, and has not answered yet since the daemon connected to it.
     pub unanswered: bool,
     /// Removed: its row is not to be written any more.
     pub removed: bool,
@@ -143,6 +145,7 @@ impl Vm {
                 identity_stale: false,
                 guestinfo_news: None,
                 resets: Vec::new(),
+                closings: Vec::new(),
                 unanswered: false,
                 removed: false,
             }),
@@ -177,6 +180,15 @@ impl Vm {
         self.operation
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the VM's turn where nobody has it.
+    pub fn try_operate(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.operation.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Its present state.

@@ -33,6 +33,8 @@ use crate::host::{Host, LOOK_INTERVAL, Vm};
 const LOG_INTERVAL: Duration = Duration::from_millis(50);
 /// Longest wait for the guest to take a vsock connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(45);
+/// Time that a VM is off before its console ends: a guest that resets itself is off for a moment.
+const OFF_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of the log that a console shows first.
 const CONSOLE_TAIL_BYTES: u64 = 4096;
 
@@ -109,7 +111,7 @@ async fn follow_log(
     let tail = query.tail_bytes.unwrap_or(u64::MAX);
     upgrade(host, request, move |mut stream| async move {
         let (sender, mut receiver) = mpsc::channel(16);
-        tokio::spawn(send_file(path, tail, Some(vm), sender));
+        tokio::spawn(send_file(path, tail, Some(Follow::vm(vm)), sender));
         while let Some(Ok(chunk)) = receiver.recv().await {
             if stream.write_all(&chunk).await.is_err() {
                 return;
@@ -121,18 +123,65 @@ async fn follow_log(
 
 type Chunks = mpsc::Sender<Result<Bytes, std::io::Error>>;
 
-/// Sends the end of a file, then what is appended for as long as the VM exists.
+/// How long a log is followed.
+struct Follow {
+    vm: Arc<Vm>,
+    /// Only while the VM has a process; otherwise for as long as it exists.
+    to_its_end: bool,
+    off_since: Option<Instant>,
+}
+
+impl Follow {
+    /// For as long as the VM exists.
+    fn vm(vm: Arc<Vm>) -> Self {
+        Self {
+            vm,
+            to_its_end: false,
+            off_since: None,
+        }
+    }
+
+    /// Until the VM is powered off or suspended.
+    fn process(vm: Arc<Vm>) -> Self {
+        Self {
+            to_its_end: true,
+            ..Self::vm(vm)
+        }
+    }
+
+    /// Whether more may come.
+    fn goes_on(&mut self) -> bool {
+        let live = self.vm.live();
+        // What has begun, such as a reset, may end in another process.
+        let has_process = live.row.state.has_process() || live.starting || live.row.begun.is_some();
+        let removed = live.removed;
+        drop(live);
+        if has_process || !self.to_its_end {
+            self.off_since = None;
+            return !removed;
+        }
+        let since = *self.off_since.get_or_insert_with(Instant::now);
+        !removed && since.elapsed() < OFF_PATIENCE
+    }
+}
+
+/// Sends the end of a file, then what is appended while it is followed. One that is followed may be
+/// made later.
 async fn send_file(
     path: PathBuf,
     tail_bytes: u64,
-    follow: Option<Arc<Vm>>,
+    mut follow: Option<Follow>,
     chunks: Chunks,
 ) -> std::io::Result<()> {
-    let mut file = match tokio::fs::File::open(&path).await {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && follow.is_none() => {
-            return Ok(());
+    let mut file = loop {
+        match tokio::fs::File::open(&path).await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if !more(&mut follow, &chunks).await {
+                    return Ok(());
+                }
+            }
+            opened => break opened?,
         }
-        opened => opened?,
     };
     let length = file.metadata().await?.len();
     let start = length.saturating_sub(tail_bytes);
@@ -145,15 +194,19 @@ async fn send_file(
             if chunks.send(Ok(chunk)).await.is_err() {
                 return Ok(());
             }
-            continue;
-        }
-        match &follow {
-            Some(vm) if !vm.live().removed && !chunks.is_closed() => {
-                tokio::time::sleep(LOG_INTERVAL).await;
-            }
-            _ => return Ok(()),
+        } else if !more(&mut follow, &chunks).await {
+            return Ok(());
         }
     }
+}
+
+/// Whether there may be more for who still listens; lets some time go by for it.
+async fn more(follow: &mut Option<Follow>, chunks: &Chunks) -> bool {
+    let more = follow.as_mut().is_some_and(Follow::goes_on) && !chunks.is_closed();
+    if more {
+        tokio::time::sleep(LOG_INTERVAL).await;
+    }
+    more
 }
 
 /// Attaches to COM1: the end of its log and what follows one way, typed bytes the other way.
@@ -164,12 +217,13 @@ async fn console(
 ) -> Result<Response, HttpError> {
     let vm = host.find(&path.vm)?;
     let path = host.serial_log(&vm)?;
+    host.check_process(&vm)?;
     let typed_at = Arc::clone(&host);
     upgrade(host, request, move |stream| async move {
         let host = typed_at;
         let (mut from_client, mut to_client) = tokio::io::split(stream);
         let (sender, mut receiver) = mpsc::channel(16);
-        let followed = Arc::clone(&vm);
+        let followed = Follow::process(Arc::clone(&vm));
         tokio::spawn(send_file(path, CONSOLE_TAIL_BYTES, Some(followed), sender));
         // Ends with whether the client is gone.
         let output = async {
@@ -178,15 +232,18 @@ async fn console(
                     return true;
                 }
             }
+            let _ = to_client.shutdown().await;
             false
         };
+        let at = Arc::clone(&vm);
         let input = async {
             let mut buffer = vec![0; 1024];
             while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
                 let (host, vm, bytes) =
                     (Arc::clone(&host), Arc::clone(&vm), buffer[..count].to_vec());
                 let typed = tokio::task::spawn_blocking(move || host.type_serial(&vm, bytes)).await;
-                if !matches!(typed, Ok(Ok(()))) {
+                // While there is no process, the output tells whether another one comes.
+                if !matches!(typed, Ok(Ok(()))) && at.state().has_process() {
                     break;
                 }
             }
@@ -318,5 +375,53 @@ impl Host {
                 vm.name()
             ))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_spec::VmSpec;
+
+    use super::*;
+    use crate::inventory::{Begun, BootSource, PowerState, VmRow};
+
+    #[test]
+    fn a_console_outlives_a_reset_and_no_power_off() {
+        let boot = BootSource {
+            image: None,
+            kernel: "/k".into(),
+            initrd: None,
+        };
+        let spec = VmSpec {
+            cpus: 1,
+            memory_bytes: 64 << 20,
+            cmdline: String::new(),
+            entry: None,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            serial_ports: 1,
+        };
+        let row = VmRow::new("vm-1".into(), "a".into(), "kvm".into(), boot, spec);
+        let vm = Vm::new(row);
+        let mut console = Follow::process(Arc::clone(&vm));
+        let mut log = Follow::vm(Arc::clone(&vm));
+        let long_ago = Instant::now().checked_sub(OFF_PATIENCE);
+        let mut goes_on = |state: PowerState, begun: Option<Begun>, off_since| {
+            vm.update(|live| (live.row.state, live.row.begun) = (state, begun));
+            console.off_since = off_since;
+            assert!(log.goes_on());
+            console.goes_on()
+        };
+        assert!(goes_on(PowerState::Paused, None, long_ago));
+        assert!(goes_on(PowerState::PoweredOff, None, None));
+        assert!(goes_on(
+            PowerState::PoweredOff,
+            Some(Begun::Reset),
+            long_ago
+        ));
+        assert!(!goes_on(PowerState::PoweredOff, None, long_ago));
+        assert!(!goes_on(PowerState::Suspended, None, long_ago));
+        vm.update(|live| live.removed = true);
+        assert!(!log.goes_on());
     }
 }

@@ -260,6 +260,9 @@ pub struct VmRow {
     /// It was given SSH host keys after its first boot.
     #[serde(default)]
     pub has_host_keys: bool,
+    /// A clone that boots on what its source's disks had, and whose guest was not told so yet.
+    #[serde(default)]
+    pub cold_clone: bool,
     /// What its agent said when it was ready.
     #[serde(default)]
     pub guest: Option<GuestReply>,
@@ -305,6 +308,9 @@ pub struct Making {
     pub memory: String,
     /// What its disks hold.
     pub consistency: Consistency,
+    /// The VM was there before, registered: what is not made is taken back, and the VM stays.
+    #[serde(default)]
+    pub was_there: bool,
 }
 
 /// An operation that ends a VM's process first.
@@ -404,6 +410,7 @@ impl VmRow {
             has_agent: false,
             ssh_host_key_kinds: Vec::new(),
             has_host_keys: false,
+            cold_clone: false,
             guest: None,
             guestinfo: BTreeMap::new(),
             freeze: None,

@@ -77,8 +77,12 @@ impl Decoder {
         if result.bytes == 0 {
             return Progress::Closed(None);
         }
-        if result.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > MAX_ANSWER_FDS {
+        if self.fds.len() > MAX_ANSWER_FDS {
             return Progress::Closed(Some("sent too many descriptors"));
+        }
+        if result.flags.contains(ReturnFlags::CTRUNC) {
+            // The first of them came. Whoever asked misses the others, and the VM runs on.
+            tracing::warn!("the daemon is out of descriptors: it lost some of a VM process's");
         }
         self.bytes.extend_from_slice(&piece[..result.bytes]);
         match self.finish_frame() {
@@ -117,7 +121,9 @@ impl Decoder {
 mod tests {
     use std::io::Write;
     use std::os::fd::AsFd;
+    use std::process::Command;
 
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     use vmm_protocol::{Event, Outcome, Reply};
 
     use super::*;
@@ -154,6 +160,47 @@ mod tests {
         assert_eq!((first.message, first.fds.len()), (reply, 1));
         let second = decoder.arrived.pop_front().unwrap();
         assert_eq!((second.message, second.fds.len()), (event, 0));
+    }
+
+    /// Set for the process whose descriptors are limited.
+    const LIMITED: &str = "MITOSE_TEST_LIMITED";
+
+    #[test]
+    fn a_frame_comes_without_the_descriptors_that_the_daemon_has_no_room_for() {
+        if std::env::var_os(LIMITED).is_none() {
+            // The limit is one of a whole process: others in this one need descriptors.
+            let of_crate = module_path!().split_once("::").unwrap().1;
+            let name = "a_frame_comes_without_the_descriptors_that_the_daemon_has_no_room_for";
+            let mut again = Command::new(std::env::current_exe().unwrap());
+            again.args(["--exact", &format!("{of_crate}::{name}")]);
+            let done = again.env(LIMITED, "1").output().unwrap();
+            let told = String::from_utf8_lossy(&done.stdout);
+            assert!(done.status.success() && told.contains("1 passed"), "{told}");
+            return;
+        }
+        let (ours, theirs) = pair();
+        let reply = FromVmm::Reply(Reply {
+            id: 7,
+            outcome: Outcome::Done,
+        });
+        let file = tempfile::tempfile().unwrap();
+        fd_channel::send(&theirs, &reply, &[file.as_fd()]).unwrap();
+        fd_channel::send(&theirs, &reply, &[]).unwrap();
+        let before = getrlimit(Resource::Nofile);
+        let none = Rlimit {
+            current: Some(0),
+            ..before
+        };
+        setrlimit(Resource::Nofile, none).unwrap();
+        let mut decoder = Decoder::default();
+        let progress = read_all(&mut decoder, &ours);
+        setrlimit(Resource::Nofile, before).unwrap();
+        assert!(matches!(progress, Progress::Idle), "{progress:?}");
+        let arrived = decoder.arrived.drain(..);
+        let arrived: Vec<_> = arrived
+            .map(|frame| (frame.message, frame.fds.len()))
+            .collect();
+        assert_eq!(arrived, [(reply.clone(), 0), (reply, 0)]);
     }
 
     #[test]

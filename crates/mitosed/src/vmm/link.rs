@@ -66,6 +66,14 @@ pub enum LinkError {
 
 type Answer = (Outcome, Vec<OwnedFd>);
 
+impl LinkError {
+    /// Whether nobody listens: there is no process. After other failures there may be one.
+    pub fn is_nobody(&self) -> bool {
+        use std::io::ErrorKind::{ConnectionRefused, NotFound};
+        matches!(self, Self::Connect(error) if matches!(error.kind(), NotFound | ConnectionRefused))
+    }
+}
+
 /// Connection to one VM process.
 #[derive(Debug)]
 pub struct Link {
@@ -125,6 +133,14 @@ impl Link {
     /// Process that sent the latest frame, as the kernel says.
     pub fn peer_pid(&self) -> Option<i32> {
         Some(self.peer_pid.load(Ordering::Acquire)).filter(|pid| *pid > 0)
+    }
+
+    /// Whether the process has not ended; where it never said anything, the one with the number `pid`.
+    pub fn process_lives(&self, pid: Option<i32>) -> bool {
+        match self.process.get() {
+            Some(process) => !super::process::has_ended(process),
+            None => pid.is_some_and(super::process::lives),
+        }
     }
 
     /// How the process ended, where it has and the kernel tells.
@@ -283,11 +299,19 @@ impl Pending {
     }
 
     /// Waits for the answer; a failure that the process reports is an error.
-    pub fn wait(mut self, timeout: Duration) -> Result<Answer, LinkError> {
+    pub fn wait(self, timeout: Duration) -> Result<Answer, LinkError> {
+        self.wait_since(Instant::now(), timeout)
+    }
+
+    /// As [`Pending::wait`], where time has run since `start`, for one of several that are waited for.
+    pub fn wait_since(mut self, start: Instant, timeout: Duration) -> Result<Answer, LinkError> {
         if let Some(answer) = self.early.take() {
             return taken(answer);
         }
-        match self.answer.recv_timeout(timeout) {
+        match self
+            .answer
+            .recv_timeout(timeout.saturating_sub(start.elapsed()))
+        {
             Ok(answer) => taken(answer),
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 // An answer tells of all that was asked before it, so a few stand for many.
@@ -336,4 +360,34 @@ fn one_line(text: &str) -> String {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn several_answers_have_one_time_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let nobody = Link::connect(&path).unwrap_err();
+        assert!(nobody.is_nobody(), "{nobody:?}");
+        // It takes connections, and nobody answers.
+        let listener = UnixListener::bind(&path).unwrap();
+        let link = Link::connect(&path).unwrap();
+        let asked = [(); 50].map(|()| link.request(Command::Status, &[]).unwrap());
+        let (start, timeout) = (Instant::now(), Duration::from_millis(50));
+        for pending in asked {
+            let silent = pending.wait_since(start, timeout).unwrap_err();
+            assert!(matches!(silent, LinkError::Timeout(told) if told == timeout));
+        }
+        assert!(start.elapsed() < timeout * 20, "{:?}", start.elapsed());
+        drop(listener);
+        assert!(Link::connect(&path).unwrap_err().is_nobody());
+        // A link to nobody it can tell of leaves it to the number.
+        assert!(link.process_lives(Some(std::process::id() as i32)));
+        assert!(!link.process_lives(None));
+    }
 }

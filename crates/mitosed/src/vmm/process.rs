@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use linux_sys::{ProcessEnd, process_end};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
 };
@@ -57,7 +58,24 @@ pub fn wait_gone(pid: i32, timeout: Duration) -> Ending {
     status_of(pid)
 }
 
-fn wait_end(pid_fd: &OwnedFd, timeout: Duration) {
+/// Whether a process is there that has not ended. One that cannot be looked at counts as there.
+pub fn lives(pid: i32) -> bool {
+    let Some(pid) = Pid::from_raw(pid) else {
+        return false;
+    };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pid_fd) => !has_ended(&pid_fd),
+        Err(errno) => errno != Errno::SRCH,
+    }
+}
+
+/// Whether a process has ended.
+pub(super) fn has_ended(pid_fd: &OwnedFd) -> bool {
+    wait_end(pid_fd, Duration::ZERO)
+}
+
+/// Waits for the end of a process; returns whether it came in time.
+fn wait_end(pid_fd: &OwnedFd, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -67,8 +85,8 @@ fn wait_end(pid_fd: &OwnedFd, timeout: Duration) {
         };
         let mut fds = [PollFd::new(pid_fd, PollFlags::IN)];
         match poll(&mut fds, Some(&timeout)) {
-            Err(rustix::io::Errno::INTR) if !left.is_zero() => {}
-            _ => return,
+            Err(Errno::INTR) if !left.is_zero() => {}
+            polled => return polled.is_ok_and(|ready| ready > 0),
         }
     }
 }
@@ -107,7 +125,7 @@ fn with_code(code: i32) -> String {
 
 /// Returns the VM processes that belong to the data directory `home`.
 pub fn orphans_of(home: &Path, known: impl Fn(i32) -> bool) -> Vec<i32> {
-    let mark = format!("{HOME_MARK}={}", home.display());
+    let mark = mark_of(home);
     let own = std::process::id() as i32;
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -116,8 +134,17 @@ pub fn orphans_of(home: &Path, known: impl Fn(i32) -> bool) -> Vec<i32> {
         .flatten()
         .filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| *pid != own && !known(*pid))
-        .filter(|pid| has_mark(*pid, mark.as_bytes()))
+        .filter(|pid| environment(*pid).is_ok_and(|env| has_mark(&env, &mark)))
         .collect()
+}
+
+/// Whether `pid` is the number of a VM process of the data directory `home`, or of one that cannot be
+/// looked at: a number on record may be another process's by now.
+pub fn may_be_of(home: &Path, pid: i32) -> bool {
+    match environment(pid) {
+        Ok(env) => has_mark(&env, &mark_of(home)),
+        Err(_) => lives(pid),
+    }
 }
 
 /// Returns the effective user id of a process.
@@ -127,9 +154,16 @@ pub fn uid_of(pid: i32) -> Option<u32> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn has_mark(pid: i32, mark: &[u8]) -> bool {
+fn mark_of(home: &Path) -> String {
+    format!("{HOME_MARK}={}", home.display())
+}
+
+fn environment(pid: i32) -> std::io::Result<Vec<u8>> {
     fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|env| env.split(|b| *b == 0).any(|entry| entry == mark))
+}
+
+fn has_mark(env: &[u8], mark: &str) -> bool {
+    env.split(|b| *b == 0).any(|entry| entry == mark.as_bytes())
 }
 
 #[cfg(test)]
@@ -155,7 +189,12 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(orphans_of(home.path(), |known| known == pid).is_empty());
+        let other = tempfile::tempdir().unwrap();
+        let seen = || (lives(pid), may_be_of(home.path(), pid));
+        assert_eq!(seen(), (true, true));
+        assert!(!may_be_of(other.path(), pid));
         assert_eq!(kill(pid).as_deref(), Some("killed by signal 9"));
+        assert_eq!(seen(), (false, false));
         assert!(orphans_of(home.path(), |_| false).is_empty());
         // The status was taken above.
         assert!(child.wait().is_err());

@@ -4,6 +4,7 @@
 
 pub mod stores;
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -179,6 +180,20 @@ impl Bed {
         self.until(&format!("{name} is {state}"), || {
             self.client.vm(name).is_ok_and(|vm| vm.vm.state == state)
         });
+    }
+
+    /// Types a line on a VM's COM1.
+    pub fn type_line(&self, name: &str, line: &str) {
+        let mut console = self.client.console(name).unwrap();
+        console.write_all(line.as_bytes()).unwrap();
+        // What is typed comes back once it has arrived; a connection that ends before may lose it.
+        console.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
+        while !String::from_utf8_lossy(&seen).contains(line) {
+            let count = console.read(&mut buffer).unwrap();
+            assert!(count > 0, "the console ended: {}", self.log());
+            seen.extend_from_slice(&buffer[..count]);
+        }
     }
 
     /// Names of the files in a directory of the data directory.

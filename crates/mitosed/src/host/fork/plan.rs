@@ -89,6 +89,12 @@ impl Host {
         for seat in seats.iter_mut() {
             let disks = seat.vm.row().spec.disks;
             if seat.was_there {
+                // A daemon that finds it half-made does not remove it.
+                seat.vm.update(|live| {
+                    if let Some(making) = &mut live.row.making {
+                        making.was_there = true;
+                    }
+                });
                 seat.renew_slots(self, tops);
             } else {
                 for (index, (top, spec)) in tops.iter().zip(&disks).enumerate() {
@@ -396,7 +402,9 @@ pub(super) fn clone_row(
         pid: None,
         group: None,
         memory_limit_bytes: request.memory_limit_bytes.or(source.memory_limit_bytes),
-        has_host_keys: true,
+        // Others are told when they boot: nobody knows before what their disks have.
+        has_host_keys: request.mode == CloneMode::Instant,
+        cold_clone: request.mode != CloneMode::Instant,
         guest: None,
         freeze: None,
         stuns: Vec::new(),

@@ -4,17 +4,17 @@
 //! its disks and configuration of that time. Before it nothing but the process is gone, after it
 //! the VM is at the snapshot: a daemon that ends in between leaves one or the other.
 
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use anyhow::Context;
-use api_types::{DryRun, ErrorKind, SerialRequest};
+use api_types::{DryRun, ErrorKind};
 use vm_spec::MacAddr;
 
 use super::{Host, Vm, vm_event};
 use crate::error::{OpError, OpResult};
 use crate::host::TaskContext;
 use crate::host::check::Problems;
+use crate::host::identity::port_of;
 use crate::host::states::Operation;
 use crate::host::suspend::GoesOn;
 use crate::inventory::{
@@ -154,8 +154,9 @@ impl Host {
             if let Some(mac) = taken_mac(&present, &after, &live.row) {
                 return Some(format!("{name} has its hardware address {mac}"));
             }
-            let path = taken_port(&present, &after, &live.row)?;
-            let path = path.display();
+            let ports = after.serial.iter();
+            let again = ports.filter(|port| !present.serial.contains(port));
+            let path = port_of(&live.row, again)?.display();
             Some(format!("{name} has {path} for a serial port"))
         });
         let taken = of_others.or_else(|| {
@@ -255,19 +256,6 @@ fn taken_mac(present: &VmRow, after: &VmRow, other: &VmRow) -> Option<MacAddr> {
         .map(|nic| nic.mac)
 }
 
-/// The file or socket of a serial port that `present` has not, `after` has, and `other` has.
-fn taken_port<'a>(present: &VmRow, after: &'a VmRow, other: &VmRow) -> Option<&'a Path> {
-    let mut ports = after.serial.iter();
-    ports.find_map(|port| match port {
-        SerialRequest::File(path) | SerialRequest::Unix(path)
-            if !present.serial.contains(port) && other.serial.contains(port) =>
-        {
-            Some(path.as_path())
-        }
-        _ => None,
-    })
-}
-
 /// The row of a VM that has returned to a snapshot: the machine of that time, in the place and with
 /// the history of the present one.
 fn reverted(present: &VmRow, snapshot: &Object<Snapshot>, disks: Vec<DiskRow>) -> VmRow {
@@ -287,7 +275,6 @@ fn reverted(present: &VmRow, snapshot: &Object<Snapshot>, disks: Vec<DiskRow>) -
         group: present.group,
         stuns: present.stuns,
         next_layer: present.next_layer,
-        has_host_keys: present.has_host_keys,
         snapshot: Some(snapshot.id.clone()),
         suspend: None,
         begun: present.begun,

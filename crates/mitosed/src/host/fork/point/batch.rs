@@ -8,8 +8,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 
 use api_types::{
-    Cloned, Consistency, DryRun, ForkRequest, MAX_CHILDREN, MAX_NAME_BYTES, PointForkRequest,
-    PointForked,
+    Cloned, Consistency, DryRun, ErrorKind, ForkRequest, MAX_CHILDREN, MAX_NAME_BYTES,
+    PointForkRequest, PointForked,
 };
 
 use super::super::record::Recording;
@@ -25,6 +25,9 @@ use crate::inventory::{ChildRow, ForkPoint, Object, VmRow};
 
 /// Children that are brought to life together.
 const GROUP: usize = 50;
+
+/// How often free names are chosen where other calls take them first.
+const NAME_TRIES: usize = 32;
 
 /// What is forked, and how.
 #[derive(Debug)]
@@ -183,10 +186,6 @@ impl Host {
                 }
             }
         }
-        let made = match &request.names[..] {
-            [] => self.child_names(point, request.prefix.as_deref(), count - seats.len()),
-            names => names.to_vec(),
-        };
         let tops = seats.len().saturating_mul(media.len());
         let space = (tops > 0).then(|| self.promise_deltas(&point.doc.row.datastore, tops));
         let planned = space.transpose().and_then(|space| {
@@ -194,7 +193,7 @@ impl Host {
             seats
                 .iter_mut()
                 .for_each(|seat| seat.space.clone_from(&space));
-            self.new_children(point, made, request)
+            self.add_children(point, request, count - seats.len())
         });
         match planned {
             Ok(new) => seats.extend(new),
@@ -268,8 +267,38 @@ impl Host {
         self.check_addresses(&rows.collect::<OpResult<Vec<_>>>()?)
     }
 
+    /// Seats of new children with the names of the request; where it has none, of `count` with names
+    /// that are free.
+    pub(super) fn add_children(
+        &self,
+        point: &Object<ForkPoint>,
+        request: &PointForkRequest,
+        count: usize,
+    ) -> OpResult<Vec<Seat>> {
+        if !request.names.is_empty() {
+            return self.new_children(point, request.names.clone(), request);
+        }
+        let mut tries = 1..NAME_TRIES;
+        loop {
+            let names = self.child_names(point, request.prefix.as_deref(), count);
+            let added = self.new_children(point, names.clone(), request);
+            // They are chosen and listed at different times: another call may have been faster.
+            let taken = || {
+                let listing = self.listing();
+                let mut names = names.iter();
+                names.any(|name| listing.named(name).next().is_some())
+            };
+            match added {
+                Err(error) if error.kind == ErrorKind::Conflict && taken() => {
+                    tries.next().ok_or(error)?;
+                }
+                added => return added,
+            }
+        }
+    }
+
     /// Seats of new children, listed under their names.
-    pub(super) fn new_children(
+    fn new_children(
         &self,
         point: &Object<ForkPoint>,
         names: Vec<String>,

@@ -191,12 +191,14 @@ impl Host {
             return Ok(Vec::new());
         }
         let count = request.children as usize;
-        let names = self.child_names(point, request.prefix.as_deref(), count);
         let how = PointForkRequest {
             persistent: Some(request.persistent),
+            prefix: request.prefix.clone(),
             ..PointForkRequest::default()
         };
-        let mut seats = self.new_children(point, names.clone(), &how)?;
+        let mut seats = self.add_children(point, &how, count)?;
+        let names = seats.iter().map(|seat| seat.vm.name().to_string());
+        let names = names.collect();
         let made = self
             .lay_registered(point, &mut seats)
             .and_then(|()| context.check());
@@ -267,12 +269,16 @@ impl Host {
         all
     }
 
-    /// Takes a registered child for a call, unless another one does; it is `creating` until then.
+    /// Takes a registered child for a call, unless somebody works with it; it is `creating` until
+    /// then, which keeps others from its disks.
     pub(super) fn claim_child(
         &self,
         vm: &Arc<Vm>,
         persistent: Option<bool>,
     ) -> OpResult<Option<Seat>> {
+        let Some(_turn) = vm.try_operate() else {
+            return Ok(None);
+        };
         let making = tasks::making("kept", Consistency::Instant);
         let claimed = vm.update(|live| {
             let off = live.row.state == PowerState::PoweredOff;

@@ -58,14 +58,17 @@ impl Host {
                 let fds = [ram.as_fd(), checkpoint.as_fd()];
                 let answer = shell.link.call(order, &fds, TIMEOUT);
                 answer.context("a process cannot keep a fork point")
-            });
-        if let Err(error) = kept {
-            let _ = fs::remove_file(home.vm_socket(id));
-            let _ = fs::remove_file(keeper_log(self, id));
-            self.pool.discard(shell);
-            return Err(error.into());
-        }
-        let checkpoint = Arc::new(reopen_read_only(checkpoint.as_fd())?);
+            })
+            .and_then(|_| reopen_read_only(checkpoint.as_fd()));
+        let checkpoint = match kept {
+            Ok(checkpoint) => Arc::new(checkpoint),
+            Err(error) => {
+                let _ = fs::remove_file(home.vm_socket(id));
+                let _ = fs::remove_file(keeper_log(self, id));
+                self.pool.discard(shell);
+                return Err(error.into());
+            }
+        };
         let mut points = self.points.lock();
         let open = points.entry(id.to_owned()).or_default();
         open.link = Some(Arc::clone(&shell.link));
@@ -96,7 +99,11 @@ impl Host {
                 let id = id.clone();
                 let spawned = std::thread::Builder::new()
                     .name("keeper-ended".into())
-                    .spawn(move || host.point_lost(&id));
+                    .spawn(move || {
+                        if !host.meet_keeper_again(&id) {
+                            host.point_lost(&id);
+                        }
+                    });
                 if let Err(error) = spawned {
                     tracing::error!(%error, "cannot start a thread");
                 }
