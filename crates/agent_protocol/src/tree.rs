@@ -312,7 +312,7 @@ mod tests {
             assert!(unpack(&stream[..], &into, SetIds::Kept).unwrap().is_empty());
             let found = fs::read(into.join(name)).unwrap();
             assert_eq!(found.len(), length, "{name}");
-            assert_eq!(found.iter().any(|&byte| byte == 0), after < length);
+            assert_eq!(found.contains(&0), after < length);
         }
     }
 
