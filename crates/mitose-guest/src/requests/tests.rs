@@ -161,10 +161,11 @@ fn start_and_hang_up(script: &str) -> String {
 fn all_of_a_command_without_a_host_may_clean_up() {
     let dir = tempfile::tempdir().unwrap();
     let cleaned = dir.path().join("cleaned");
-    // The inner shell goes on after the outer one, and writes more than a pipe holds.
+    // The inner shell goes on after the outer one, and writes more than a pipe holds. It sleeps for short
+    // times: what comes right before a sleep begins is heard at its end.
     let script = format!(
         "(trap 'sleep 0.3; head -c 200000 /dev/zero; echo > {}; exit' HUP TERM
-          echo ready; while :; do sleep 100; done); true",
+          echo ready; while :; do sleep 0.1; done); true",
         cleaned.display()
     );
     start_and_hang_up(&script);
