@@ -16,6 +16,7 @@ packages="
     libc6-dev
     make
     mmdebstrap
+    openssh-client
     procps
     qemu-utils
     util-linux

@@ -254,4 +254,4 @@ pub trait Inventory: Send + Sync {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

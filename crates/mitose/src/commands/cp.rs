@@ -149,6 +149,8 @@ impl Target {
             let number = std::process::id();
             let name: String = name.to_string_lossy().chars().take(40).collect();
             let partial = path.with_file_name(format!(".{name}.{number}.mitose-part"));
+            // One of that name is of a program that is gone: the number is this one's.
+            let _ = fs::remove_file(&partial);
             let made = OpenOptions::new()
                 .write(true)
                 .create_new(true)
@@ -163,7 +165,7 @@ impl Target {
                         partial,
                     });
                 }
-                Err(error) if known.is_none() => return Err(error),
+                Err(error) if known.is_none() || !takes_no_new(&error) => return Err(error),
                 Err(_) => {}
             }
         }
@@ -186,6 +188,12 @@ impl Target {
         self.partial = None;
         Ok(())
     }
+}
+
+/// Whether a directory takes no new files, though one that it has may be written to.
+fn takes_no_new(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
 }
 
 impl Drop for Target {

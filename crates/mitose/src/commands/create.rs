@@ -5,7 +5,9 @@ use super::{Context, run};
 /// Make a VM and leave it powered off
 ///
 /// It has the options of 'mitose run'; 'mitose start' boots it.
+// The options of 'run' are a group of that name already.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 #[command(after_help = "Examples:
   mitose create base --image debian --memory 1G
   mitose create db1 --image debian --folder lab/db --annotation 'primary' --net lan

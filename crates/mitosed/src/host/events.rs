@@ -126,8 +126,9 @@ impl Host {
             false => IdentityKind::Boot,
         };
         let keys = self.keys.take(&kinds);
+        let has_keys = !keys.is_empty();
         if kind == IdentityKind::Boot {
-            if keys.is_empty() {
+            if !has_keys {
                 return;
             }
             row.uuid = random_uuid();
@@ -136,7 +137,7 @@ impl Host {
         match link.call(Command::SetIdentity(identity), &[], Duration::from_secs(5)) {
             Ok(_) => vm.update(|live| {
                 live.row.cold_clone = false;
-                live.row.has_host_keys |= !kinds.is_empty();
+                live.row.has_host_keys |= has_keys;
             }),
             Err(error) => tracing::warn!(vm = &*vm.name(), "cannot give SSH host keys: {error:#}"),
         }

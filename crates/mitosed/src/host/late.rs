@@ -175,30 +175,14 @@ fn take_status(live: &mut Live, before: PowerState, status: &Status) -> Option<P
 
 #[cfg(test)]
 mod tests {
-    use vm_spec::VmSpec;
     use vmm_protocol::{RamView, VmState};
 
     use super::*;
-    use crate::inventory::{BootSource, VmRow};
+    use crate::inventory::tests as sample;
 
     #[test]
     fn what_a_process_says_late_is_where_its_memory_is() {
-        let boot = BootSource {
-            image: None,
-            kernel: "/k".into(),
-            initrd: None,
-        };
-        let spec = VmSpec {
-            cpus: 1,
-            memory_bytes: 64 << 20,
-            cmdline: String::new(),
-            entry: None,
-            disks: Vec::new(),
-            nics: Vec::new(),
-            serial_ports: 1,
-        };
-        let row = VmRow::new("vm-1".into(), "a".into(), "kvm".into(), boot, spec);
-        let vm = Vm::new(row);
+        let vm = Vm::new(sample::vm("vm-1", "a"));
         let mut live = vm.live();
         live.row.state = PowerState::Running;
         // Nobody knew whether a fork that was given up had come to that.

@@ -441,27 +441,14 @@ fn note(group: &str, result: std::io::Result<()>) {
 
 #[cfg(test)]
 mod tests {
-    use vm_spec::VmSpec;
-
     use super::*;
-    use crate::inventory::BootSource;
+    use crate::inventory::tests as sample;
 
     fn row(engine: &str, cpus: u8) -> VmRow {
-        let spec = VmSpec {
-            cpus,
-            memory_bytes: 512 << 20,
-            cmdline: String::new(),
-            entry: None,
-            disks: Vec::new(),
-            nics: Vec::new(),
-            serial_ports: 1,
-        };
-        let boot = BootSource {
-            image: None,
-            kernel: "/k".into(),
-            initrd: None,
-        };
-        VmRow::new("vm-1".into(), "a".into(), engine.into(), boot, spec)
+        let mut row = sample::vm("vm-1", "a");
+        row.engine = engine.into();
+        (row.spec.cpus, row.spec.memory_bytes) = (cpus, 512 << 20);
+        row
     }
 
     #[test]

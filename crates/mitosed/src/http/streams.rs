@@ -380,29 +380,12 @@ impl Host {
 
 #[cfg(test)]
 mod tests {
-    use vm_spec::VmSpec;
-
     use super::*;
-    use crate::inventory::{Begun, BootSource, PowerState, VmRow};
+    use crate::inventory::{Begun, PowerState, tests as sample};
 
     #[test]
     fn a_console_outlives_a_reset_and_no_power_off() {
-        let boot = BootSource {
-            image: None,
-            kernel: "/k".into(),
-            initrd: None,
-        };
-        let spec = VmSpec {
-            cpus: 1,
-            memory_bytes: 64 << 20,
-            cmdline: String::new(),
-            entry: None,
-            disks: Vec::new(),
-            nics: Vec::new(),
-            serial_ports: 1,
-        };
-        let row = VmRow::new("vm-1".into(), "a".into(), "kvm".into(), boot, spec);
-        let vm = Vm::new(row);
+        let vm = Vm::new(sample::vm("vm-1", "a"));
         let mut console = Follow::process(Arc::clone(&vm));
         let mut log = Follow::vm(Arc::clone(&vm));
         let long_ago = Instant::now().checked_sub(OFF_PATIENCE);

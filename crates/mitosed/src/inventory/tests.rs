@@ -6,7 +6,8 @@ use vm_spec::VmSpec;
 use super::objects::Datacenter;
 use super::*;
 
-fn vm(id: &str, name: &str) -> VmRow {
+/// A VM with one processor, 64 MiB and no devices but a serial port.
+pub(crate) fn vm(id: &str, name: &str) -> VmRow {
     let boot = BootSource {
         image: None,
         kernel: "/k".into(),

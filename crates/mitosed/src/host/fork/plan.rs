@@ -89,12 +89,6 @@ impl Host {
         for seat in seats.iter_mut() {
             let disks = seat.vm.row().spec.disks;
             if seat.was_there {
-                // A daemon that finds it half-made does not remove it.
-                seat.vm.update(|live| {
-                    if let Some(making) = &mut live.row.making {
-                        making.was_there = true;
-                    }
-                });
                 seat.renew_slots(self, tops);
             } else {
                 for (index, (top, spec)) in tops.iter().zip(&disks).enumerate() {

@@ -447,26 +447,11 @@ fn descending(field: &str, what: &str, given: &[u8], count: usize) -> OpResult<V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::BootSource;
-    use vm_spec::VmSpec;
+    use crate::inventory::tests as sample;
 
     /// A machine whose slot n has a medium where bit n of `media` is set.
     fn machine(slots: usize, media: usize) -> VmRow {
-        let boot = BootSource {
-            image: None,
-            kernel: "/k".into(),
-            initrd: None,
-        };
-        let spec = VmSpec {
-            cpus: 1,
-            memory_bytes: 64 << 20,
-            cmdline: String::new(),
-            entry: None,
-            disks: Vec::new(),
-            nics: Vec::new(),
-            serial_ports: 1,
-        };
-        let mut row = VmRow::new("vm-1".into(), "a".into(), "kvm".into(), boot, spec);
+        let mut row = sample::vm("vm-1", "a");
         add_slots(&mut row.spec.disks, slots as u32);
         let top = |slot: usize| (media >> slot & 1 == 1).then(|| format!("top{slot}"));
         row.disks = (0..slots).map(|slot| DiskRow::of(top(slot))).collect();

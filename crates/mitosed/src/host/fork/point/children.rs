@@ -16,7 +16,7 @@ use crate::error::{OpError, OpResult};
 use crate::host::check::Problems;
 use crate::host::states::Operation;
 use crate::host::{Host, TaskContext, Vm, event, tasks, vm_event};
-use crate::inventory::{Changes, ChildRow, ForkPoint, Object, PointMemory, PowerState};
+use crate::inventory::{Changes, ChildRow, ForkPoint, Making, Object, PointMemory, PowerState};
 
 /// Longest time of a command that warms a parent up, where the request names none.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(600);
@@ -279,7 +279,11 @@ impl Host {
         let Some(_turn) = vm.try_operate() else {
             return Ok(None);
         };
-        let making = tasks::making("kept", Consistency::Instant);
+        // A daemon that finds it half-made does not remove it.
+        let making = tasks::making("kept", Consistency::Instant).map(|making| Making {
+            was_there: true,
+            ..making
+        });
         let claimed = vm.update(|live| {
             let off = live.row.state == PowerState::PoweredOff;
             let free = off && !live.removed && !live.row.template;
